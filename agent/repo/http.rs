@@ -36,8 +36,6 @@ const WINDOW_BYTES: u32 = 512 * 1024;
 const USER_AGENT: &str = concat!("git/pullagent-", env!("CARGO_PKG_VERSION"));
 /// How much of an unexpected content type is shown.
 const KIND_CHARS_SHOWN: usize = 60;
-/// How often the loop turns after an answer was read to its end, see [`Exchange::settle`].
-const TURNS_TO_SETTLE: usize = 4;
 
 /// Where an HTTP remote is and how to get in.
 #[derive(Debug, Clone)]
@@ -56,32 +54,13 @@ pub struct Access {
 ///
 /// # Errors
 /// If the URL is not safe to send credentials to, or the authorities cannot be read.
-pub(super) fn transport(access: Access, net: &Rc<Net>) -> Result<(Transport<Client>, Last), Failure> {
+pub(super) fn transport(access: Access, net: &Rc<Net>) -> Result<Transport<Client>, Failure> {
     check_url(&access.url)?;
     let url = gix::url::parse(access.url.as_str())
         .map_err(|e| Failure::new(Class::Local, format!("failed to parse the remote's url: {e}")))?;
     let client = client(&access)?;
-    let shared = Rc::new(Shared { client, access, net: net.clone(), last: RefCell::default() });
-    let transport = Transport::new_http(Client(shared.clone()), url, gix_transport::Protocol::V2, false);
-    Ok((transport, Last(shared)))
-}
-
-/// The last request of a transport.
-pub(super) struct Last(Rc<Shared>);
-
-impl Last {
-    /// Reads the last answer to its end, which must be near.
-    ///
-    /// gitoxide stops at the flush packet. While the end behind it is unread, an HTTP/1.1 connection counts as
-    /// busy: nobody would notice that the server closes it, and the next request would open another.
-    pub(super) fn finish(&self) -> Result<(), Failure> {
-        let Some(exchange) = self.0.last.take() else { return Ok(()) };
-        match exchange.next_chunk() {
-            Ok(rest) if rest.is_empty() => Ok(()),
-            Ok(_) => Err(Failure::new(Class::Protocol, "the answer goes on after its end")),
-            Err(e) => Err(self.0.net.failure().unwrap_or(Failure::new(Class::Network, e.to_string()))),
-        }
-    }
+    let client = Client(Rc::new(Shared { client, access, net: net.clone() }));
+    Ok(Transport::new_http(client, url, gix_transport::Protocol::V2, false))
 }
 
 /// Plain HTTP would show token and content to everyone on the way: only on this host.
@@ -151,7 +130,6 @@ struct Shared {
     client: reqwest::Client,
     access: Access,
     net: Rc<Net>,
-    last: RefCell<Option<Rc<Exchange>>>,
 }
 
 impl Http for Client {
@@ -210,9 +188,7 @@ impl Client {
             }
         }
         let stage = RefCell::new(Stage::Ready { request, upload: Vec::new() });
-        let exchange = Rc::new(Exchange { shared: self.0.clone(), stage });
-        self.0.last.replace(Some(exchange.clone()));
-        Ok(exchange)
+        Ok(Rc::new(Exchange { shared: self.0.clone(), stage }))
     }
 }
 
@@ -284,18 +260,7 @@ impl Exchange {
             }
         }
         *stage = Stage::Done;
-        self.settle();
         Ok(Bytes::new())
-    }
-
-    /// Lets the loop put an HTTP/1.1 connection back into the pool, which a task of its own does after the end of
-    /// an answer was read. The next request would otherwise find the pool empty and open a second connection.
-    fn settle(&self) {
-        self.shared.net.block_on(async {
-            for _ in 0..TURNS_TO_SETTLE {
-                tokio::task::yield_now().await;
-            }
-        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pipes, read and written within the bounds of a [`Net`], and the local `git-upload-pack` behind two of them.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::net::{Class, Failure, Net};
 /// How much of what a child wrote to its standard error is looked at, in bytes.
 const STDERR_BYTES_MAX: usize = 4096;
 /// One packet line and its length fit.
-const READ_BUFFER_BYTES: usize = 65_520;
+const BUFFER_BYTES: usize = 65_520;
 
 /// The end of a pipe to read from.
 pub(super) struct Reader {
@@ -81,7 +81,7 @@ impl Write for Writer {
 }
 
 /// Gitoxide's transport over the pipes of a local `git-upload-pack`.
-pub(super) type Local = Connection<BufReader<Output>, Writer>;
+pub(super) type Local = Connection<BufReader<Output>, BufWriter<Writer>>;
 
 /// Starts `git-upload-pack` for the repository at `path`. It serves one poll or one pack, then it is to be dropped.
 ///
@@ -98,10 +98,12 @@ pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Local, Failure> 
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
         return Err(failed(io::Error::other("no pipes")));
     };
-    let stdin = Writer::new(stdin.into(), net).map_err(failed)?;
+    // A request goes out as a whole: a child that refuses its first line is gone before a second one is written, and
+    // its reason would be lost to a broken pipe.
+    let stdin = BufWriter::with_capacity(BUFFER_BYTES, Writer::new(stdin.into(), net).map_err(failed)?);
     let stdout = Reader::new(stdout.into(), net).map_err(failed)?;
     let output = Output { stdout, stderr, _child: child };
-    let output = BufReader::with_capacity(READ_BUFFER_BYTES, output);
+    let output = BufReader::with_capacity(BUFFER_BYTES, output);
     let path = place.to_string_lossy().into_owned();
     Ok(Connection::new(output, stdin, Protocol::V2, path, None::<(&str, _)>, ConnectMode::Process, false))
 }

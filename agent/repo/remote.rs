@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use gix_transport::client::blocking_io::{ExtendedBufRead, Transport, TransportV2Ext as _};
 use gix_transport::client::{Capabilities, MessageKind};
-use gix_transport::{Protocol, Service};
+use gix_transport::{Protocol, Service, packetline};
 use reqwest::Url;
 
 use super::net::{Class, Failure, Net, causes};
@@ -66,8 +66,8 @@ pub struct Limits {
 /// `git-upload-pack` of our own serves one request only (it remembers refs as they were when it started).
 pub struct Link {
     transport: Box<dyn Transport>,
-    /// What can be read to its end after each answer; `None` for a transport that serves one request only.
-    http: Option<http::Last>,
+    /// Whether it can serve more than one request.
+    lasting: bool,
     net: Rc<Net>,
     limits: Limits,
     /// `None` for servers that do not say, which means SHA-1.
@@ -83,13 +83,13 @@ impl Link {
     pub fn open(remote: &Remote, net: &Rc<Net>) -> Result<Link, Failure> {
         let limits = remote.limits.clone();
         net.begin(limits.poll_within, limits.poll_bytes);
-        let (mut transport, http) = connect(remote, net)?;
+        let (mut transport, lasting) = connect(remote, net)?;
         let capabilities = shake(&mut *transport).map_err(|e| net.failure().unwrap_or(e))?;
         let object_format = capabilities
             .capability("object-format")
             .and_then(|c| c.value().map(ToString::to_string))
             .filter(|format| format == "sha1" || format == "sha256");
-        Ok(Link { transport, http, net: net.clone(), limits, object_format })
+        Ok(Link { transport, lasting, net: net.clone(), limits, object_format })
     }
 
     /// Returns the remote's object format, `sha1` or `sha256`.
@@ -111,7 +111,7 @@ impl Link {
         }
         self.net.begin(self.limits.poll_within, self.limits.poll_bytes);
         let refs = self.list(names).map_err(|e| self.net.failure().unwrap_or(e))?;
-        Ok((refs, self.finish()?))
+        Ok((refs, self.lasting.then_some(self)))
     }
 
     fn list(&mut self, names: &[&str]) -> Result<Vec<(String, Oid)>, Failure> {
@@ -159,7 +159,7 @@ impl Link {
         let framing = FRAMING_BYTES + self.limits.pack_bytes / FRAMING_SHARE;
         self.net.begin(self.limits.pack_within, self.limits.pack_bytes.saturating_add(framing));
         let bytes = self.copy_pack(want, haves, open).map_err(|e| self.net.failure().unwrap_or(e))?;
-        Ok((bytes, self.finish()?))
+        Ok((bytes, self.lasting.then_some(self)))
     }
 
     fn copy_pack(
@@ -190,22 +190,15 @@ impl Link {
         out.end_with_reader();
         copy(&mut *answer, &mut out, self.limits.pack_bytes).map_err(|e| match words.borrow().as_str() {
             "" => e,
-            words => Failure::new(Class::Refused, format!("the server says '{words}'")),
+            words => says(words),
         })
-    }
-
-    /// Gives the link back if it can serve another request.
-    fn finish(self) -> Result<Option<Link>, Failure> {
-        match &self.http {
-            None => Ok(None),
-            Some(last) => last.finish().map(|()| Some(self)),
-        }
     }
 }
 
-fn connect(remote: &Remote, net: &Rc<Net>) -> Result<(Box<dyn Transport>, Option<http::Last>), Failure> {
+/// Returns a transport, and whether it can serve more than one request.
+fn connect(remote: &Remote, net: &Rc<Net>) -> Result<(Box<dyn Transport>, bool), Failure> {
     if let Some(path) = remote.url.strip_prefix("file://").or(Some(&remote.url)).filter(|p| p.starts_with('/')) {
-        return Ok((Box::new(pipe::upload_pack(Path::new(path), net)?), None));
+        return Ok((Box::new(pipe::upload_pack(Path::new(path), net)?), false));
     }
     let unusable = |why: String| Failure::new(Class::Local, format!("the remote's url is not usable: {why}"));
     let url = Url::parse(&remote.url).map_err(|e| unusable(e.to_string()))?;
@@ -218,8 +211,7 @@ fn connect(remote: &Remote, net: &Rc<Net>) -> Result<(Box<dyn Transport>, Option
         token_file: remote.token_file.clone(),
         ca_file: remote.ca_file.clone(),
     };
-    let (transport, last) = http::transport(access, net)?;
-    Ok((Box::new(transport), Some(last)))
+    Ok((Box::new(http::transport(access, net)?), true))
 }
 
 /// Shakes hands without reading a list of refs: an old server sends all of them at once.
@@ -283,7 +275,7 @@ fn keep_last_words<'a>(words: Rc<RefCell<String>>) -> Box<dyn FnMut(bool, &[u8])
         if !fatal {
             return ControlFlow::Continue(());
         }
-        *words.borrow_mut() = shown(&String::from_utf8_lossy(text));
+        *words.borrow_mut() = String::from_utf8_lossy(text).into_owned();
         ControlFlow::Break(())
     })
 }
@@ -318,9 +310,13 @@ fn copy<'a>(
 /// A server refuses by a line of its own in place of any other.
 fn refusal(line: &str) -> Result<(), Failure> {
     match line.strip_prefix("ERR ") {
-        Some(words) => Err(Failure::new(Class::Refused, format!("the server says '{}'", shown(words)))),
+        Some(words) => Err(says(words)),
         None => Ok(()),
     }
+}
+
+fn says(words: &str) -> Failure {
+    Failure::new(Class::Refused, format!("the server says '{}'", shown(words)))
 }
 
 fn unexpected(line: &str) -> Failure {
@@ -335,6 +331,9 @@ fn shown(words: &str) -> String {
 
 /// What gitoxide reports, in one line, when nothing of ours failed before.
 fn protocol(error: impl StdError + 'static) -> Failure {
+    if let Some(refused) = causes(&error).find_map(|e| e.downcast_ref::<packetline::read::Error>()) {
+        return says(&refused.message.to_string());
+    }
     let causes: Vec<String> = causes(&error).map(|e| shown(&e.to_string())).collect();
     Failure::new(Class::Protocol, format!("the server's answer is not understood: {}", causes.join(": ")))
 }

@@ -186,7 +186,7 @@ fn verdict(story: &Story, world: &World) -> Result<usize, (usize, Code)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn the_verdict_is_that_of_the_definition(story in story()) {

@@ -145,7 +145,7 @@ fn the_undamaged_corpus_is_accepted_by_all_three() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(6_000))]
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
 
     #[test]
     fn what_survives_damage_is_accepted_by_git_too(

@@ -3,7 +3,7 @@
 use pullagent::trust::{Code, KeyError, PublicKey};
 
 use super::forge::{Forge, Git, insert, replace};
-use super::sshsig::{Key, PLAIN, SK, Sshsig, armor, dearmor, strings, with_header};
+use super::sshsig::{Bend, Key, PLAIN, SK, Sshsig, armor, dearmor, strings, with_header};
 
 /// Returns a repository and a commit in it that git signed with alice's plain key.
 fn real() -> (Forge, Vec<u8>) {
@@ -300,7 +300,7 @@ fn s26_security_key_without_pin() {
 
 #[test]
 fn s27_flags_or_counter_altered() {
-    let bends: [fn(&mut Vec<u8>, &mut Vec<u8>); 2] = [|_, user| user[0] ^= 4, |_, user| user[4] ^= 1];
+    let bends: [Bend; 2] = [|_, user| user[0] ^= 4, |_, user| user[4] ^= 1];
     let forge = Forge::new();
     for bend in bends {
         let raw = forge.by_hand(&forge.alice_sk, &Sshsig { bend, ..Sshsig::default() });

@@ -51,6 +51,9 @@ impl Key {
     }
 }
 
+/// What happens to the signature, and to flags and counter of a security key, after signing.
+pub type Bend = fn(&mut Vec<u8>, &mut Vec<u8>);
+
 /// One signature, field by field. The default is what `ssh-keygen -Y sign -n git` makes.
 pub struct Sshsig {
     pub version: u32,
@@ -62,8 +65,8 @@ pub struct Sshsig {
     pub algorithm: Option<&'static str>,
     pub flags: u8,
     pub trailing: &'static [u8],
-    /// Changes the 64 bytes of the signature, and the flags and counter of a security key, after signing.
-    pub bend: fn(&mut Vec<u8>, &mut Vec<u8>),
+    /// Damage, after signing.
+    pub bend: Bend,
 }
 
 impl Default for Sshsig {

@@ -1,20 +1,40 @@
-//! All that names gitoxide: remotes and packs on the network's side; quarantine, trusted store, import and export on
-//! the side that has no network. Other rooms see only [`crate::model::Oid`]s, bytes and paths.
+//! All that names gitoxide: remotes and packs on the side that has the network; quarantine, trusted store, import and
+//! export on the side that has none. It decides nothing about trust. Other rooms see ids, bytes and paths only.
+
+pub mod net;
+
+pub mod pipe;
+
+pub mod http;
+
+pub mod remote;
 
 mod limits;
+
 mod failure;
+
 mod files;
+
 mod objects;
+
 mod pack;
+
 mod closure;
+
 mod tree;
 
-pub mod store;
 mod quarantine;
+
+pub mod store;
+
 pub mod import;
+
 mod child;
+
 mod repack;
+
 pub mod export;
+
 pub mod local;
 
 pub use failure::{Failure, FailureClass};

@@ -129,7 +129,7 @@ impl<'a> Lines<'a> {
     }
 
     fn fixed(&mut self, name: &'static [u8]) -> Result<&'a [u8], Fault> {
-        self.value(name).ok_or_else(|| self.out_of_order(name))
+        self.value(name).ok_or_else(|| self.out_of_order())
     }
 
     fn parents(&mut self) -> Result<Vec<Oid>, Fault> {
@@ -162,7 +162,7 @@ impl<'a> Lines<'a> {
             let late_encoding = name == b"encoding" && self.at != first;
             let continues_fixed = name.is_empty() && (self.at == first || self.after_encoding(first));
             if fixed || late_encoding || continues_fixed || line.starts_with(b"gpgsig") {
-                return Err(self.out_of_order(b"signature "));
+                return Err(self.out_of_order());
             }
             self.skip(line);
         }
@@ -188,19 +188,22 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Says what stands where the header `wanted` should.
-    fn out_of_order(&self, wanted: &[u8]) -> Fault {
-        let line = self.peek().unwrap_or_default();
+    /// Says what is wrong with the next line where another header should be.
+    fn out_of_order(&self) -> Fault {
+        let Some(line) = self.peek() else {
+            return Fault::new(Code::HeaderOrder, "has a header that ends too early");
+        };
         if line.starts_with(self.format.signature_header()) {
             return Fault::new(Code::GpgsigNotLast, "has headers after its signature");
         }
+        let shown = escape::line(line);
         if line.starts_with(b"gpgsig") {
-            let says = format!("has a foreign signature header '{}'", escape::line(line));
-            return Fault::new(Code::ForeignGpgsigHeader, says);
+            return Fault::new(
+                Code::ForeignGpgsigHeader,
+                format!("has a foreign signature header '{shown}'"),
+            );
         }
-        let wanted = String::from_utf8_lossy(wanted.trim_ascii_end());
-        let says = format!("has the header line '{}' where '{wanted}' should be", escape::line(line));
-        Fault::new(Code::HeaderOrder, says)
+        Fault::new(Code::HeaderOrder, format!("has the header line '{shown}' out of order"))
     }
 }
 

@@ -176,3 +176,94 @@ impl Walk<'_, '_> {
         order
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A history without signatures: the walk does not look at them.
+    #[derive(Default)]
+    struct History {
+        objects: HashMap<Oid, Vec<u8>>,
+    }
+
+    fn id(n: usize) -> Oid {
+        format!("{n:040x}").parse().unwrap()
+    }
+
+    impl History {
+        /// Adds commit `n`, dated `n`, with these parents and a message of `padding` bytes.
+        fn add(&mut self, n: usize, parents: &[usize], padding: usize) {
+            let parents: String = parents.iter().map(|p| format!("parent {}\n", id(*p))).collect();
+            let people = format!("author A <a@x> {n} +0000\ncommitter A <a@x> {n} +0000\n");
+            let message = "m".repeat(padding);
+            self.objects.insert(id(n), format!("tree {}\n{parents}{people}\n{message}", id(0)).into());
+        }
+
+        fn chain(length: usize) -> History {
+            let mut history = History::default();
+            for n in 0..length {
+                history.add(n, if n == 0 { vec![] } else { vec![n - 1] }.as_slice(), 0);
+            }
+            history
+        }
+
+        fn between(&self, anchor: usize, tip: usize) -> Result<Range, Refusal> {
+            let missing = |id: &Oid| Refusal::new(Code::MissingObject, Some(id), "missing");
+            let mut read = |id: &Oid| self.objects.get(id).cloned().ok_or_else(|| missing(id));
+            between(&mut read, &id(tip), &id(anchor), Some(anchor as i64))
+        }
+
+        fn count(&self, anchor: usize, tip: usize) -> Result<usize, Code> {
+            self.between(anchor, tip).map(|r| r.commits.len()).map_err(|r| r.code)
+        }
+    }
+
+    #[test]
+    fn parents_come_before_children_and_the_first_parent_first() {
+        let mut history = History::chain(3);
+        history.add(3, &[1], 0);
+        history.add(4, &[1], 0);
+        history.add(5, &[2, 3, 4], 0);
+        let range = history.between(1, 5).unwrap();
+        assert_eq!(range.commits, [2, 3, 4, 5].map(id));
+        assert_eq!(range.lineage, Lineage::Descends);
+        assert_eq!(history.between(5, 2).unwrap().lineage, Lineage::Older);
+        assert_eq!(history.between(4, 3).unwrap().lineage, Lineage::Apart);
+    }
+
+    #[test]
+    fn a_range_has_a_limit() {
+        let history = History::chain(RANGE_MAX + 2);
+        assert_eq!(history.count(1, RANGE_MAX + 1), Ok(RANGE_MAX));
+        assert_eq!(history.count(0, RANGE_MAX + 1), Err(Code::RangeTooLarge));
+        assert_eq!(
+            history.count(RANGE_MAX, RANGE_MAX + 1),
+            Ok(1),
+            "what lies below the anchor does not count"
+        );
+    }
+
+    #[test]
+    fn the_parent_lines_of_a_range_have_a_limit() {
+        let mut history = History::chain(1);
+        let commits = EDGES_MAX / PARENTS_MAX + 1;
+        for n in 1..=commits {
+            history.add(n, &[n - 1; PARENTS_MAX], 0);
+        }
+        assert_eq!(history.count(0, commits), Err(Code::RangeTooLarge));
+        assert_eq!(history.count(1, commits), Ok(commits - 1));
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_if_new_and_trusted_if_old() {
+        let mut history = History::chain(1);
+        history.add(1, &[0], COMMIT_BYTES_MAX);
+        history.add(2, &[1; PARENTS_MAX + 1], 0);
+        history.add(3, &[2], 0);
+        history.add(4, &[3, 2, 1], 0);
+        assert_eq!(history.count(3, 4), Ok(1));
+        assert_eq!(history.count(1, 4), Err(Code::TooManyParents));
+        assert_eq!(history.count(0, 1), Err(Code::CommitTooLarge));
+    }
+}

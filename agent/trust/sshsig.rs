@@ -213,3 +213,51 @@ fn look_up<'p>(public_key: &[u8], policy: &'p Policy) -> Result<Signed<'p>, Faul
 fn whose(signed: &Signed<'_>) -> String {
     format!("'{}' ({})", signed.signer.name, signed.key.fingerprint())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::tests::REAL;
+    use super::super::policy::Role;
+    use super::*;
+
+    /// `ssh-keygen -Y sign -n git` over "payload\n" with the key [`REAL`].
+    const ARMOR: &str = "\
+-----BEGIN SSH SIGNATURE-----
+U1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkAAAAgx+tsej9apY3ENfgAkvUGmLaNPo
+axSjfs5WhsqguRnmoAAAADZ2l0AAAAAAAAAAZzaGE1MTIAAABTAAAAC3NzaC1lZDI1NTE5
+AAAAQIWFpcmLwTg1OMbb4gKIcWvvBmXjdhZchGFPDmgUon+KoCSITZ0C96g5YHosspZMXg
+LIDh9mME6inMzLiuHmZAA=
+-----END SSH SIGNATURE-----";
+
+    fn code(payload: &str, armor: &str) -> Option<Code> {
+        let keys = vec![PublicKey::parse(REAL).unwrap()];
+        let alice = Signer { name: "alice".into(), keys, roles: [Role::Deployer].into() };
+        let policy = Policy::new(vec![alice], vec![], false).unwrap();
+        verify(payload.as_bytes(), armor.as_bytes(), &policy).err().map(|r| r.code)
+    }
+
+    #[test]
+    fn a_real_signature_fits_its_payload_only() {
+        assert_eq!(code("payload\n", ARMOR), None);
+        assert_eq!(code("payload\n", &format!("{ARMOR}\n")), None);
+        assert_eq!(code("payload", ARMOR), Some(Code::BadSignature));
+    }
+
+    #[test]
+    fn there_is_one_way_to_write_it() {
+        let check =
+            |armor: String, expected| assert_eq!(code("payload\n", &armor), Some(expected), "{armor}");
+        check(String::new(), Code::ArmorBegin);
+        check(format!("\n{ARMOR}"), Code::ArmorBegin);
+        check(ARMOR.replace("BEGIN SSH", "BEGIN PGP"), Code::FormatNotAllowed);
+        check(ARMOR.replace("END", "ENDE"), Code::ArmorEnd);
+        check(format!("{ARMOR}\n\n"), Code::ArmorEnd);
+        check(format!("{ARMOR} "), Code::ArmorEnd);
+        check(ARMOR.replace("\n-----END", "-----END"), Code::ArmorNotCanonical);
+        check(ARMOR.replace("\n-----END", "\n\n-----END"), Code::ArmorNotCanonical);
+        check(ARMOR.replacen("SIGNATURE-----\n", "SIGNATURE-----\n\n", 1), Code::ArmorNotCanonical);
+        check(ARMOR.replacen('U', " U", 1), Code::ArmorBegin);
+        check(ARMOR.replace("\nU1NI", "\n U1NI"), Code::ArmorBase64);
+        check(ARMOR.replace("\nU1NI", "\nU1NJ"), Code::BadSshsig);
+    }
+}

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::files;
 use super::limits::Limits;
 use super::objects::{Format, Kind, Objects, format_of, to_gix};
+use super::pack;
 use super::quarantine::Quarantine;
 use crate::model::Oid;
 
@@ -124,8 +125,10 @@ impl Store {
         if !git_dir.try_exists().map_err(io_error("look for", &git_dir))? {
             return Ok(None);
         }
-        let config = read_small(&git_dir.join("config"), Store::SMALL_FILE_BYTES).map_err(corrupt(&git_dir))?;
-        let format = parse_format(&config).ok_or("its 'config' names no object format").map_err(corrupt(&git_dir))?;
+        let config =
+            read_small(&git_dir.join("config"), Store::SMALL_FILE_BYTES).map_err(corrupt(&git_dir))?;
+        let format =
+            parse_format(&config).ok_or("its 'config' names no object format").map_err(corrupt(&git_dir))?;
         let store = Store { state_directory: state_directory.to_owned(), git_dir, format };
         store.check_layout()?;
         store.check_packs()?;
@@ -170,7 +173,11 @@ impl Store {
     /// Returns the bytes of commit `oid`, after comparing them with the id.
     pub fn commit(&self, oid: &Oid) -> Result<Vec<u8>, StoreError> {
         let mut buf = Vec::new();
-        match self.objects(Limits::OBJECT_BYTES)?.find(&to_gix(oid), &mut buf).map_err(corrupt(&self.git_dir))? {
+        match self
+            .objects(Limits::OBJECT_BYTES)?
+            .find(&to_gix(oid), &mut buf)
+            .map_err(corrupt(&self.git_dir))?
+        {
             Some(object) if object.kind == Kind::Commit => Ok(object.data.to_vec()),
             Some(_) | None => Err(StoreError::Missing(oid.clone())),
         }
@@ -187,7 +194,8 @@ impl Store {
     /// Makes `oid` the last accepted revision that `reference` keeps, so that `git gc` keeps it and `git log` shows it.
     pub fn set_tip(&self, reference: Reference, oid: &Oid) -> Result<(), StoreError> {
         let path = self.git_dir.join(reference.name());
-        files::replace(&path, &lock_of(&path), format!("{oid}\n").as_bytes()).map_err(io_error("write", &path))
+        files::replace(&path, &lock_of(&path), format!("{oid}\n").as_bytes())
+            .map_err(io_error("write", &path))
     }
 
     /// Tells whether there are more packs than [`Store::PACKS_MAX`].
@@ -195,15 +203,24 @@ impl Store {
         Ok(self.packs()?.len() > Store::PACKS_MAX)
     }
 
-    /// Reads everything and compares all checksums, which takes a second for each few hundred megabytes.
+    /// Reads all indices and compares their checksums: a damaged one hides objects without an error.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] names the first file that is not what it was.
-    pub fn verify_checksums(&self) -> Result<(), StoreError> {
-        for index in self.packs()? {
-            super::pack::verify_checksums(&index, self.format).map_err(corrupt(&self.git_dir))?;
-        }
-        Ok(())
+    /// [`StoreError::Corrupt`] names the first one that is not what it was.
+    pub(super) fn verify_indices(&self) -> Result<(), StoreError> {
+        self.packs()?
+            .iter()
+            .try_for_each(|index| pack::verify_index(index, self.format).map_err(corrupt(&self.git_dir)))
+    }
+
+    /// Reads all packs and compares their checksums, which takes a second for each few hundred megabytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] names the first one that is not what it was.
+    pub fn verify_packs(&self) -> Result<(), StoreError> {
+        self.packs()?
+            .iter()
+            .try_for_each(|index| pack::verify_pack(index, self.format).map_err(corrupt(&self.git_dir)))
     }
 
     /// Returns the state directory that the store lies in.
@@ -224,7 +241,8 @@ impl Store {
     /// Returns how many bytes of packs and indices there are.
     pub(super) fn size(&self) -> Result<u64, StoreError> {
         let files = self.packs()?.into_iter().flat_map(|index| [index.with_extension("pack"), index]);
-        let sizes = files.map(|file| fs::metadata(&file).map(|m| m.len()).map_err(io_error("look at", &file)));
+        let sizes =
+            files.map(|file| fs::metadata(&file).map(|m| m.len()).map_err(io_error("look at", &file)));
         sizes.sum()
     }
 
@@ -258,12 +276,16 @@ impl Store {
             }
         }
         let pack_dir = self.pack_dir();
-        if pack_dir.is_dir() { Ok(()) } else { Err(corrupt(&self.git_dir)("it has no directory 'objects/pack'")) }
+        if pack_dir.is_dir() {
+            Ok(())
+        } else {
+            Err(corrupt(&self.git_dir)("it has no directory 'objects/pack'"))
+        }
     }
 
     fn check_packs(&self) -> Result<(), StoreError> {
         for index in self.packs()? {
-            super::pack::check_pair(&index, self.format).map_err(corrupt(&self.git_dir))?;
+            pack::check_pair(&index, self.format).map_err(corrupt(&self.git_dir))?;
         }
         match list(&self.pack_dir(), "pack")?.iter().find(|pack| !pack.with_extension("idx").exists()) {
             Some(pack) => Err(corrupt(&self.git_dir)(format!("'{}' has no index", pack.display()))),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use pullagent::model::Oid;
-use pullagent::trust::{Policy, Role, Signer};
+use super::product::model::Oid;
+use super::product::trust::{Policy, Role, Signer};
 
 /// Seconds of the first commit; each one is a minute later than the one before.
 pub const FIRST_COMMIT: u64 = 1_700_000_000;
@@ -103,7 +103,10 @@ impl Repo {
         for have in haves {
             revs.push_str(&format!("^{have}\n"));
         }
-        self.pipe(&["pack-objects", "-q", "--revs", "--thin", "--delta-base-offset", "--stdout"], revs.as_bytes())
+        self.pipe(
+            &["pack-objects", "-q", "--revs", "--thin", "--delta-base-offset", "--stdout"],
+            revs.as_bytes(),
+        )
     }
 
     /// A pack of exactly these objects.
@@ -120,7 +123,8 @@ impl Repo {
 
 /// Runs a program with `input`; it must succeed.
 pub fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let output = std::thread::scope(|scope| {
         scope.spawn(move || stdin.write_all(input).ok());

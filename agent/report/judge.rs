@@ -7,10 +7,10 @@ use super::status::{
 use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot};
 use crate::config::Settings;
 use crate::model::{
-    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Stage, Step, StorePath, TestLine, TestProgress,
+    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Stage, Step, StorePath, Suspension, TestLine, TestProgress,
     Tip,
 };
-use crate::plan::Trouble;
+use crate::plan::{self, Trouble};
 
 impl Status {
     /// Says how things are. [`Status::agent`] is left empty for the writer to fill in.
@@ -36,8 +36,8 @@ impl Status {
             problem: None,
             set_aside: set_aside(snapshot),
             retries: retries(snapshot),
-            suspension: snapshot.state.suspension.clone(),
-            trouble: trouble(snapshot),
+            suspension: suspension(snapshot),
+            trouble: snapshot.trouble.clone(),
         };
         status.problem = problem(snapshot, settings, &status);
         status.state = headline(snapshot, &status);
@@ -132,11 +132,10 @@ fn problem(snapshot: &Snapshot, settings: &Settings, status: &Status) -> Option<
     heads.max_by_key(|b| b.at)
 }
 
-fn trouble(snapshot: &Snapshot) -> Option<String> {
-    let foreign = |f: &crate::model::Foreign| {
-        format!("a newer pullagent wrote '{}' to the journal, which this version does not know", f.event)
-    };
-    snapshot.trouble.clone().or_else(|| snapshot.state.foreign.as_ref().map(foreign))
+/// The suspension, while it is in force.
+fn suspension(snapshot: &Snapshot) -> Option<Suspension> {
+    let in_force = plan::suspended(&snapshot.state, snapshot.facts.now);
+    snapshot.state.suspension.clone().filter(|_| in_force)
 }
 
 /// Describes a system by what is remembered of it.
@@ -323,7 +322,7 @@ fn test(snapshot: &Snapshot, settings: &Settings, line: &TestLine) -> TestStatus
 
 fn head<'a>(snapshot: &'a Snapshot, settings: &Settings, branch: &str) -> Option<&'a Oid> {
     let order: Vec<String> = settings.remotes.iter().map(|r| r.name.clone()).collect();
-    snapshot.facts.tip(&order, branch).map(|(_, oid)| oid)
+    snapshot.facts.voice(&order)?.1.get(branch)
 }
 
 /// What the remotes name and nobody has dealt with: not accepted, not refused; or accepted, and neither running nor bad.
@@ -356,7 +355,10 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
     }
     let tip = accepted?;
     let settled = state.settled.as_ref().is_some_and(|s| s.tip.revision == tip.revision);
-    let runs = snapshot.facts.host.as_ref().is_some_and(|h| h.running_revision.as_ref() == Some(&tip.revision));
+    let host = snapshot.facts.host.as_ref();
+    let runs = host.is_some_and(|h| {
+        h.running.is_some() && h.running == h.profile && h.running_revision.as_ref() == Some(&tip.revision)
+    });
     let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == tip.revision);
     let tested = entered(snapshot).is_some() && state.test.as_ref().is_some_and(|t| t.main == tip.revision);
     if settled || runs || under_way || tested || is_bad(&tip.revision) {
@@ -367,16 +369,16 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
 
 fn test_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
     let state = &snapshot.state;
-    let Some(head) = head else {
-        entered(snapshot).filter(|_| snapshot.facts.heard())?;
-        let back = state.settled.as_ref()?;
-        return Some((back.tip.revision.clone(), Some(back.tip.subject.clone()), Owed::Return));
-    };
-    let line = state.test.as_ref().filter(|t| t.tip.revision == *head);
-    if state.refused.iter().any(|r| r.revision == *head) {
+    if !snapshot.facts.remotes.values().any(|r| r.heads.is_some()) {
         return None;
     }
-    let Some(line) = line else { return Some((head.clone(), None, Owed::Verify)) };
+    let main = state.main.as_ref()?;
+    let Some(head) = head else { return way_back(snapshot) };
+    let stands = |t: &&TestLine| t.tip.revision == *head && t.main == main.revision;
+    let Some(line) = state.test.as_ref().filter(stands) else {
+        let refused = state.refused.iter().any(|r| r.revision == *head);
+        return if refused { way_back(snapshot) } else { Some((head.clone(), None, Owed::Verify)) };
+    };
     let bad = state.quarantine.iter().any(|q| q.target.revision() == Some(head));
     let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == *head);
     match line.progress {
@@ -385,6 +387,15 @@ fn test_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
         }
         TestProgress::Accepted | TestProgress::Entered { .. } | TestProgress::Over { .. } => None,
     }
+}
+
+/// A test that runs without standing for it has to end.
+fn way_back(snapshot: &Snapshot) -> Option<Debt> {
+    entered(snapshot)?;
+    let state = &snapshot.state;
+    let good = |t: &&Tip| state.quarantined(&t.target(), None).is_none();
+    let tip = state.main.as_ref().filter(good).or(state.settled.as_ref().map(|s| &s.tip))?;
+    Some((tip.revision.clone(), Some(tip.subject.clone()), Owed::Return))
 }
 
 fn retries(snapshot: &Snapshot) -> Vec<RetryStatus> {

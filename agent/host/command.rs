@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 use super::group::Group;
+use super::text::{Tail, last_line};
 
 /// Time limit of a program that was given none.
 pub const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -227,6 +228,12 @@ impl Command {
         self
     }
 
+    /// Passes our whole environment on; for a process whose own was cleared by a [`Command`] before.
+    pub fn whole_env(mut self) -> Command {
+        self.env.extend(std::env::vars_os());
+        self
+    }
+
     /// Runs the program in `dir`.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Command {
         self.dir = Some(dir.into());
@@ -268,7 +275,7 @@ impl Command {
     /// Dropping the future ends the program and its whole process group.
     pub async fn run(self) -> Result<Output, CommandError> {
         let (stdout_max, tail_max) = (self.stdout_max, self.stderr_tail);
-        let (mut stdout, mut tail) = (Vec::new(), Vec::new());
+        let (mut stdout, mut tail) = (Vec::new(), Tail::new(tail_max));
         let mut keep = |from: Stream, piece: &[u8]| match from {
             Stream::Stdout if stdout.len() + piece.len() > stdout_max => Err(Halt::TooMuch),
             Stream::Stdout => {
@@ -276,13 +283,13 @@ impl Command {
                 Ok(())
             }
             Stream::Stderr => {
-                push_tail(&mut tail, piece, tail_max);
+                tail.push(piece);
                 Ok(())
             }
         };
         let program = self.name();
         let ended = self.drive(&mut keep, std::future::pending()).await;
-        let stderr = printable(&tail[tail.len().saturating_sub(tail_max)..]);
+        let stderr = tail.into_text();
         match ended {
             Ok(Ending::Code(0)) => Ok(Output { stdout, stderr }),
             Ok(end) => Err(CommandError::Failed { program, end, stderr }),
@@ -297,10 +304,10 @@ impl Command {
     /// the end is kept, for the error, and no amount of output ends the program.
     pub async fn run_for_effect(self) -> Result<(), CommandError> {
         let (program, tail_max) = (self.name(), self.stderr_tail);
-        let mut tail = Vec::new();
-        let keep = |piece: &[u8]| push_tail(&mut tail, piece, tail_max);
+        let mut tail = Tail::new(tail_max);
+        let keep = |piece: &[u8]| tail.push(piece);
         let ended = self.run_logged(keep, std::future::pending()).await;
-        let stderr = printable(&tail[tail.len().saturating_sub(tail_max)..]);
+        let stderr = tail.into_text();
         match ended {
             Ok(Ending::Code(0)) => Ok(()),
             Ok(end) => Err(CommandError::Failed { program, end, stderr }),
@@ -546,60 +553,9 @@ fn cannot(operation: &'static str, program: &str, source: io::Error) -> CommandE
     CommandError::Io { operation, program: program.to_owned(), source }
 }
 
-fn last_line(stderr: &str) -> String {
-    let line = stderr.lines().map(str::trim).rfind(|line| !line.is_empty());
-    line.map(|line| format!(": {line}")).unwrap_or_default()
-}
-
-fn push_tail(tail: &mut Vec<u8>, piece: &[u8], max: usize) {
-    tail.extend_from_slice(piece);
-    // Cut seldom, so that a chatty program costs no quadratic copying.
-    if tail.len() > 2 * max + CHUNK {
-        tail.drain(..tail.len() - max);
-    }
-}
-
-/// Returns `bytes` as text without terminal escapes and control characters: it ends up before people's eyes.
-pub fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == '\u{1b}' && chars.next_if_eq(&'[').is_some() {
-            // A control sequence: parameters, then one final character from '@' to '~'.
-            for next in chars.by_ref() {
-                if ('@'..='~').contains(&next) {
-                    break;
-                }
-            }
-        } else if c == '\n' || c == '\t' || !c.is_control() {
-            out.push(c);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn text_for_people_has_no_escapes() {
-        assert_eq!(
-            printable(b"\x1b[31;1merror:\x1b[0m no\r\n\tx\x07\x1b]0;title\x07"),
-            "error: no\n\tx]0;title"
-        );
-        assert_eq!(printable(b"\xff\x1b["), "\u{fffd}");
-    }
-
-    #[test]
-    fn a_tail_keeps_the_end() {
-        let mut tail = Vec::new();
-        for n in 0..100_000u32 {
-            push_tail(&mut tail, format!("{n}\n").as_bytes(), 100);
-        }
-        assert!(tail.ends_with(b"99999\n") && tail.len() < 200 + 2 * CHUNK);
-    }
 
     #[test]
     fn limits_become_arguments() {

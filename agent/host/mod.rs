@@ -12,6 +12,7 @@ mod group;
 pub mod job;
 pub mod nix;
 pub mod switch;
+pub mod text;
 
 /// Returns an error with its whole chain as one line, for a record that is written where no edge prints it.
 pub fn chain(error: &dyn std::error::Error) -> String {

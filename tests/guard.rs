@@ -162,7 +162,7 @@ fn it_fires_at_its_deadline_although_the_agent_and_its_binary_are_gone() {
     let probation = Probation::new();
     let binary = probation.host.root().join("pullagent");
     fs::copy(env!("CARGO_BIN_EXE_pullagent"), &binary).unwrap();
-    let deadline = clock::boottime_ms() + 6_000;
+    let deadline = clock::boottime_ms() + 8_000;
     let mut agent = start_agent(&probation, &binary, deadline);
     wait_until("the switch", || probation.host.root().join("switched").exists());
     agent.kill().unwrap();
@@ -173,7 +173,7 @@ fn it_fires_at_its_deadline_although_the_agent_and_its_binary_are_gone() {
 
     assert_eq!(probation.wait_for_result(), GuardResult::RolledBack);
     let late = clock::boottime_ms().checked_sub(deadline);
-    assert!(late.is_some_and(|ms| ms < 3_000), "fired {late:?} ms after its deadline");
+    assert!(late.is_some_and(|ms| ms < 8_000), "fired {late:?} ms after its deadline");
     probation.assert_runs(&probation.old);
     let decision = guard::read_decision(&probation.dir()).unwrap();
     assert!(matches!(decision, Some(Decision::RollBack { by: Arbiter::Guard, .. })), "{decision:?}");

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::processes::{is_alive, kill, pid_in, wait_until, with_arguments};
 use common::toplevel::{Host, Misbehave};
-use pullagent::host::command::{self, Command, CommandError, Ending, Limits};
+use pullagent::host::child::Limits;
+use pullagent::host::command::{self, Command, CommandError, Ending};
 use pullagent::host::job::{self, JobError, JobResult, JobSpec, JobState};
 use pullagent::host::switch;
 
@@ -76,6 +77,8 @@ async fn failures_are_told_apart() {
     assert_eq!(error.to_string(), "'sh' failed with exit code 7: last");
     let error = sh("kill -9 $$").run().await.unwrap_err();
     assert!(matches!(error, CommandError::Failed { end: Ending::Signal(9), .. }), "{error}");
+    let error = sh("kill -TERM $$").run().await.unwrap_err();
+    assert!(matches!(error, CommandError::Failed { end: Ending::Code(143), .. }), "{error}");
     for missing in ["no-such-program-here", "/no/such/program", "/etc/passwd", "/usr"] {
         let error = Command::new(missing).run().await.unwrap_err();
         assert!(matches!(error, CommandError::NotFound { .. }), "{missing}: {error}");
@@ -164,10 +167,12 @@ async fn limits_are_the_kernel_s() {
 /// Whoever starts a program and is gone before it could say "die with me" must not get a program.
 #[test]
 fn a_program_does_not_start_without_its_parent() {
-    let args = ["exec-child", "--parent", "1", "--", "echo", "started"];
-    let output = Process::new(env!("CARGO_BIN_EXE_pullagent")).args(args).output().unwrap();
-    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(126), b"".as_slice()));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the parent is gone"));
+    for role in ["supervise", "exec-child"] {
+        let args = [role, "--parent", "1", "--", "echo", "started"];
+        let output = Process::new(env!("CARGO_BIN_EXE_pullagent")).args(args).output().unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(126), b"".as_slice()));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("the parent is gone"));
+    }
 }
 
 #[tokio::test]
@@ -268,10 +273,13 @@ async fn a_job_whose_program_is_killed_from_outside_is_recorded() {
 async fn a_job_whose_keeper_is_killed_is_lost_for_good() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, pid) = (temp.path().join("job"), temp.path().join("pid"));
-    job::start(&spec(&dir, &format!("echo $$ >{}; exec sleep 300", pid.display()), LIMIT)).await.unwrap();
-    let program = pid_in(&pid);
+    let child = temp.path().join("child");
+    let script = format!("sleep 300 & echo $! >{}; echo $$ >{}; wait", child.display(), pid.display());
+    job::start(&spec(&dir, &script, LIMIT)).await.unwrap();
+    let (program, child) = (pid_in(&pid), pid_in(&child));
     kill(keeper(&dir));
     wait_until("the program's end", || !is_alive(program));
+    wait_until("its child's end", || !is_alive(child));
     assert_eq!(job::wait(&dir, LIMIT).await.unwrap(), JobState::Lost);
     // A keeper that comes too late gives up.
     let late = Process::new(env!("CARGO_BIN_EXE_pullagent"))

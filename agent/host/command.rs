@@ -1,11 +1,8 @@
 //! Owns how programs are started: the only file that spawns a process or reads our environment.
 //!
 //! Every program gets a cleared environment, no standard input unless given, its own process group, a time
-//! limit, and bounds on what it may print. It is started by our own binary (`exec-child`), which arranges
-//! that it dies with us, sets its limits and then becomes the program; so nothing here needs `unsafe`.
-//!
-//! The kernel ties "dies with its parent" to the *thread* that spawned. Run a [`Command`] on the main thread
-//! of a `current_thread` runtime only, never from `spawn_blocking` or a thread that may end.
+//! limit, and bounds on what it may print. It is started by way of our own binary (`child.rs`), which sees to
+//! it that the whole group dies with us; so nothing here needs `unsafe`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,15 +11,15 @@ use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::Access;
-use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
+use super::child::{Limits, supervised};
 use super::group::Group;
 use super::text::{Tail, last_line};
 
@@ -119,7 +116,7 @@ pub enum CommandError {
 pub enum Ending {
     /// It ended by itself with this code.
     Code(i32),
-    /// This signal ended it.
+    /// This signal ended it. (SIGTERM shows as code 143, as shells have it.)
     Signal(i32),
 }
 
@@ -148,17 +145,6 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// The end of standard error, made printable.
     pub stderr: String,
-}
-
-/// Limits that the kernel enforces on a child. `None` leaves a limit as it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Address space in bytes.
-    pub address_space: Option<u64>,
-    /// Processor time in seconds; SIGKILL at its end.
-    pub cpu_secs: Option<u64>,
-    /// Size of any file it writes, in bytes.
-    pub file_size: Option<u64>,
 }
 
 /// Which of a child's two outputs a piece came from.
@@ -365,12 +351,12 @@ impl Command {
         self.program.to_string_lossy().into_owned()
     }
 
-    /// Starts `exec-child` in a new process group; it becomes the program.
+    /// Starts the program's supervisor in a new process group; it starts the program.
     #[expect(clippy::disallowed_methods, reason = "this file owns spawning")]
     fn spawn(self) -> Result<tokio::process::Child, CommandError> {
         let program = self.resolve()?;
         let mut starter = tokio::process::Command::new(own_binary());
-        starter.arg0("pullagent").args(exec_child_args(self.limits)).arg(&program).args(&self.args);
+        starter.arg0("pullagent").args(supervised(self.limits)).arg(&program).args(&self.args);
         starter.env_clear().envs(&self.env).process_group(0);
         if let Some(dir) = &self.dir {
             starter.current_dir(dir);
@@ -450,63 +436,20 @@ async fn read_some(from: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8])
     }
 }
 
-/// The arguments of `pullagent exec-child`, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExecChild {
-    /// Process id of the parent that the program must not outlive.
-    pub parent: u32,
-    /// What the kernel shall enforce.
-    pub limits: Limits,
-    /// The program and its arguments.
-    pub argv: Vec<OsString>,
-}
-
-/// Becomes the program in `args`, bound to its parent's life. Returns only if that fails.
-pub fn exec_child_main(args: &ExecChild) -> ExitCode {
-    let error = become_program(args);
-    eprintln!("pullagent: cannot execute the program: {error}");
-    ExitCode::from(126)
-}
-
+/// Becomes the program in `argv`; returns only if that fails.
 #[expect(clippy::disallowed_methods, reason = "this file owns spawning")]
-fn become_program(args: &ExecChild) -> io::Error {
-    let prepared = set_parent_process_death_signal(Some(Signal::KILL))
-        .and_then(|()| enforce(Resource::As, args.limits.address_space))
-        .and_then(|()| enforce(Resource::Cpu, args.limits.cpu_secs))
-        .and_then(|()| enforce(Resource::Fsize, args.limits.file_size));
-    if let Err(e) = prepared {
-        return e.into();
-    }
-    // The parent may have died before the death signal was set; then nobody waits for us any more.
-    if getppid() != i32::try_from(args.parent).ok().and_then(Pid::from_raw) {
-        return io::Error::other("the parent is gone");
-    }
-    let Some((program, rest)) = args.argv.split_first() else {
-        return io::Error::other("no program was named");
-    };
-    std::process::Command::new(program).args(rest).exec()
-}
-
-fn enforce(resource: Resource, limit: Option<u64>) -> rustix::io::Result<()> {
-    match limit {
-        Some(limit) => setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }),
-        None => Ok(()),
+pub(super) fn become_program(argv: &[OsString]) -> io::Error {
+    match argv.split_first() {
+        Some((program, args)) => std::process::Command::new(program).args(args).exec(),
+        None => io::ErrorKind::InvalidInput.into(),
     }
 }
 
-fn exec_child_args(limits: Limits) -> Vec<OsString> {
-    let mut args: Vec<OsString> =
-        vec!["exec-child".into(), "--parent".into(), std::process::id().to_string().into()];
-    let named = [
-        ("--limit-as", limits.address_space),
-        ("--limit-cpu", limits.cpu_secs),
-        ("--limit-fsize", limits.file_size),
-    ];
-    for (name, limit) in named {
-        args.extend(limit.into_iter().flat_map(|n| [name.into(), n.to_string().into()]));
-    }
-    args.push("--".into());
-    args
+/// Starts `argv` in our own process group, with our own environment, input and outputs.
+#[expect(clippy::disallowed_methods, reason = "this file owns spawning")]
+pub(super) fn spawn_beside_us(argv: &[OsString]) -> io::Result<tokio::process::Child> {
+    let (program, rest) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    tokio::process::Command::new(program).arg0("pullagent").args(rest).spawn()
 }
 
 /// Starts a process that is not bound to our life, with our environment and its standard output piped to us.
@@ -551,18 +494,4 @@ fn inherited_env() -> BTreeMap<OsString, OsString> {
 
 fn cannot(operation: &'static str, program: &str, source: io::Error) -> CommandError {
     CommandError::Io { operation, program: program.to_owned(), source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_become_arguments() {
-        let limits = Limits { address_space: Some(5), cpu_secs: None, file_size: Some(7) };
-        let args: Vec<_> =
-            exec_child_args(limits).into_iter().map(|a| a.to_string_lossy().into_owned()).collect();
-        let pid = std::process::id().to_string();
-        assert_eq!(args, ["exec-child", "--parent", &pid, "--limit-as", "5", "--limit-fsize", "7", "--"]);
-    }
 }

@@ -32,11 +32,11 @@ pub fn kill(pid: i32) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
 }
 
-/// Waits until `holds`, at most ten seconds; `what` is said if it never does.
+/// Waits until `holds`, at most half a minute; `what` is said if it never does.
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(10), "never happened: {what}");
+        assert!(start.elapsed() < Duration::from_secs(30), "never happened: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -9,7 +9,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::command::{self, Command, CommandError, Limits, Output};
+use super::child::Limits;
+use super::command::{self, Command, CommandError, Output};
 use super::files;
 use super::text::printable;
 use crate::model::{Oid, StorePath};

@@ -3,3 +3,6 @@
 
 pub mod git;
 pub mod git_server;
+pub mod nix;
+pub mod processes;
+pub mod toplevel;

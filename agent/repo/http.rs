@@ -89,9 +89,13 @@ fn client(access: &Access) -> Result<reqwest::Client, Failure> {
         Some(path) => authorities(path)?,
         None => Vec::new(),
     };
-    reqwest::Client::builder()
+    let builder = match access.url.scheme() {
+        "https" => reqwest::Client::builder().tls_certs_merge(authorities),
+        // Without TLS, reading the system's authorities would be in vain.
+        _ => reqwest::Client::builder().tls_certs_only([]),
+    };
+    builder
         .user_agent(USER_AGENT)
-        .tls_certs_merge(authorities)
         // A redirect could lead the token to another origin; an operator can write the new URL instead.
         .redirect(reqwest::redirect::Policy::none())
         // Nothing from the environment.

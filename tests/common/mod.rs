@@ -3,3 +3,4 @@
 
 pub mod git;
 pub mod git_server;
+pub mod scripted;

@@ -311,7 +311,8 @@ fn a_failed_fetch_is_told_before_its_pipe_ends() {
                 Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
             }
         }
-        let told = tokio::time::timeout(Duration::ZERO, gateway.fails("origin", Some(1), Class::Limit, "100"));
+        let told =
+            tokio::time::timeout(Duration::ZERO, gateway.fails("origin", Some(1), Class::Limit, "100"));
         told.await.expect("the failure was there first");
     });
 }

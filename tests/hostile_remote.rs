@@ -8,6 +8,7 @@ mod common;
 use std::io::Read;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -60,13 +61,13 @@ fn answering(body: Vec<u8>) -> Remote {
 }
 
 fn refs(remote: &Remote) -> Result<Vec<(String, Oid)>, Failure> {
-    let net = Net::new(Stop::default(), IDLE).unwrap();
+    let net = Rc::new(Net::new(Stop::default(), IDLE).unwrap());
     Link::open(remote, &net)?.ls_refs(&[MAIN]).map(|(refs, _)| refs)
 }
 
 /// Fetches; returns what came through the pipe, how it ended, and how long that took.
 fn pack(remote: &Remote, stop: &Stop) -> (Vec<u8>, Result<u64, Failure>, Duration) {
-    let net = Net::new(stop.clone(), IDLE).unwrap();
+    let net = Rc::new(Net::new(stop.clone(), IDLE).unwrap());
     let (mut reader, writer) = std::io::pipe().unwrap();
     let drain = std::thread::spawn(move || {
         let mut pack = Vec::new();
@@ -156,7 +157,7 @@ fn a_reader_that_goes_away_ends_it_at_once_even_if_the_server_is_silent() {
         stall(to);
         false
     });
-    let net = Net::new(Stop::default(), 10 * SLACK).unwrap();
+    let net = Rc::new(Net::new(Stop::default(), 10 * SLACK).unwrap());
     let remote = Remote { limits: Limits { pack_within: 10 * SLACK, ..silent.limits.clone() }, ..silent };
     let (reader, writer) = std::io::pipe().unwrap();
     std::thread::spawn(move || {
@@ -172,7 +173,7 @@ fn a_reader_that_goes_away_ends_it_at_once_even_if_the_server_is_silent() {
 #[test]
 fn a_reader_that_does_not_read_is_not_waited_for_for_ever() {
     let fast = answering([line("packfile\n"), band(1, &[7; 60_000]).repeat(10), FLUSH.to_vec()].concat());
-    let net = Net::new(Stop::default(), IDLE).unwrap();
+    let net = Rc::new(Net::new(Stop::default(), IDLE).unwrap());
     let (_reader, writer) = std::io::pipe().unwrap();
     let link = Link::open(&fast, &net).unwrap();
     expect(link.pack(&ID.parse().unwrap(), &[], || Ok(writer.into())), Class::Timeout, "nothing happened");
@@ -242,7 +243,7 @@ fn a_server_that_fails_is_quoted_and_not_believed() {
         send(to, &[line("packfile\n"), band(1, b"PACK")].concat());
         false
     });
-    expect(pack(&short, &Stop::default()).1, Class::Network, "keep the connection");
+    expect(pack(&short, &Stop::default()).1, Class::Network, "the connection broke");
 }
 
 #[test]
@@ -267,7 +268,7 @@ fn what_was_not_asked_for_is_not_understood() {
     expect(refs(&raw(login)), Class::Protocol, "content type 'text/html'");
     expect(refs(&raw("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")), Class::Server, "503");
     expect(refs(&raw("HTTP/1.1 429 Slow\r\nContent-Length: 0\r\n\r\n")), Class::Server, "429");
-    expect(refs(&raw("SSH-2.0-OpenSSH\r\n")), Class::Network, "keep the connection");
+    expect(refs(&raw("SSH-2.0-OpenSSH\r\n")), Class::Network, "the connection broke");
 }
 
 /// One server whose answers the property test below changes between runs.
@@ -289,7 +290,7 @@ proptest! {
             capabilities(),
         ];
         for (body, kind) in good.into_iter().zip(0..) {
-            let net = Net::new(Stop::default(), IDLE).unwrap();
+            let net = Rc::new(Net::new(Stop::default(), IDLE).unwrap());
             *BODY.lock().unwrap() = capabilities();
             let link = (kind < 2).then(|| Link::open(&remote, &net).unwrap());
             let mut body = body;

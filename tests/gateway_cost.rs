@@ -1,6 +1,6 @@
-//! What an idle host pays: many polls of nothing new, through the gateway and its socket, against nginx with TLS.
-//! Alone in its process, since it counts what the process uses. Figures are worth reading in a release build; what is
-//! asserted holds in any.
+//! What the gateway costs: many polls of nothing new, then a large pack, through its socket, against nginx with TLS.
+//! One test alone in its process, since it counts what the process uses. The figures are worth reading in a release
+//! build; what is asserted holds in any.
 #![allow(clippy::disallowed_methods, reason = "tests start servers and look at the clock")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -9,6 +9,7 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use common::git_server::{GitServer, Setup};
@@ -22,6 +23,10 @@ const WARM_UP: u32 = 50;
 const POLLS: u32 = 300;
 /// Time between polls, so that each finds everything asleep.
 const PAUSE: Duration = Duration::from_millis(10);
+/// A pack that would be seen in memory if it were kept there.
+const PACK_BYTES: usize = 32 << 20;
+/// What a poller may gain: buffers of the connection (two windows) and of the pipe.
+const GAIN_KIB_MAX: u64 = 4096;
 
 /// What this process has used so far, or holds now.
 #[derive(Debug, Clone, Copy)]
@@ -54,10 +59,13 @@ fn field(status: &str, name: &str) -> u64 {
 }
 
 #[test]
-fn idle_polls_are_cheap_and_leave_nothing_behind() {
+fn idle_polls_are_cheap_and_packs_pass_through() {
     let server = GitServer::start();
     let repo = server.repo("infra.git");
-    let tip = repo.commit("main", &[("a", b"1")]);
+    let mut random = fastrand::Rng::with_seed(3);
+    let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(PACK_BYTES).collect();
+    let tip = repo.commit("main", &[("noise", &noise)]);
+    drop(noise);
     repo.many_refs("refs/pull/", 2000, &tip);
     let source = Source {
         name: "origin".to_owned(),
@@ -85,14 +93,28 @@ fn idle_polls_are_cheap_and_leave_nothing_behind() {
             ours.send(&Request::Poll { source: None }, None).await.unwrap();
         }
         let after = Use::now();
+        let want =
+            Request::Want { want: 1, source: "origin".to_owned(), oid: tip.parse().unwrap(), haves: vec![] };
+        ours.send(&want, None).await.unwrap();
+        let pipe = loop {
+            match ours.recv().await.unwrap().unwrap() {
+                (Notice::Pack { want: 1 }, pipe) => break pipe,
+                // The answer to the last poll, if it was the quicker one.
+                (other, _) => assert!(matches!(other, Notice::Seen { .. }), "{other:?}"),
+            }
+        };
+        let (bytes, peak_kib) = tokio::task::spawn_blocking(|| drain(pipe.unwrap())).await.unwrap();
+        assert!(bytes >= PACK_BYTES, "{bytes}");
+        println!("private memory {peak_kib} KiB at most while {bytes} bytes of pack passed");
+        assert!(peak_kib < after.private_kib + GAIN_KIB_MAX, "{peak_kib} {after:?}");
         drop(ours);
         gateway.await.unwrap().unwrap();
         (before, after)
     });
-    let per_poll = |total: u64| total / u64::from(POLLS);
+    let per_poll = |total: u64| total as f64 / f64::from(POLLS);
     let floor = floor_cpu_micros();
     println!(
-        "CPU {} µs a poll (a bare loop over plain HTTP: {floor} µs), wake-ups {} a poll, {} threads, {} files",
+        "CPU {:.0} µs a poll (a bare loop over plain HTTP: {floor} µs), {:.1} wake-ups a poll, {} threads, {} files",
         per_poll(u64::try_from(after.cpu_micros - before.cpu_micros).unwrap()),
         per_poll(after.wakeups - before.wakeups),
         after.threads,
@@ -101,6 +123,22 @@ fn idle_polls_are_cheap_and_leave_nothing_behind() {
     println!("private memory {} KiB before, {} KiB after", before.private_kib, after.private_kib);
     assert_eq!((before.files, before.threads), (after.files, after.threads));
     assert!(after.private_kib < before.private_kib + 512, "{before:?} {after:?}");
+}
+
+/// Reads a pack to its end, with pauses, so that it piles up wherever it can. Returns its size and the most private
+/// memory seen meanwhile.
+fn drain(pipe: OwnedFd) -> (usize, u64) {
+    let mut pipe = fs::File::from(pipe);
+    let mut buffer = vec![0; 1 << 16];
+    let (mut bytes, mut peak_kib) = (0, 0);
+    while let n @ 1.. = pipe.read(&mut buffer).unwrap() {
+        bytes += n;
+        if bytes % 64 == 0 {
+            std::thread::sleep(PAUSE);
+        }
+        peak_kib = peak_kib.max(Use::now().private_kib);
+    }
+    (bytes, peak_kib)
 }
 
 /// Returns the CPU time of one poll by the least that can do it: one connection, no TLS, fixed bytes.

@@ -283,6 +283,15 @@ fn closing_the_pipe_calls_the_fetch_off() {
             gateway.fails("origin", Some(number), Class::Cancelled, "went away").await;
             assert!(closed.elapsed() < SECOND, "{:?}", closed.elapsed());
         }
+        // Watching no longer ends what is under way and what waits; both are told.
+        gateway.want(7, "origin", &"a".repeat(40), &[]).await;
+        let _kept = gateway.pipe(7).await;
+        gateway.want(8, "origin", &"a".repeat(40), &[]).await;
+        gateway.watch(&[]).await;
+        gateway.fails("origin", Some(7), Class::Cancelled, "called off").await;
+        gateway.fails("origin", Some(8), Class::Cancelled, "no longer").await;
+        gateway.watch(&[&source]).await;
+        gateway.sees("origin", None).await;
         // One that is under way does not keep the gateway from ending, which `run` checks.
         gateway.want(3, "origin", &"a".repeat(40), &[]).await;
         let _kept = gateway.pipe(3).await;

@@ -145,7 +145,7 @@ fn being_called_off_ends_it_at_once() {
         switch.stop();
     });
     let (_, done, took) = pack(&silent, &stop);
-    expect(done, Class::Cancelled, "stopped");
+    expect(done, Class::Cancelled, "called off");
     assert!(took < IDLE, "{took:?}");
 }
 

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::pipe::PipeFlags;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -112,6 +113,7 @@ fn run(source: Source, net: Net, orders: Orders, out: mpsc::Sender<Outgoing>) {
     let mut watch =
         Watch { source, remote, net, orders, out, link: None, was_kept: false, last: Last::Answered };
     while watch.turn() {}
+    watch.refuse_the_rest();
 }
 
 /// What the thread works with.
@@ -143,6 +145,8 @@ impl Watch {
                 self.last = Last::Answered;
                 Notice::Seen { source: self.source.name.clone(), refs }
             }
+            // Whoever called it off knows.
+            Err(failure) if failure.class == net::Class::Cancelled => return false,
             Err(failure) => {
                 self.last = after(self.last, failure.class);
                 failed(&self.source.name, None, &failure)
@@ -232,7 +236,21 @@ impl Watch {
         if self.was_kept && failure.class == net::Class::Network { Ok(()) } else { Err(failure.clone()) }
     }
 
+    /// Answers the fetches that are still queued when the source is watched no longer.
+    fn refuse_the_rest(&mut self) {
+        while let Ok(Want { want, .. }) = self.orders.wanted.try_recv() {
+            let gone = Failure::new(net::Class::Cancelled, "the source is watched no longer");
+            self.say(failed(&self.source.name, Some(want), &gone).into());
+        }
+    }
+
+    /// Queues a notice, waiting for room unless called off. Returns whether to go on.
     fn say(&self, outgoing: Outgoing) -> bool {
+        let outgoing = match self.out.try_send(outgoing) {
+            Ok(()) => return true,
+            Err(TrySendError::Closed(_)) => return false,
+            Err(TrySendError::Full(outgoing)) => outgoing,
+        };
         self.net.block_on(async {
             tokio::select! {
                 biased;

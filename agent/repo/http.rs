@@ -41,15 +41,15 @@ const KIND_CHARS_SHOWN: usize = 60;
 
 /// Where an HTTP remote is and how to get in.
 #[derive(Debug, Clone)]
-pub struct Access {
+pub(super) struct Access {
     /// The repository, without user or password.
-    pub url: Url,
+    pub(super) url: Url,
     /// The user name that goes with the token.
-    pub username: String,
+    pub(super) username: String,
     /// The file that holds the token, read afresh for every request.
-    pub token_file: Option<PathBuf>,
+    pub(super) token_file: Option<PathBuf>,
     /// A PEM file of authorities trusted beside the system's; read once per transport.
-    pub ca_file: Option<PathBuf>,
+    pub(super) ca_file: Option<PathBuf>,
 }
 
 /// Returns a transport with a connection pool of its own, so that dropping it drops its connections.

@@ -2,9 +2,9 @@
 //! the side that has no network. Other rooms see only [`crate::model::Oid`]s, bytes and paths. It decides nothing
 //! about trust.
 
-pub mod http;
+mod http;
 pub mod net;
-pub mod pipe;
+mod pipe;
 pub mod remote;
 
 mod closure;

@@ -185,7 +185,7 @@ impl Net {
         self.runtime().block_on(async {
             tokio::select! {
                 biased;
-                () = self.stop.stopped() => Err(Failure::new(Class::Cancelled, "stopped")),
+                () = self.stop.stopped() => Err(Failure::new(Class::Cancelled, "called off")),
                 _ = unread => Err(Failure::new(Class::Cancelled, "the reader of the pack went away")),
                 done = future => Ok(done),
                 () = tokio::time::sleep_until(deadline.min(idle)) => Err(if deadline <= idle {

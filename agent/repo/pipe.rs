@@ -109,12 +109,21 @@ pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Local, Failure> 
     Ok(Connection::new(output, stdin, Protocol::V2, path, None::<(&str, _)>, ConnectMode::Process, false))
 }
 
+/// What an environment may say about another repository than the one named.
+const ENVIRONMENT_DROPPED: [&str; 6] = [
+    "GIT_DIR",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_CONFIG_PARAMETERS",
+];
+
 /// The one process that this room starts.
 #[expect(clippy::disallowed_methods, reason = "belongs into host/command.rs, which takes it over")]
 fn spawn_upload_pack(repository: &Path) -> io::Result<Child> {
     let mut command = std::process::Command::new("git-upload-pack");
-    // What a caller's environment says about its own repository must not lead into another one.
-    for name in ["GIT_DIR", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE"] {
+    for name in ENVIRONMENT_DROPPED {
         command.env_remove(name);
     }
     command

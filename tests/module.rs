@@ -161,12 +161,11 @@ fn the_unit_lets_the_switch_outlive_the_agent() {
 fn the_unit_takes_nothing_away_that_an_activation_needs() {
     let unit = eval("unit");
     for key in unit["serviceConfig"].as_object().unwrap().keys() {
-        let harmless = ["RuntimeDirectoryPreserve"].contains(&key.as_str());
         let takes =
             ["Protect", "Private", "Restrict", "Capability", "SystemCall", "ReadOnly", "Inaccessible"];
         let also = ["NoNewPrivileges", "UMask", "MemoryDenyWriteExecute", "User", "DynamicUser"];
         let bad = takes.iter().any(|t| key.starts_with(t)) || also.contains(&key.as_str());
-        assert!(harmless || !bad, "{key}");
+        assert!(!bad, "{key}");
     }
 }
 

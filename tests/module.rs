@@ -2,6 +2,7 @@
 //! `nix-instantiate` with the stand-in `lib` of `tests/nix/`, so that no nixpkgs is needed; the flake's checks read
 //! the same cases with the real `lib`.
 #![expect(clippy::disallowed_methods, reason = "a test may start programs")]
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -112,8 +112,28 @@ fn undeclared_keys_reach_the_check_at_build_time() {
     let mut unknown = read(&eval("freeform")).unknown;
     unknown.sort();
     assert_eq!(unknown, ["activation.typo", "futureKey"]);
+}
+
+/// The line that the build runs, run here: the program of this build, the module's own arguments.
+#[test]
+fn the_check_at_build_time_accepts_the_good_and_names_the_bad() {
     let script = eval("configCheck");
-    assert!(script.as_str().unwrap().contains("/bin/pullagent config check "), "{script}");
+    let line = script.as_str().unwrap().lines().next().unwrap().to_owned();
+    let (_, args) = line.split_once("/bin/pullagent ").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let check = |name: &str| {
+        let file = dir.path().join(name);
+        std::fs::write(&file, eval(name).to_string()).unwrap();
+        let line = format!("\"$program\" {args}");
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", &line]).env("program", env!("CARGO_BIN_EXE_pullagent")).env("config", &file);
+        shell.output().unwrap()
+    };
+    let good = check("rendered");
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    let bad = check("freeform");
+    assert!(!bad.status.success());
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("activation.typo"), "{bad:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
   # A duration, a token file and a key to try, for the tables in tests/module.rs.
   duration ? "60s",
   tokenFile ? "/run/keys/token",
-  key ? "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUmyCvYZMMEqIVUYYeknHPkXTG0Jtvm5fOrfSeBz alice@laptop",
+  key ? builtins.head (lib.importJSON ../fixtures/config.json).trust.signers.alice.keys,
 }:
 
 let
@@ -134,7 +134,7 @@ in
       ];
       source.subdir = "hosts";
       trust.signers.bob = {
-        keys = [ key ];
+        keys = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpibaC0QC5rtjWVaBd7AOA6Z0zQ0eZmZEv3Xa5mreHk bob@laptop" ];
         roles = [ "contributor" ];
       };
       build.evalMemoryMax = 2147483648;

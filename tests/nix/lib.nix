@@ -290,6 +290,7 @@ let
       types
       ;
     inherit (builtins) any;
+    importJSON = file: builtins.fromJSON (builtins.readFile file);
     mkEnableOption =
       what:
       mkOption {

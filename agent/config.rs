@@ -1,1 +1,676 @@
-//! (room under construction)
+//! The configuration file: JSON text to [`Settings`]. It knows no other room but the model's words.
+//!
+//! The file is rendered once, by `module.nix`, into the system itself (`etc/pullagent/config.json`), so that the
+//! agent of the old system can read the new system's without evaluating anything. Keys are camelCase, durations
+//! are texts such as `"90s"`. Unknown keys are errors to `pullagent config check` and warnings to a running agent,
+//! because a rollback may hand an older agent a newer file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Oid, Operation};
+
+/// The version of the file's layout that this program writes and understands best.
+pub const SCHEMA: u32 = 1;
+/// The largest configuration file that is read, in bytes.
+pub const FILE_MAX: u64 = 1 << 20;
+/// Stands for the host name in a branch pattern.
+pub const HOSTNAME_PLACEHOLDER: &str = "{hostname}";
+
+/// A duration, written as people write it: `"90s"`, `"1h 30m"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// Returns the duration of `secs` seconds.
+    pub const fn secs(secs: u64) -> Span {
+        Span(Duration::from_secs(secs))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Span, D::Error> {
+        let text = String::deserialize(d)?;
+        let wrong = |e| serde::de::Error::custom(format!("'{text}' is not a duration such as \"90s\": {e}"));
+        humantime::parse_duration(&text).map(Span).map_err(wrong)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "description": "a duration such as \"90s\" or \"1h 30m\"" })
+    }
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// Version of the layout; 1.
+    pub schema: u32,
+    /// The host's name, as the configuration says it; never asked of the kernel.
+    pub hostname: String,
+    /// Where the journal, the trusted store and the guard's files lie. Root only.
+    #[serde(default = "default_state_directory")]
+    pub state_directory: PathBuf,
+    /// Refuses to deploy on a machine with another `/etc/machine-id`.
+    #[serde(default)]
+    pub expected_machine_id: Option<String>,
+    /// Where to look, in order of preference; any may answer.
+    pub remotes: Vec<Remote>,
+    /// Which branches matter, in order, and what is done with each.
+    #[serde(default = "default_branches")]
+    pub branches: Vec<Branch>,
+    /// How a revision becomes a system.
+    #[serde(default)]
+    pub source: Source,
+    /// Whose signature counts.
+    pub trust: Trust,
+    /// Limits of evaluation and build.
+    #[serde(default)]
+    pub build: Build,
+    /// How a new system is tried.
+    #[serde(default)]
+    pub activation: Activation,
+    /// What healthy means.
+    #[serde(default)]
+    pub health: Health,
+    /// Reserved for push hints.
+    #[serde(default)]
+    pub hints: Vec<serde_json::Value>,
+    /// Reserved for webhooks.
+    #[serde(default)]
+    pub webhooks: BTreeMap<String, serde_json::Value>,
+    /// Reserved for the metrics exporter.
+    #[serde(default)]
+    pub exporter: Option<serde_json::Value>,
+    /// Reserved for hooks.
+    #[serde(default)]
+    pub hooks: BTreeMap<String, serde_json::Value>,
+}
+
+/// One Git remote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Remote {
+    /// Its name in status and log.
+    pub name: String,
+    /// `https://…`, `file://…` or an absolute path. Plain `http://` only on loopback. Never with a password in it.
+    pub url: String,
+    /// How often it is asked.
+    #[serde(default = "default_interval")]
+    pub interval: Span,
+    /// The user name that goes with the token.
+    #[serde(default = "default_username")]
+    pub username: String,
+    /// A file that holds an access token, readable by the agent only.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// Reserved for SSH remotes: the private key's file.
+    #[serde(default)]
+    pub ssh_key_file: Option<PathBuf>,
+    /// Reserved for SSH remotes: the known_hosts file.
+    #[serde(default)]
+    pub known_hosts_file: Option<PathBuf>,
+    /// A PEM file of certificate authorities, in addition to the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// One branch, or one per host by the placeholder `{hostname}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Branch {
+    /// The branch's full name below `refs/heads/`; `{hostname}` stands for the host's name.
+    pub pattern: String,
+    /// What is done with its tip.
+    pub operation: Operation,
+}
+
+/// How a revision becomes a system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Source {
+    /// Only `flake`.
+    pub kind: SourceKind,
+    /// The folder of `flake.nix` in the repository.
+    pub subdir: String,
+    /// The attribute of the system; `null`: `nixosConfigurations."<hostname>".config.system.build.toplevel`.
+    pub attribute: Option<String>,
+}
+
+/// The kinds of source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    /// A flake with `nixosConfigurations`.
+    Flake,
+}
+
+/// Whose signature counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Trust {
+    /// Only `static`: the keys are those of this file.
+    #[serde(default)]
+    pub mode: TrustMode,
+    /// The commit to start from where the running system does not say its own revision.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub introduction: Option<Oid>,
+    /// Who may sign, by name.
+    pub signers: BTreeMap<String, Signer>,
+    /// Keys that count for nothing, whatever the date of their signatures.
+    #[serde(default)]
+    pub revoked_keys: Vec<String>,
+    /// Requires a PIN or fingerprint, not just a touch, of FIDO keys.
+    #[serde(default)]
+    pub require_user_verification: bool,
+    /// Reserved: which tips must name their branch.
+    #[serde(default = "default_ref_binding")]
+    pub ref_binding: String,
+    /// After how long without an answer of any remote status calls the host stale.
+    #[serde(default = "default_stale_after")]
+    pub stale_after: Span,
+}
+
+/// Where the keys come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrustMode {
+    /// From the configuration of the running system.
+    #[default]
+    Static,
+}
+
+/// One person or machine that signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Signer {
+    /// Public keys as in `~/.ssh/id_ed25519.pub`: type, base64, optional comment.
+    pub keys: Vec<String>,
+    /// What the signatures are good for.
+    #[serde(default = "default_roles")]
+    pub roles: Vec<Role>,
+}
+
+/// What a signature is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// May sign the commit that is deployed.
+    Deployer,
+    /// May sign commits below it.
+    Contributor,
+}
+
+/// Limits of evaluation and build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Build {
+    /// How long a build may take; `null`: as long as it likes.
+    pub timeout: Option<Span>,
+    /// How long the evaluation may take.
+    pub eval_timeout: Span,
+    /// How many bytes of address space the evaluation may use; `null`: no limit.
+    pub eval_memory_max: Option<u64>,
+}
+
+/// How a new system is tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Activation {
+    /// How long all hard checks must be green in one go.
+    pub soak: Span,
+    /// How long the system may take to become healthy.
+    pub window: Span,
+    /// How long `switch-to-configuration` may take.
+    pub switch_timeout: Span,
+    /// What to do about a system that somebody else switched to.
+    pub drift: Drift,
+    /// Bytes that must be free in the store and in the state directory before a switch.
+    pub free_bytes_min: u64,
+    /// Reserved for reboots.
+    pub reboot: serde_json::Value,
+}
+
+/// What to do about a system that somebody else switched to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Drift {
+    /// Leave it until the branch moves.
+    Hold,
+    /// Deploy the accepted revision again.
+    Enforce,
+}
+
+/// What healthy means.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Health {
+    /// Reserved: units whose failure does not count.
+    pub ignore_units: Vec<String>,
+    /// Checks by name.
+    pub checks: BTreeMap<String, Check>,
+}
+
+/// One check. Exactly one of `http` and `command` is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    /// An address that must answer with a 2xx status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    /// A program and its arguments that must exit with 0; 75 means "not yet".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Whether a failure rolls back.
+    #[serde(default)]
+    pub severity: Severity,
+    /// How long one try may take.
+    #[serde(default = "default_check_timeout")]
+    pub timeout: Span,
+    /// The pause between two tries.
+    #[serde(default = "default_check_interval")]
+    pub interval: Span,
+    /// Failures this early do not count.
+    #[serde(default = "default_start_period")]
+    pub start_period: Span,
+    /// How many failures in a row mean unhealthy.
+    #[serde(default = "default_failure_threshold")]
+    pub failure_threshold: u32,
+}
+
+/// Whether a failing check rolls back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// It does.
+    #[default]
+    Hard,
+    /// It is reported.
+    Soft,
+}
+
+fn default_state_directory() -> PathBuf {
+    PathBuf::from("/var/lib/pullagent")
+}
+
+fn default_branches() -> Vec<Branch> {
+    vec![
+        Branch { pattern: "main".to_owned(), operation: Operation::Switch },
+        Branch { pattern: "test-{hostname}".to_owned(), operation: Operation::Test },
+    ]
+}
+
+fn default_interval() -> Span {
+    Span::secs(60)
+}
+
+fn default_username() -> String {
+    "pullagent".to_owned()
+}
+
+fn default_ref_binding() -> String {
+    "test".to_owned()
+}
+
+fn default_stale_after() -> Span {
+    Span::secs(24 * 3600)
+}
+
+fn default_roles() -> Vec<Role> {
+    vec![Role::Deployer]
+}
+
+fn default_check_timeout() -> Span {
+    Span::secs(10)
+}
+
+fn default_check_interval() -> Span {
+    Span::secs(5)
+}
+
+fn default_start_period() -> Span {
+    Span::secs(30)
+}
+
+fn default_failure_threshold() -> u32 {
+    3
+}
+
+impl Default for Source {
+    fn default() -> Source {
+        Source { kind: SourceKind::Flake, subdir: ".".to_owned(), attribute: None }
+    }
+}
+
+impl Default for Build {
+    fn default() -> Build {
+        Build { timeout: None, eval_timeout: Span::secs(1800), eval_memory_max: None }
+    }
+}
+
+impl Default for Activation {
+    fn default() -> Activation {
+        Activation {
+            soak: Span::secs(60),
+            window: Span::secs(300),
+            switch_timeout: Span::secs(900),
+            drift: Drift::Hold,
+            free_bytes_min: 64 << 20,
+            reboot: serde_json::json!({ "policy": "never", "window": [] }),
+        }
+    }
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("failed to read configuration '{path}'")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is larger than [`FILE_MAX`].
+    #[error("configuration '{0}' is larger than {FILE_MAX} bytes")]
+    TooLarge(PathBuf),
+    /// Not JSON, or not of this layout.
+    #[error("failed to parse the configuration")]
+    Parse(#[from] serde_json::Error),
+    /// A value makes no sense.
+    #[error("configuration key '{key}': {text}")]
+    Value {
+        /// The key's path.
+        key: String,
+        /// What is wrong, and what would be right.
+        text: String,
+    },
+}
+
+/// A configuration, and the keys in its file that this version does not know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// What it says.
+    pub settings: Settings,
+    /// Paths of unknown keys.
+    pub unknown: Vec<String>,
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// The file can't be read, is not JSON of this layout, or says something impossible.
+pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    use std::io::Read;
+    let read = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(read)?;
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(ConfigError::TooLarge(path.to_owned()));
+    }
+    parse(&bytes)
+}
+
+/// Parses and checks a configuration.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(bytes: &[u8]) -> Result<Loaded, ConfigError> {
+    let mut unknown = Vec::new();
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let settings: Settings = serde_ignored::deserialize(&mut json, |path| unknown.push(path.to_string()))?;
+    json.end()?;
+    settings.check()?;
+    Ok(Loaded { settings, unknown })
+}
+
+/// Returns the JSON schema of the configuration file.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Settings).to_value()
+}
+
+impl Settings {
+    /// Returns the branches with the host's name filled in.
+    pub fn branches(&self) -> Vec<(String, Operation)> {
+        let name = |b: &Branch| b.pattern.replace(HOSTNAME_PLACEHOLDER, &self.hostname);
+        self.branches.iter().map(|b| (name(b), b.operation)).collect()
+    }
+
+    /// Returns the flake attribute of this host's system.
+    pub fn attribute(&self) -> String {
+        let usual = || format!("nixosConfigurations.\"{}\".config.system.build.toplevel", self.hostname);
+        self.source.attribute.clone().unwrap_or_else(usual)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &str, text: String| Err(ConfigError::Value { key: key.to_owned(), text });
+        if self.schema != SCHEMA {
+            return wrong(
+                "schema",
+                format!("this pullagent reads schema {SCHEMA}, the file has {}", self.schema),
+            );
+        }
+        if !is_hostname(&self.hostname) {
+            return wrong(
+                "hostname",
+                format!("'{}' is not a host name (letters, digits, hyphens)", self.hostname),
+            );
+        }
+        if !self.state_directory.is_absolute() {
+            return wrong("stateDirectory", format!("'{}' is not absolute", self.state_directory.display()));
+        }
+        self.check_remotes()?;
+        self.check_branches()?;
+        self.check_source()?;
+        self.check_checks()?;
+        if self.trust.signers.is_empty() {
+            return wrong("trust.signers", "nobody may sign; name at least one signer with a key".to_owned());
+        }
+        if self.activation.window.0 <= self.activation.soak.0 {
+            return wrong("activation.window", "the window must be longer than the soak time".to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_remotes(&self) -> Result<(), ConfigError> {
+        let wrong = |n: usize, key: &str, text: String| {
+            Err(ConfigError::Value { key: format!("remotes[{n}].{key}"), text })
+        };
+        if self.remotes.is_empty() {
+            let text = "there is no remote; name at least one".to_owned();
+            return Err(ConfigError::Value { key: "remotes".to_owned(), text });
+        }
+        for (n, remote) in self.remotes.iter().enumerate() {
+            let plain = |s: &str| {
+                !s.is_empty()
+                    && s.len() <= 64
+                    && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            };
+            if !plain(&remote.name) || self.remotes[..n].iter().any(|r| r.name == remote.name) {
+                return wrong(n, "name", format!("'{}' is not a plain name that is used once", remote.name));
+            }
+            if let Err(text) = check_url(&remote.url) {
+                return wrong(n, "url", text);
+            }
+            if remote.interval.0 < Duration::from_secs(1) {
+                return wrong(n, "interval", "it must be 1s or more".to_owned());
+            }
+            for (key, file) in [("tokenFile", &remote.token_file), ("caFile", &remote.ca_file)] {
+                if file.as_ref().is_some_and(|f| !f.is_absolute()) {
+                    return wrong(n, key, "it must be an absolute path".to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_branches(&self) -> Result<(), ConfigError> {
+        let wrong = |text: String| Err(ConfigError::Value { key: "branches".to_owned(), text });
+        let branches = self.branches();
+        let count = |op| branches.iter().filter(|(_, o)| *o == op).count();
+        if count(Operation::Switch) != 1 || count(Operation::Test) > 1 {
+            return wrong("name one branch with operation 'switch' and at most one with 'test'".to_owned());
+        }
+        match branches.iter().find(|(name, _)| !is_branch_name(name)) {
+            Some((name, _)) => wrong(format!("'{name}' is not a branch name")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_source(&self) -> Result<(), ConfigError> {
+        let dir = Path::new(&self.source.subdir);
+        let inside = dir
+            .components()
+            .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
+        if inside && !self.source.subdir.contains(['?', '#', '&', '%', '\n']) {
+            return Ok(());
+        }
+        let text = format!("'{}' is not a folder inside the repository", self.source.subdir);
+        Err(ConfigError::Value { key: "source.subdir".to_owned(), text })
+    }
+
+    fn check_checks(&self) -> Result<(), ConfigError> {
+        for (name, check) in &self.health.checks {
+            let text = match (&check.http, &check.command) {
+                (Some(url), None) if url.starts_with("http://") || url.starts_with("https://") => continue,
+                (None, Some(argv)) if argv.first().is_some_and(|p| Path::new(p).is_absolute()) => continue,
+                (Some(url), None) => format!("'{url}' is neither http:// nor https://"),
+                (None, Some(_)) => "the command's program must be an absolute path".to_owned(),
+                (None, None) | (Some(_), Some(_)) => "set exactly one of 'http' and 'command'".to_owned(),
+            };
+            return Err(ConfigError::Value { key: format!("health.checks.{name}"), text });
+        }
+        Ok(())
+    }
+}
+
+fn is_hostname(s: &str) -> bool {
+    let label = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    !s.is_empty() && s.len() <= 63 && s.chars().all(label) && !s.starts_with('-') && !s.ends_with('-')
+}
+
+/// The strict half of `git check-ref-format`: what a branch of ours may be called.
+fn is_branch_name(s: &str) -> bool {
+    let part = |p: &str| !p.is_empty() && !p.starts_with('.') && !p.ends_with('.') && !p.ends_with(".lock");
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    !s.is_empty() && s.len() <= 200 && !s.contains("..") && s.chars().all(legal) && s.split('/').all(part)
+}
+
+/// Says what is wrong with a remote's address; never repeats the address, which may hold a password.
+fn check_url(url: &str) -> Result<(), String> {
+    if url.starts_with('/') || url.starts_with("file:///") {
+        return Ok(());
+    }
+    let loopback = |rest: &str| {
+        ["127.0.0.1", "localhost", "[::1]"].iter().any(|h| {
+            rest.strip_prefix(h).is_some_and(|after| after.is_empty() || after.starts_with(['/', ':']))
+        })
+    };
+    let (plain, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (false, rest),
+        (None, Some(rest)) => (true, rest),
+        (None, None) => return Err("only https://, file:// and absolute paths are supported".to_owned()),
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    if authority.is_empty() {
+        return Err("the address has no host".to_owned());
+    }
+    if authority.contains('@') {
+        return Err("no user name or password in an address; use 'username' and 'tokenFile'".to_owned());
+    }
+    if url.contains(['?', '#']) || url.chars().any(|c| c.is_control() || c == ' ') {
+        return Err("no query, fragment or space in an address".to_owned());
+    }
+    if plain && !loopback(rest) {
+        return Err("plain http:// is for loopback only; use https://".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = include_str!("../tests/fixtures/config.json");
+
+    fn with(edit: impl FnOnce(&mut serde_json::Value)) -> Result<Loaded, String> {
+        let mut json: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
+        edit(&mut json);
+        parse(json.to_string().as_bytes()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_golden_file_is_read_whole() {
+        let loaded = with(|_| ()).unwrap();
+        assert_eq!(loaded.unknown, Vec::<String>::new());
+        assert_eq!(loaded.settings.branches()[1], ("test-web1".to_owned(), Operation::Test));
+        assert_eq!(loaded.settings.activation.soak, Span::secs(60));
+        assert_eq!(loaded.settings.attribute(), "nixosConfigurations.\"web1\".config.system.build.toplevel");
+    }
+
+    #[test]
+    fn what_is_read_is_written_back_the_same() {
+        let settings = with(|_| ()).unwrap().settings;
+        let again = parse(serde_json::to_string(&settings).unwrap().as_bytes()).unwrap();
+        assert_eq!(again.settings, settings);
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_path() {
+        let loaded = with(|c| c["activation"]["sok"] = "1s".into()).unwrap();
+        assert_eq!(loaded.unknown, ["activation.sok"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_key() {
+        type Edit = fn(&mut serde_json::Value);
+        let table: &[(&str, Edit)] = &[
+            ("schema", |c| c["schema"] = 2.into()),
+            ("hostname", |c| c["hostname"] = "web 1".into()),
+            ("stateDirectory", |c| c["stateDirectory"] = "var".into()),
+            ("remotes", |c| c["remotes"] = serde_json::json!([])),
+            ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://git.example.org/x".into()),
+            ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://127.0.0.1.evil.org/x".into()),
+            ("remotes[0].url", |c| c["remotes"][0]["url"] = "https://me:secret@git.example.org/x".into()),
+            ("remotes[0].url", |c| c["remotes"][0]["url"] = "ext::sh -c id".into()),
+            ("remotes[0].interval", |c| c["remotes"][0]["interval"] = "10ms".into()),
+            ("remotes[0].tokenFile", |c| c["remotes"][0]["tokenFile"] = "token".into()),
+            ("branches", |c| {
+                c["branches"] = serde_json::json!([{ "pattern": "a..b", "operation": "switch" }])
+            }),
+            ("branches", |c| c["branches"] = serde_json::json!([{ "pattern": "t", "operation": "test" }])),
+            ("source.subdir", |c| c["source"]["subdir"] = "../x".into()),
+            ("trust.signers", |c| c["trust"]["signers"] = serde_json::json!({})),
+            ("activation.window", |c| c["activation"]["window"] = "60s".into()),
+            ("health.checks.web", |c| c["health"]["checks"]["web"]["http"] = "ftp://x".into()),
+            ("health.checks.web", |c| {
+                c["health"]["checks"]["web"]["command"] = serde_json::json!(["/bin/true"])
+            }),
+        ];
+        for (key, edit) in table {
+            let error = with(*edit).unwrap_err();
+            assert!(error.contains(&format!("'{key}'")), "{key}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        assert!(with(|c| c["activation"]["soak"] = "soon".into()).is_err());
+        assert!(with(|c| c["trust"]["mode"] = "managed".into()).is_err());
+    }
+}

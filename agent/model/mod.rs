@@ -1,7 +1,19 @@
 //! The nouns. No effects: no clock, no file, no process, no task.
 
+mod event;
 mod facts;
 mod id;
+mod state;
+mod target;
 
+pub use event::{
+    Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
+    SwitchEnd, Verification,
+};
 pub use facts::{Arbiter, Decision, GuardFacts, GuardResult, HostFacts};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
+pub use state::{
+    Deployment, Ended, Foreign, HISTORY_MAX, IllegalTransition, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX,
+    Resets, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+};
+pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};

@@ -1,1 +1,5 @@
-//! (room under construction)
+//! What to do next. Pure decisions: state and facts in, one action out.
+
+mod facts;
+
+pub use facts::{Facts, RemoteFacts, Retry, Trouble};

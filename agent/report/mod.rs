@@ -1,1 +1,5 @@
-//! (room under construction)
+//! State as people and machines read it.
+
+mod snapshot;
+
+pub use snapshot::{Doing, Snapshot};

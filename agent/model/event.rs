@@ -1,0 +1,440 @@
+//! What the loop may do ([`Action`], imperative) and what happened ([`Event`], past tense).
+//!
+//! Only what must survive a crash is an [`Event`] and reaches the journal; what the next look at the
+//! world shows anyway is a [`Sighting`] and does not.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Candidate, Decision, DeploymentId, Desired, GuardFacts, HostFacts, Oid, StorePath, Target, Tip};
+use super::{Deployment, Operation};
+
+/// The next thing to do. Each is safe to repeat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the host what it runs, and the guard of this deployment what it did.
+    Observe(Option<DeploymentId>),
+    /// Do nothing until something happens, or until this wall-clock second.
+    Wait {
+        /// `None`: only a wake ends the wait.
+        until: Option<u64>,
+    },
+    /// Fetch a tip if it is not stored yet, and verify it against the accepted history.
+    Verify(Verification),
+    /// Evaluate and realise a verified commit.
+    Build(Desired),
+    /// Ready everything a rollback needs: roots, space, pre-switch check, baseline, plan, pinned binary.
+    Prepare(Deployment),
+    /// Start the long guard timer.
+    Arm(Deployment),
+    /// Start the switch, or re-attach to it, and see it end.
+    Switch(Deployment),
+    /// Start the shorter guard timer that bounds the health phase.
+    Shorten(Deployment),
+    /// Probe until healthy for the soak time, or unhealthy, or the window is over.
+    CheckHealth(Deployment),
+    /// Write the one decision, unless the guard was first.
+    Decide(Deployment, Decision),
+    /// Make the new system permanent: profile and boot entry.
+    Confirm(Deployment),
+    /// Let the guard roll back, and see it end.
+    RollBack(Deployment),
+    /// Call a deployment off that did not touch the host, or that a reset undid: disarm its guard.
+    Abandon(Deployment, Failure),
+    /// Journal what the facts show.
+    Record(Event),
+}
+
+impl Action {
+    /// Tells whether the action may be dropped half-way when something newer makes it moot. Dropping kills its children.
+    pub fn may_be_dropped(&self) -> bool {
+        match self {
+            Action::Wait { .. } | Action::Verify(_) | Action::Build(_) => true,
+            Action::Observe(_)
+            | Action::Record(_)
+            | Action::Prepare(_)
+            | Action::Arm(_)
+            | Action::Switch(_)
+            | Action::Shorten(_)
+            | Action::CheckHealth(_)
+            | Action::Decide(..)
+            | Action::Confirm(_)
+            | Action::RollBack(_)
+            | Action::Abandon(..) => false,
+        }
+    }
+}
+
+/// A tip to be verified, and what to hold it against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// The tip.
+    pub candidate: Candidate,
+    /// The line it has to continue.
+    pub line: Line,
+}
+
+/// Which history a tip has to continue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    /// The first contact: the tip must descend from the introduction, which root pinned by id.
+    Introduction(Oid),
+    /// Fast-forward from the accepted tip.
+    Main(Tip),
+    /// On top of the accepted main line; it may have been rewritten since `previous`.
+    Test {
+        /// The accepted main line.
+        main: Tip,
+        /// The test tip accepted before this one.
+        previous: Option<Tip>,
+    },
+}
+
+/// What an action came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// It must survive: to the journal, then into the state.
+    Event(Event),
+    /// It need not survive.
+    Saw(Sighting),
+}
+
+/// Something that must survive a crash. The journal holds these and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// A tip of the main line was verified; it is the new anchor.
+    MainAccepted {
+        /// The new anchor.
+        tip: Tip,
+    },
+    /// A test tip was verified.
+    TestAccepted {
+        /// The tip.
+        tip: Tip,
+        /// The main tip it stands on.
+        main: Oid,
+    },
+    /// A tip was refused, and the verdict can't change while tip and policy stay the same.
+    Refused {
+        /// What was refused.
+        refusal: Refusal,
+    },
+    /// A target cannot be built.
+    BuildFailed {
+        /// What was to be built.
+        desired: Desired,
+        /// Why not.
+        failure: Failure,
+        /// When.
+        at: u64,
+    },
+    /// A system was built: a deployment begins.
+    Built {
+        /// Its name from now on.
+        id: DeploymentId,
+        /// What and why.
+        desired: Desired,
+        /// The derivation, where there is one.
+        drv: Option<String>,
+        /// The system.
+        toplevel: StorePath,
+        /// When.
+        at: u64,
+    },
+    /// Everything that a rollback needs is in place.
+    Prepared {
+        /// Which deployment.
+        id: DeploymentId,
+        /// The system to come back to.
+        old: StorePath,
+        /// The boot this probation belongs to.
+        boot_id: String,
+        /// When the long timer fires.
+        deadline_boottime_ms: u64,
+        /// Hard checks that were red before the switch; they count as soft this time.
+        red_before: Vec<String>,
+    },
+    /// The long guard timer runs; from here on the switch may have begun.
+    Armed {
+        /// Which deployment.
+        id: DeploymentId,
+    },
+    /// The switch ended, or was never started for a reason that facts show.
+    Switched {
+        /// Which deployment.
+        id: DeploymentId,
+        /// What the host says afterwards.
+        ended: SwitchEnd,
+    },
+    /// The shorter timer runs; the health phase began.
+    SoakStarted {
+        /// Which deployment.
+        id: DeploymentId,
+        /// When the shorter timer fires.
+        deadline_boottime_ms: u64,
+    },
+    /// The decision is on disk. It may be the guard's.
+    Decided {
+        /// Which deployment.
+        id: DeploymentId,
+        /// The decision that stands.
+        decision: Decision,
+        /// Checks that failed, with their last words.
+        failures: Vec<String>,
+    },
+    /// The new system is permanent (`switch`), or entered (`test`).
+    Confirmed {
+        /// Which deployment.
+        id: DeploymentId,
+        /// The profile's generation; `None` for a test.
+        generation: Option<u64>,
+        /// When.
+        at: u64,
+    },
+    /// The host runs the old system again.
+    RolledBack {
+        /// Which deployment.
+        id: DeploymentId,
+        /// How that came about, for people.
+        how: String,
+        /// When.
+        at: u64,
+    },
+    /// The old system could not be brought back; somebody has to look.
+    RollbackFailed {
+        /// Which deployment.
+        id: DeploymentId,
+        /// What went wrong.
+        text: String,
+        /// When.
+        at: u64,
+    },
+    /// Somebody else switched the host during the probation; it was left as they wanted it.
+    Superseded {
+        /// Which deployment.
+        id: DeploymentId,
+        /// What runs instead.
+        running: Option<StorePath>,
+        /// When.
+        at: u64,
+    },
+    /// The deployment was called off before it touched the host, or a reset ended it.
+    Abandoned {
+        /// Which deployment.
+        id: DeploymentId,
+        /// Why.
+        failure: Failure,
+        /// When.
+        at: u64,
+    },
+    /// A test system no longer runs, and this was not our doing (a reboot, an operator).
+    TestLost {
+        /// When.
+        at: u64,
+    },
+    /// An operator suspended deployments.
+    Suspended {
+        /// The suspension.
+        suspension: Suspension,
+    },
+    /// An operator lifted the suspension.
+    Resumed {
+        /// Who.
+        by: String,
+        /// When.
+        at: u64,
+    },
+    /// An operator wants a target tried again.
+    RetryRequested {
+        /// Which revision; `None` for all that is remembered as bad.
+        revision: Option<Oid>,
+        /// Who.
+        by: String,
+        /// When.
+        at: u64,
+    },
+}
+
+impl Event {
+    /// Tells whether an older version that does not know this event must stop and act on the phase alone.
+    ///
+    /// Only an event that merely informs may be carried through unread.
+    pub fn must_understand(&self) -> bool {
+        !matches!(self, Event::BuildFailed { .. } | Event::Refused { .. } | Event::TestLost { .. })
+    }
+}
+
+/// How a switch ended, judged by facts and not by its exit code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum SwitchEnd {
+    /// The host runs the new system. `exit` may still be non-zero.
+    Complete {
+        /// The exit code of `switch-to-configuration test`, where it is known.
+        exit: Option<i32>,
+    },
+    /// The host runs the old system, and nothing is left over.
+    Unchanged {
+        /// What the switch said.
+        text: String,
+    },
+    /// Half-way between.
+    Torn {
+        /// What the switch said.
+        text: String,
+    },
+}
+
+/// What need not survive: the next look shows it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sighting {
+    /// What the host says. Ends [`Action::Observe`].
+    Host {
+        /// The wall clock, unix seconds.
+        now: u64,
+        /// Facts of the host.
+        host: Box<HostFacts>,
+        /// Facts of the guard of the deployment on probation.
+        guard: GuardFacts,
+        /// The revision that root pinned: the running system's, or the configured introduction.
+        introduction: Option<Oid>,
+    },
+    /// A remote named its tips.
+    Heads {
+        /// The remote.
+        remote: String,
+        /// Branch to tip; exact names of the configuration only.
+        heads: BTreeMap<String, Oid>,
+        /// When.
+        at: u64,
+    },
+    /// A remote could not be asked.
+    Unreachable {
+        /// The remote.
+        remote: String,
+        /// Stable word for the kind of failure.
+        class: String,
+        /// What it said.
+        text: String,
+        /// When.
+        at: u64,
+    },
+    /// An action failed in a way that may pass by itself.
+    Failed {
+        /// Which target, or which tip.
+        revision: Oid,
+        /// Why.
+        failure: Failure,
+        /// When.
+        at: u64,
+    },
+    /// A wait ended.
+    Woke,
+}
+
+/// What an operator asked for on the control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Command {
+    /// Ask the remotes now.
+    Sync,
+    /// Stop deploying.
+    Suspend {
+        /// Why, for people.
+        reason: Option<String>,
+        /// Until when; `None`: until resumed.
+        until: Option<u64>,
+        /// Who asks.
+        by: String,
+    },
+    /// Deploy again.
+    Resume {
+        /// Who asks.
+        by: String,
+    },
+    /// Forget that a target was bad.
+    Retry {
+        /// Which; `None`: all.
+        revision: Option<Oid>,
+        /// Who asks.
+        by: String,
+    },
+}
+
+/// Why something failed, and what that means for the target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// What the plan does about it.
+    pub class: Class,
+    /// A stable word: `eval`, `build`, `health`, `activation`, `network`, `space`, `timeout`, `reset`, …
+    pub code: String,
+    /// What happened, for people.
+    pub text: String,
+}
+
+/// Answers the plan's question: again, never again, or stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// May pass by itself: try again, later and later.
+    Transient,
+    /// The target's own fault: quarantine it.
+    Target,
+}
+
+/// A tip that was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// The tip.
+    pub revision: Oid,
+    /// Its branch.
+    pub branch: String,
+    /// The remote that named it.
+    pub remote: String,
+    /// What would have been done with it.
+    pub operation: Operation,
+    /// The commit that the verdict is about; often one below the tip.
+    pub commit: Option<Oid>,
+    /// The stable code, such as `unsigned`.
+    pub code: String,
+    /// The verdict in words.
+    pub text: String,
+    /// What the admin can do.
+    pub advice: String,
+    /// What it was held against (policy and accepted tip): under another, the tip is judged afresh.
+    pub judged_by: String,
+    /// When.
+    pub at: u64,
+}
+
+/// Deployments are stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Suspension {
+    /// Who stopped them.
+    pub by: String,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// Until when; `None`: until resumed.
+    pub until: Option<u64>,
+    /// Since when.
+    pub at: u64,
+}
+
+/// A target that is not tried again by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Quarantined {
+    /// The target.
+    pub target: Target,
+    /// The system it built, if it got that far: the same system under another commit is bad, too.
+    pub toplevel: Option<StorePath>,
+    /// Why.
+    pub failure: Failure,
+    /// When.
+    pub at: u64,
+}

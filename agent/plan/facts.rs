@@ -1,0 +1,142 @@
+//! What is known of the world at one moment: the host's own word, the remotes' last answers, and what failed lately.
+//! All of it is found out again after a restart.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Command, Event, Failure, GuardFacts, HostFacts, Oid, Sighting};
+
+/// How many tips can be waiting for another try at once.
+const RETRIES_MAX: usize = 64;
+
+/// What is known of the world. [`Facts::see`] folds each sighting in.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// The wall clock at the last look, unix seconds.
+    pub now: u64,
+    /// What the host said; `None` before the first look.
+    pub host: Option<HostFacts>,
+    /// What the guard of the deployment on probation said.
+    pub guard: GuardFacts,
+    /// The revision that root pinned for the first contact.
+    pub introduction: Option<Oid>,
+    /// The remotes by name.
+    pub remotes: BTreeMap<String, RemoteFacts>,
+    /// What failed in a way that may pass.
+    pub retries: BTreeMap<Oid, Retry>,
+}
+
+/// What is known of one remote.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RemoteFacts {
+    /// Branch to tip at its last answer; `None`: it has not answered since the start.
+    pub heads: Option<BTreeMap<String, Oid>>,
+    /// When it last answered.
+    pub answered_at: Option<u64>,
+    /// Why it does not answer now.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why a remote does not answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trouble {
+    /// Stable word for the kind of failure.
+    pub class: String,
+    /// What it said.
+    pub text: String,
+    /// Failures in a row.
+    pub tries: u32,
+    /// Since when.
+    pub since: u64,
+    /// When it failed last.
+    pub at: u64,
+}
+
+/// A failure that is tried again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// What failed.
+    pub failure: Failure,
+    /// Failures in a row.
+    pub tries: u32,
+    /// Not before this second.
+    pub not_before: u64,
+}
+
+/// Returns how many seconds to wait after the `tries`-th failure in a row: 2, 4, 8 … up to an hour.
+///
+/// No jitter: each host builds for itself, and nobody else waits for it.
+fn retry_pause_secs(tries: u32) -> u64 {
+    const PAUSE_MAX: u64 = 3600;
+    2u64.checked_pow(tries).unwrap_or(PAUSE_MAX).min(PAUSE_MAX)
+}
+
+impl Facts {
+    /// Folds one sighting in.
+    pub fn see(&mut self, sighting: Sighting) {
+        match sighting {
+            Sighting::Host { now, host, guard, introduction } => {
+                self.now = now;
+                self.host = Some(*host);
+                self.guard = guard;
+                self.introduction = introduction;
+            }
+            Sighting::Heads { remote, heads, at } => {
+                let facts = RemoteFacts { heads: Some(heads), answered_at: Some(at), trouble: None };
+                self.remotes.insert(remote, facts);
+            }
+            Sighting::Unreachable { remote, class, text, at } => {
+                let facts = self.remotes.entry(remote).or_default();
+                let before = facts.trouble.take();
+                let tries = before.as_ref().map_or(0, |t| t.tries).saturating_add(1);
+                let since = before.map_or(at, |t| t.since);
+                facts.trouble = Some(Trouble { class, text, tries, since, at });
+            }
+            Sighting::Failed { revision, failure, at } => {
+                let tries = self.retries.get(&revision).map_or(0, |r| r.tries).saturating_add(1);
+                let not_before = at + retry_pause_secs(tries);
+                if self.retries.len() >= RETRIES_MAX {
+                    self.retries.pop_first();
+                }
+                self.retries.insert(revision, Retry { failure, tries, not_before });
+            }
+            Sighting::Woke => {}
+        }
+    }
+
+    /// Takes note of an event: what succeeded or was judged needs no other try.
+    pub fn note(&mut self, event: &Event) {
+        match event {
+            Event::Built { desired, .. } | Event::BuildFailed { desired, .. } => {
+                self.retries.remove(&desired.tip.revision);
+            }
+            Event::MainAccepted { tip } | Event::TestAccepted { tip, .. } => {
+                self.retries.remove(&tip.revision);
+            }
+            Event::Refused { refusal } => {
+                self.retries.remove(&refusal.revision);
+            }
+            Event::RetryRequested { .. } => self.retries.clear(),
+            _ => {}
+        }
+    }
+
+    /// Takes note of what an operator asked for.
+    pub fn heed(&mut self, command: &Command) {
+        if matches!(command, Command::Sync | Command::Retry { .. }) {
+            self.retries.clear();
+        }
+    }
+
+    /// Returns the tip of `branch` as the first remote, in the given order, that has answered names it.
+    pub fn tip<'a>(&'a self, order: &[String], branch: &str) -> Option<(String, &'a Oid)> {
+        order.iter().find_map(|name| {
+            let heads = self.remotes.get(name)?.heads.as_ref()?;
+            heads.get(branch).map(|oid| (name.clone(), oid))
+        })
+    }
+
+    /// Tells whether some remote has answered since the start.
+    pub fn heard(&self) -> bool {
+        self.remotes.values().any(|r| r.heads.is_some())
+    }
+}

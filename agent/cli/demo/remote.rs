@@ -29,11 +29,13 @@ pub struct Remote {
     pub url: String,
     /// The certificate of the forge's authority, in PEM.
     pub ca_file: PathBuf,
-    /// The account's password, in a file of its own.
+    /// The account's password, in a file of its own: what the agent reads.
     pub token_file: PathBuf,
+    /// The account in the form of `.netrc`: what git reads.
+    pub account_file: PathBuf,
     repository: PathBuf,
     tools: Tools,
-    _servers: [Server; 2],
+    servers: [Server; 2],
 }
 
 impl Remote {
@@ -49,15 +51,21 @@ impl Remote {
             url: format!("https://{address}/infra.git"),
             ca_file: dir.join("ca.pem"),
             token_file,
+            account_file: dir.join("netrc"),
             repository,
             tools: tools.clone(),
-            _servers: servers,
+            servers,
         })
     }
 
     /// Returns the name of the account.
     pub fn user(&self) -> &'static str {
         USER
+    }
+
+    /// Stops to serve, at once.
+    pub fn kill(&mut self) {
+        self.servers.iter_mut().for_each(Server::kill);
     }
 
     /// Returns the commit that a branch points to, or nothing if there is no such branch.
@@ -78,13 +86,17 @@ pub fn free_address() -> anyhow::Result<SocketAddr> {
 
 /// Waits until a server accepts connections at `address`.
 pub async fn await_listening(server: &mut Server, address: SocketAddr) -> anyhow::Result<()> {
+    await_start(server, async || tokio::net::TcpStream::connect(address).await.is_ok()).await
+}
+
+async fn await_start(server: &mut Server, up: impl AsyncFn() -> bool) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + START_TIME_MAX;
-    while tokio::net::TcpStream::connect(address).await.is_err() {
+    while !up().await {
         if let Some(complaint) = server.complaint() {
             bail!(complaint);
         }
         if tokio::time::Instant::now() > deadline {
-            bail!("nothing listens at '{address}' after {} s", START_TIME_MAX.as_secs());
+            bail!("'{}' does not serve after {} s", server.name(), START_TIME_MAX.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -112,7 +124,8 @@ async fn make_certificates(tools: &Tools, dir: &Path) -> anyhow::Result<()> {
         openssl(&format!("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {key}")).await?;
     }
     let certify = "-config openssl.cnf -new -sha256 -batch";
-    openssl(&format!("req {certify} -x509 -days 2 -key ca.key -subj /CN=demo-ca -extensions ca -out ca.pem")).await?;
+    openssl(&format!("req {certify} -x509 -days 2 -key ca.key -subj /CN=demo-ca -extensions ca -out ca.pem"))
+        .await?;
     openssl(&format!("req {certify} -key server.key -subj /CN=demo-forge -out server.csr")).await?;
     let sign = "x509 -req -sha256 -days 2 -in server.csr -CA ca.pem -CAkey ca.key -set_serial 1";
     openssl(&format!("{sign} -extfile openssl.cnf -extensions server -out server.pem")).await?;
@@ -135,12 +148,9 @@ async fn make_repository(tools: &Tools, dir: &Path) -> anyhow::Result<PathBuf> {
     let mut init = tools.command("git");
     init.args(["init", "--quiet", "--bare", "--initial-branch=main"]).arg(&repository);
     run(init).await?;
-    // Pushing over HTTP is off unless asked for; wants by id are what the agent sends.
-    for (key, value) in [("http.receivepack", "true"), ("uploadpack.allowReachableSHA1InWant", "true")] {
-        let mut config = tools.command("git");
-        config.arg("-C").arg(&repository).args(["config", key, value]);
-        run(config).await?;
-    }
+    let mut allow_push = tools.command("git");
+    allow_push.arg("-C").arg(&repository).args(["config", "http.receivepack", "true"]);
+    run(allow_push).await?;
     Ok(repository)
 }
 
@@ -155,11 +165,12 @@ async fn serve(tools: &Tools, dir: &Path, address: SocketAddr) -> anyhow::Result
 
     let log = dir.join("server.log");
     let mut fcgiwrap = tools.command("fcgiwrap");
-    fcgiwrap.args(["-c", "4", "-s"]).arg(format!("unix:{}", dir.join("cgi.sock").display()));
-    let fcgiwrap = tools.serve(fcgiwrap, &log)?;
+    fcgiwrap.args(["-c", "1", "-s"]).arg(format!("unix:{}", dir.join("cgi.sock").display()));
+    let mut fcgiwrap = tools.serve(fcgiwrap, &log)?;
     let mut nginx = tools.command("nginx");
     nginx.args(["-e", "stderr", "-p"]).arg(dir).arg("-c").arg(dir.join("nginx.conf"));
     let mut nginx = tools.serve(nginx, &log)?;
+    await_start(&mut fcgiwrap, async || dir.join("cgi.sock").exists()).await?;
     await_listening(&mut nginx, address).await?;
     Ok([fcgiwrap, nginx])
 }

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, Command};
 
 /// No single command of the demo takes longer than this; a first build with a cold disk needs a few seconds.
@@ -21,15 +22,17 @@ const ADMIN_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// A program, the Debian package and the nixpkgs attribute that bring it.
 struct Needed(&'static str, &'static str, &'static str);
 
-const NEEDED: [Needed; 17] = [
+const NEEDED: [Needed; 19] = [
     Needed("git", "git", "git"),
     Needed("ssh-keygen", "openssh-client", "openssh"),
     Needed("openssl", "openssl", "openssl"),
-    Needed("nginx", "nginx-light", "nginx"),
+    Needed("nginx", "nginx", "nginx"),
     Needed("fcgiwrap", "fcgiwrap", "fcgiwrap"),
     Needed("nix", "nix-bin", "nix"),
     Needed("nix-store", "nix-bin", "nix"),
+    Needed("nix-build", "nix-bin", "nix"),
     Needed("nix-env", "nix-bin", "nix"),
+    Needed("nix-instantiate", "nix-bin", "nix"),
     Needed("flock", "util-linux", "util-linux"),
     Needed("sed", "sed", "gnused"),
     Needed("cat", "coreutils", "coreutils"),
@@ -180,9 +183,9 @@ impl Server {
         Some(format!("'{}' ended ({status}): {}", self.name, tail.join("\n")))
     }
 
-    /// Returns the id of the server's process, or nothing if it has ended.
-    pub fn id(&self) -> Option<u32> {
-        self.child.id()
+    /// Returns the program's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Kills the server's own process only, as `kill -9` does, and waits for its end.
@@ -190,9 +193,25 @@ impl Server {
         self.child.kill().await.with_context(|| format!("failed to kill '{}'", self.name))
     }
 
+    /// Ends the server with its whole process group, at once; blocks for a moment.
+    ///
+    /// Its own process is asked first, so that it waits for its children and leaves no zombies.
+    pub fn kill(&mut self) {
+        const LOOKS: u32 = 50;
+        signal(self.child.id(), Signal::TERM, kill_process);
+        let group = self.child.id();
+        for _ in 0..LOOKS {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        signal(group, Signal::KILL, kill_process_group);
+    }
+
     /// Asks the server to end and waits for it; kills it with its whole group when it does not obey.
     pub async fn stop(mut self, patience: Duration) -> anyhow::Result<()> {
-        signal(self.child.id(), rustix::process::Signal::TERM, rustix::process::kill_process);
+        signal(self.child.id(), Signal::TERM, kill_process);
         let ended = tokio::time::timeout(patience, self.child.wait()).await;
         drop(ended.with_context(|| format!("'{}' did not end when asked to", self.name))?);
         Ok(())
@@ -201,17 +220,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        signal(self.child.id(), rustix::process::Signal::KILL, rustix::process::kill_process_group);
+        self.kill();
     }
 }
 
 /// Sends a signal by `send`; a process that has been waited for has no id and gets none.
-fn signal(
-    id: Option<u32>,
-    signal: rustix::process::Signal,
-    send: fn(rustix::process::Pid, rustix::process::Signal) -> rustix::io::Result<()>,
-) {
-    let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+fn signal(id: Option<u32>, signal: Signal, send: fn(Pid, Signal) -> rustix::io::Result<()>) {
+    let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // It may have ended a moment ago; then there is nobody to tell.
         send(pid, signal).ok();

@@ -1,0 +1,102 @@
+//! The agent of the demo's host: started, killed and asked as a stranger would, by its command line alone.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::tools::{Server, Tools, run};
+
+/// The agent is ready once its status answers; opening the journal takes milliseconds.
+const START_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// How long the agent may take to end when it is asked to.
+const STOP_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// The pause between two looks at the status.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// The agent, running or not.
+#[derive(Debug)]
+pub struct Agent {
+    binary: PathBuf,
+    root: PathBuf,
+    /// What the agent says while it works.
+    pub log: PathBuf,
+    tools: Tools,
+    process: Option<Server>,
+}
+
+impl Agent {
+    /// Describes the agent `binary` of the host at `root`; starts nothing.
+    pub fn new(tools: &Tools, binary: &Path, root: &Path, log: &Path) -> Agent {
+        let (binary, root, log) = (binary.to_owned(), root.to_owned(), log.to_owned());
+        Agent { binary, root, log, tools: tools.clone(), process: None }
+    }
+
+    /// Starts the agent and waits until it says of itself that it runs.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        let mut process = self.tools.serve(self.command(&["run"]), &self.log)?;
+        let deadline = tokio::time::Instant::now() + START_TIME_MAX;
+        while !self.answers().await {
+            if let Some(complaint) = process.complaint() {
+                bail!(complaint);
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("the agent does not answer after {} s", START_TIME_MAX.as_secs());
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills the agent as `kill -9` does, and waits until it is gone.
+    pub async fn kill_9(&mut self) -> anyhow::Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill_process().await,
+            None => bail!("there is no agent to be killed"),
+        }
+    }
+
+    /// Asks the agent to end, and waits for it.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        match self.process.take() {
+            Some(process) => process.stop(STOP_TIME_MAX).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Kills the agent with the children of its process group, and does not wait.
+    pub fn kill(&mut self) {
+        self.process.iter_mut().for_each(Server::kill);
+    }
+
+    /// Returns why the agent ended by itself, if it did.
+    pub fn complaint(&mut self) -> Option<String> {
+        self.process.as_mut()?.complaint()
+    }
+
+    /// Returns what `pullagent status --json` says.
+    pub async fn status(&self) -> anyhow::Result<Value> {
+        let text = self.ask(&["status", "--json"]).await?;
+        serde_json::from_str(&text).context("failed to parse the agent's status")
+    }
+
+    /// Runs a verb of the agent's command line and returns what it printed.
+    pub async fn ask(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        run(self.command(arguments)).await
+    }
+
+    async fn answers(&self) -> bool {
+        self.root.join("run/pullagent/control.sock").exists() && self.ask(&["sync"]).await.is_ok()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.tools.command(&self.binary);
+        command.arg("--root").arg(&self.root).args(arguments);
+        command
+    }
+}

@@ -1,1 +1,201 @@
-//! (room under construction)
+//! The loop. It looks at the host, asks the plan, has one action performed, journals what came of it, and starts
+//! over. A start after a crash is the same loop on a replayed journal; there is no other recovery.
+//!
+//! It knows no program, file or clock: all effects are behind `perform`, and tests pass a small world instead.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::journal::{Journal, JournalError};
+use crate::model::{Action, Command, Deployment, Event, Happened, Oid, Sighting, State, Suspension};
+use crate::plan::{self, Facts, Policy};
+use crate::report::{Doing, Snapshot};
+
+/// How many messages may wait for the loop.
+pub const INBOX_MAX: usize = 64;
+
+/// What reaches the loop from outside.
+#[derive(Debug)]
+pub enum Inbound {
+    /// Something was seen.
+    Saw(Sighting),
+    /// An operator asks for something.
+    Asked {
+        /// What.
+        command: Command,
+        /// When, unix seconds.
+        at: u64,
+        /// Where the answer goes: what was done, or why not.
+        reply: oneshot::Sender<Result<String, String>>,
+    },
+}
+
+/// What the loop owns while it runs.
+struct Loop<'a> {
+    journal: &'a mut Journal,
+    policy: &'a Policy,
+    facts: Facts,
+    show: &'a watch::Sender<Arc<Snapshot>>,
+}
+
+/// Reconciles until the journal fails.
+///
+/// # Errors
+/// An event could not be made durable. Nothing may be changed on the host until the journal was opened anew.
+pub async fn run(
+    journal: &mut Journal,
+    policy: &Policy,
+    inbox: &mut mpsc::Receiver<Inbound>,
+    show: &watch::Sender<Arc<Snapshot>>,
+    perform: impl AsyncFn(Action) -> Happened,
+) -> Result<(), JournalError> {
+    let mut this = Loop { journal, policy, facts: Facts::default(), show };
+    loop {
+        let id = this.state().deployment.as_ref().map(|d| d.id.clone());
+        let seen = perform(Action::Observe(id)).await;
+        this.take(seen)?;
+        let action = this.next();
+        this.announce(Some(&action));
+        if let Some(happened) = this.carry_out(action, inbox, &perform).await? {
+            this.take(happened)?;
+        }
+    }
+}
+
+impl Loop<'_> {
+    fn state(&self) -> &State {
+        self.journal.state()
+    }
+
+    fn next(&self) -> Action {
+        plan::next(self.state(), &self.facts, self.policy)
+    }
+
+    /// Performs one action and listens meanwhile. `None`: it was dropped, because something newer made it moot.
+    async fn carry_out(
+        &mut self,
+        action: Action,
+        inbox: &mut mpsc::Receiver<Inbound>,
+        perform: &impl AsyncFn(Action) -> Happened,
+    ) -> Result<Option<Happened>, JournalError> {
+        let mut done = pin!(perform(action.clone()));
+        loop {
+            let inbound = tokio::select! {
+                biased;
+                happened = &mut done => return Ok(Some(happened)),
+                Some(inbound) = inbox.recv() => inbound,
+            };
+            self.receive(inbound)?;
+            // Any word ends a wait, so that the host is looked at again; other actions only end when they are moot.
+            let moot = matches!(action, Action::Wait { .. }) || self.next() != action;
+            if moot && action.may_be_dropped() {
+                return Ok(None);
+            }
+            self.announce(Some(&action));
+        }
+    }
+
+    fn receive(&mut self, inbound: Inbound) -> Result<(), JournalError> {
+        match inbound {
+            Inbound::Saw(sighting) => self.take(Happened::Saw(sighting)),
+            Inbound::Asked { command, at, reply } => {
+                let answer = self.obey(command, at)?;
+                // Nobody has to wait for the answer.
+                drop(reply.send(answer));
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes an event durable, then true, then known, in this order.
+    fn take(&mut self, happened: Happened) -> Result<(), JournalError> {
+        match happened {
+            Happened::Saw(sighting) => self.facts.see(sighting),
+            Happened::Event(event) => {
+                let met: Option<Deployment> = self.state().deployment.clone();
+                self.journal.append(&event)?;
+                self.facts.note(&event, met.as_ref());
+                self.announce(None);
+            }
+        }
+        Ok(())
+    }
+
+    fn announce(&self, action: Option<&Action>) {
+        let snapshot = Snapshot {
+            state: self.state().clone(),
+            facts: self.facts.clone(),
+            doing: action.and_then(|a| doing(a, self.facts.now)),
+            trouble: plan::held(self.state(), &self.facts, self.policy),
+        };
+        self.show.send_if_modified(|shown| {
+            let changed = **shown != snapshot;
+            if changed {
+                *shown = Arc::new(snapshot);
+            }
+            changed
+        });
+    }
+
+    /// Does what an operator asked for, and says what that was.
+    fn obey(&mut self, command: Command, at: u64) -> Result<Result<String, String>, JournalError> {
+        self.facts.heed(&command);
+        let (event, said) = match command {
+            Command::Sync => return Ok(Ok("asked the remotes".to_owned())),
+            Command::Suspend { reason, until, by } => {
+                let suspension = Suspension { by, reason, until, at };
+                (
+                    Event::Suspended { suspension },
+                    "suspended; nothing is deployed until it is resumed".to_owned(),
+                )
+            }
+            Command::Resume { .. } if self.state().suspension.is_none() && self.state().foreign.is_none() => {
+                return Ok(Ok("it was not suspended".to_owned()));
+            }
+            Command::Resume { by } => (Event::Resumed { by, at }, "resumed".to_owned()),
+            Command::Retry { revision, by } => {
+                if let Some(refusal) = self.nothing_to_retry(revision.as_ref()) {
+                    return Ok(Err(refusal));
+                }
+                let said = match &revision {
+                    Some(r) => format!("{} is tried again", r.short()),
+                    None => "everything that failed is tried again".to_owned(),
+                };
+                (Event::RetryRequested { revision, by, at }, said)
+            }
+        };
+        self.take(Happened::Event(event))?;
+        Ok(Ok(said))
+    }
+
+    fn nothing_to_retry(&self, revision: Option<&Oid>) -> Option<String> {
+        let revision = revision?;
+        let state = self.state();
+        let known = state.refused.iter().any(|r| r.revision == *revision)
+            || state.quarantine.iter().any(|q| q.target.revision() == Some(revision))
+            || state.test.as_ref().is_some_and(|t| t.tip.revision == *revision)
+            || self.facts.retries.contains_key(revision);
+        (!known).then(|| format!("nothing is remembered against {}", revision.short()))
+    }
+}
+
+/// Names what is being done, for people. Waiting is not doing.
+fn doing(action: &Action, since: u64) -> Option<Doing> {
+    let of = |action, d: &Deployment| Some((action, Some(d.desired.tip.revision.clone())));
+    let named = match action {
+        Action::Observe(_) | Action::Wait { .. } | Action::Record(_) => None,
+        Action::Verify(v) => Some(("verify", Some(v.candidate.revision.clone()))),
+        Action::Build(_, desired) => Some(("build", Some(desired.tip.revision.clone()))),
+        Action::Prepare(d) => of("prepare", d),
+        Action::Arm(d) => of("arm", d),
+        Action::Switch(d) => of("switch", d),
+        Action::Shorten(d) | Action::CheckHealth(d) => of("check-health", d),
+        Action::Decide(d, _) => of("decide", d),
+        Action::Confirm(d) => of("confirm", d),
+        Action::RollBack(d) => of("roll-back", d),
+        Action::Abandon(d, _) => of("abandon", d),
+    };
+    named.map(|(action, revision)| Doing { action, revision, since })
+}

@@ -22,8 +22,8 @@ pub enum Action {
     },
     /// Fetch a tip if it is not stored yet, and verify it against the accepted history.
     Verify(Verification),
-    /// Evaluate and realise a verified commit.
-    Build(Desired),
+    /// Evaluate and realise a verified commit, as the deployment of this name.
+    Build(DeploymentId, Desired),
     /// Ready everything a rollback needs: roots, space, pre-switch check, baseline, plan, pinned binary.
     Prepare(Deployment),
     /// Start the long guard timer.
@@ -50,7 +50,7 @@ impl Action {
     /// Tells whether the action may be dropped half-way when something newer makes it moot. Dropping kills its children.
     pub fn may_be_dropped(&self) -> bool {
         match self {
-            Action::Wait { .. } | Action::Verify(_) | Action::Build(_) => true,
+            Action::Wait { .. } | Action::Verify(_) | Action::Build(..) => true,
             Action::Observe(_)
             | Action::Record(_)
             | Action::Prepare(_)
@@ -73,6 +73,8 @@ pub struct Verification {
     pub candidate: Candidate,
     /// The line it has to continue.
     pub line: Line,
+    /// Names policy and accepted tip; a refusal holds as long as it stays the same.
+    pub judged_by: String,
 }
 
 /// Which history a tip has to continue.
@@ -277,8 +279,8 @@ pub enum SwitchEnd {
     },
     /// The host runs the old system, and nothing is left over.
     Unchanged {
-        /// What the switch said.
-        text: String,
+        /// What the switch said, and whether it is the target's own fault.
+        failure: Failure,
     },
     /// Half-way between.
     Torn {

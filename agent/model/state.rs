@@ -597,6 +597,8 @@ impl State {
 
     fn end(&mut self, d: &Deployment, outcome: Outcome, at: u64) {
         self.deployment = None;
+        // What a newer version noted of this deployment ends with it.
+        self.foreign = self.foreign.take().filter(|f| f.phase == Phase::Idle);
         let ended = Ended {
             id: Some(d.id.clone()),
             toplevel: Some(d.toplevel.clone()),

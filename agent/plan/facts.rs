@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Command, Event, Failure, GuardFacts, HostFacts, Oid, Sighting};
+use crate::model::{Class, Command, Deployment, Event, Failure, GuardFacts, HostFacts, Oid, Sighting};
 
 /// How many tips can be waiting for another try at once.
 const RETRIES_MAX: usize = 64;
@@ -103,10 +103,20 @@ impl Facts {
         }
     }
 
-    /// Takes note of an event: what succeeded or was judged needs no other try.
-    pub fn note(&mut self, event: &Event) {
+    /// Takes note of an event and of the deployment that it met: what succeeded or was judged needs no other
+    /// try, and what was called off for a passing reason gets one later.
+    pub fn note(&mut self, event: &Event, deployment: Option<&Deployment>) {
         match event {
-            Event::Built { desired, .. } | Event::BuildFailed { desired, .. } => {
+            Event::Abandoned { failure, at, .. } if failure.class == Class::Transient => {
+                let Some(d) = deployment else { return };
+                let (revision, failure) = (d.desired.tip.revision.clone(), failure.clone());
+                self.see(Sighting::Failed { revision, failure, at: *at });
+            }
+            Event::Confirmed { .. } => {
+                let Some(d) = deployment else { return };
+                self.retries.remove(&d.desired.tip.revision);
+            }
+            Event::BuildFailed { desired, .. } => {
                 self.retries.remove(&desired.tip.revision);
             }
             Event::MainAccepted { tip } | Event::TestAccepted { tip, .. } => {
@@ -127,16 +137,13 @@ impl Facts {
         }
     }
 
-    /// Returns the tip of `branch` as the first remote, in the given order, that has answered names it.
-    pub fn tip<'a>(&'a self, order: &[String], branch: &str) -> Option<(String, &'a Oid)> {
-        order.iter().find_map(|name| {
-            let heads = self.remotes.get(name)?.heads.as_ref()?;
-            heads.get(branch).map(|oid| (name.clone(), oid))
-        })
-    }
-
-    /// Tells whether some remote has answered since the start.
-    pub fn heard(&self) -> bool {
-        self.remotes.values().any(|r| r.heads.is_some())
+    /// Returns the remote whose word counts now: the first, in the given order, that answers; if none does at
+    /// the moment, the first that ever did.
+    pub fn voice<'a>(&self, order: &'a [String]) -> Option<(&'a str, &BTreeMap<String, Oid>)> {
+        let heads = |name: &'a String, troubled: bool| {
+            let remote = self.remotes.get(name).filter(|r| troubled || r.trouble.is_none())?;
+            Some((name.as_str(), remote.heads.as_ref()?))
+        };
+        order.iter().find_map(|n| heads(n, false)).or_else(|| order.iter().find_map(|n| heads(n, true)))
     }
 }

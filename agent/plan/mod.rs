@@ -1,5 +1,74 @@
 //! What to do next. Pure decisions: state and facts in, one action out.
 
 mod facts;
+mod probation;
+mod select;
 
 pub use facts::{Facts, RemoteFacts, Retry, Trouble};
+pub use select::{TestStanding, judged_by, standing_of_test};
+
+use crate::model::{Action, State};
+
+/// How many resets may end the probation of one target before it counts as the target's fault.
+///
+/// One may be a power cut; a system that resets its host each time it is activated must not be tried for ever.
+pub const RESETS_MAX: u32 = 3;
+
+/// What the configuration says about decisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Names of the remotes, in order of preference.
+    pub remotes: Vec<String>,
+    /// The branch that is switched to.
+    pub main_branch: String,
+    /// The branch that is tested.
+    pub test_branch: Option<String>,
+    /// Names the trust policy: refusals under another one are judged afresh.
+    pub trust_digest: String,
+    /// Whether a system that somebody else switched to is replaced.
+    pub enforce_drift: bool,
+    /// The machine that this configuration is for.
+    pub expected_machine_id: Option<String>,
+    /// Milliseconds that a guard must have left for a switch to begin.
+    pub arming_margin_ms: u64,
+}
+
+/// Decides what to do next.
+pub fn next(state: &State, facts: &Facts, policy: &Policy) -> Action {
+    let Some(host) = &facts.host else {
+        return Action::Observe(state.deployment.as_ref().map(|d| d.id.clone()));
+    };
+    match &state.deployment {
+        Some(deployment) => probation::next(deployment, state, facts, host, policy),
+        None => select::next(state, facts, host, policy),
+    }
+}
+
+/// Says why this host must not deploy anything at all at the moment, in words for people.
+pub fn held(state: &State, facts: &Facts, policy: &Policy) -> Option<String> {
+    let host = facts.host.as_ref()?;
+    if let Some(foreign) = &state.foreign {
+        return Some(format!(
+            "the journal was written by a newer pullagent (event '{}'); 'pullagent resume' goes on without it",
+            foreign.event
+        ));
+    }
+    if let Some(expected) = &policy.expected_machine_id
+        && host.machine_id.as_ref() != Some(expected)
+    {
+        return Some("this is another machine than the configuration is for (expectedMachineId)".to_owned());
+    }
+    if state.main.is_none() && facts.introduction.is_none() {
+        return Some(
+            "the running system does not say which revision it was built from; \
+             set services.pullagent.settings.trust.introduction to a commit that you trust"
+                .to_owned(),
+        );
+    }
+    None
+}
+
+/// Tells whether an operator's suspension is in force.
+pub fn suspended(state: &State, now: u64) -> bool {
+    state.suspension.as_ref().is_some_and(|s| s.until.is_none_or(|until| now < until))
+}

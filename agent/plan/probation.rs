@@ -1,0 +1,143 @@
+//! The next step of a deployment under way. Whatever happened to agent or host, the same few rules apply.
+
+use crate::model::{
+    Action, Arbiter, Class, Decision, Deployment, Event, Failure, HostFacts, Operation, Stage, State, Step,
+    SwitchEnd, Trial,
+};
+
+use super::{Facts, Policy, RESETS_MAX, suspended};
+use crate::model::StorePath;
+
+/// Decides the next step of `d`.
+pub(super) fn next(
+    d: &Deployment,
+    state: &State,
+    facts: &Facts,
+    host: &HostFacts,
+    policy: &Policy,
+) -> Action {
+    match &d.stage {
+        Stage::Built => begin(d, state, facts, host),
+        Stage::Probation { trial, step } if trial.boot_id != host.boot_id => {
+            after_reset(d, step, state, host)
+        }
+        Stage::Probation { trial, step } => go_on(d, trial, step, state, facts, host, policy),
+    }
+}
+
+/// The host is untouched.
+fn begin(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts) -> Action {
+    if let Some(foreign) = &state.foreign {
+        let text = format!("the journal was written by a newer pullagent (event '{}')", foreign.event);
+        return Action::Abandon(d.clone(), transient("foreign", text));
+    }
+    if let Some(bad) = state.quarantined(&d.desired.tip.target(), Some(&d.toplevel)) {
+        let text = format!("it builds the same system as one that was bad before: {}", bad.failure.text);
+        return Action::Abandon(
+            d.clone(),
+            Failure { class: Class::Target, code: bad.failure.code.clone(), text },
+        );
+    }
+    if suspended(state, facts.now) {
+        return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
+    }
+    let runs = host.running.as_ref() == Some(&d.toplevel) && !host.is_torn();
+    let permanent = host.profile.as_ref() == Some(&d.toplevel);
+    match d.desired.operation {
+        Operation::Switch if runs && permanent => confirmed(d, host.generation, facts.now),
+        Operation::Test if runs => confirmed(d, None, facts.now),
+        Operation::Switch | Operation::Test => Action::Prepare(d.clone()),
+    }
+}
+
+fn confirmed(d: &Deployment, generation: Option<u64>, at: u64) -> Action {
+    Action::Record(Event::Confirmed { id: d.id.clone(), generation, at })
+}
+
+/// The host was reset during the probation. Until a deployment is confirmed, the old system is the one that boots.
+fn after_reset(d: &Deployment, step: &Step, state: &State, host: &HostFacts) -> Action {
+    match step {
+        // The new system was healthy, and it booted: finish.
+        Step::Confirming if host.running.as_ref() == Some(&d.toplevel) => Action::Confirm(d.clone()),
+        // Decided; the reset did it, and the guard says so.
+        Step::RollingBack { .. } => Action::RollBack(d.clone()),
+        Step::Confirming | Step::Prepared | Step::Armed | Step::Activated { .. } | Step::Soaking => {
+            let target = d.desired.tip.target();
+            let before = state.resets.as_ref().filter(|r| r.target == target).map_or(0, |r| r.count);
+            let class = if before + 1 >= RESETS_MAX { Class::Target } else { Class::Transient };
+            let text = match class {
+                Class::Target => {
+                    format!("the host was reset {RESETS_MAX} times while this system was on probation")
+                }
+                Class::Transient => "the host was reset while this system was on probation".to_owned(),
+            };
+            Action::Abandon(d.clone(), Failure { class, code: "reset".to_owned(), text })
+        }
+    }
+}
+
+fn go_on(
+    d: &Deployment,
+    trial: &Trial,
+    step: &Step,
+    state: &State,
+    facts: &Facts,
+    host: &HostFacts,
+    policy: &Policy,
+) -> Action {
+    let undecided = matches!(step, Step::Armed | Step::Activated { .. } | Step::Soaking);
+    if undecided && let Some(decision) = standing_decision(d, trial, step, state, facts, host) {
+        return Action::Decide(d.clone(), decision);
+    }
+    match step {
+        Step::Prepared => {
+            let left = trial.deadline_boottime_ms.saturating_sub(host.boottime_ms);
+            if left < policy.arming_margin_ms || facts.guard.decision.is_some() || state.foreign.is_some() {
+                let text = "the preparations are out of date".to_owned();
+                Action::Abandon(d.clone(), transient("expired", text))
+            } else {
+                Action::Arm(d.clone())
+            }
+        }
+        Step::Armed => Action::Switch(d.clone()),
+        Step::Activated { ended: SwitchEnd::Complete { .. } } => Action::Shorten(d.clone()),
+        Step::Activated { ended: SwitchEnd::Unchanged { failure } } => {
+            Action::Abandon(d.clone(), failure.clone())
+        }
+        Step::Activated { ended: SwitchEnd::Torn { text } } => {
+            let reason = format!("the switch stopped half-way: {text}");
+            Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent })
+        }
+        Step::Soaking => Action::CheckHealth(d.clone()),
+        Step::Confirming => Action::Confirm(d.clone()),
+        Step::RollingBack { .. } => Action::RollBack(d.clone()),
+    }
+}
+
+/// A decision that is forced on us: the guard's own, another switch, or a newer version's record.
+fn standing_decision(
+    d: &Deployment,
+    trial: &Trial,
+    step: &Step,
+    state: &State,
+    facts: &Facts,
+    host: &HostFacts,
+) -> Option<Decision> {
+    if let Some(decision) = &facts.guard.decision {
+        return Some(decision.clone());
+    }
+    if let Some(foreign) = &state.foreign {
+        let reason = format!("a newer pullagent left event '{}', which this one can't read", foreign.event);
+        return Some(Decision::RollBack { reason, by: Arbiter::Agent });
+    }
+    let switched = matches!(step, Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking);
+    let third = |r: &StorePath| *r != d.toplevel && *r != trial.old;
+    if switched && !host.is_torn() && host.running.as_ref().is_some_and(third) {
+        return Some(Decision::Superseded);
+    }
+    None
+}
+
+fn transient(code: &str, text: String) -> Failure {
+    Failure { class: Class::Transient, code: code.to_owned(), text }
+}

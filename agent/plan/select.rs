@@ -1,0 +1,165 @@
+//! What an idle agent does: which tip to verify, which verified tip to run.
+
+use crate::model::{
+    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Line, Oid, Operation, State, TestLine,
+    TestProgress, Tip, Verification, Why,
+};
+
+use super::{Facts, Policy, held, suspended};
+
+/// Decides what an idle agent does.
+pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Action {
+    if let Some(test) = &state.test
+        && let TestProgress::Entered { toplevel, .. } = &test.progress
+        && host.running.as_ref() != Some(toplevel)
+        && !host.is_torn()
+    {
+        return Action::Record(Event::TestLost { at: facts.now });
+    }
+    if held(state, facts, policy).is_some() {
+        return Action::Wait { until: None };
+    }
+    if suspended(state, facts.now) {
+        return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
+    }
+    if let Some(verification) = verification(state, facts, policy) {
+        return Action::Verify(verification);
+    }
+    match desired(state, facts, host, policy) {
+        Some(desired) if may_try(facts, &desired.tip.revision) => {
+            let id = DeploymentId::new(state.deployments_begun + 1, &desired.tip.revision);
+            Action::Build(id, desired)
+        }
+        _ => Action::Wait {
+            until: facts.retries.values().map(|r| r.not_before).filter(|t| *t > facts.now).min(),
+        },
+    }
+}
+
+/// Names what a tip is judged by: the trust policy and the accepted tip of its line.
+pub fn judged_by(policy: &Policy, line: &Line) -> String {
+    let anchor = match line {
+        Line::Introduction(revision) => revision,
+        Line::Main(tip) => &tip.revision,
+        Line::Test { main, .. } => &main.revision,
+    };
+    format!("{}@{anchor}", policy.trust_digest)
+}
+
+/// Returns the next tip to verify, main line first.
+fn verification(state: &State, facts: &Facts, policy: &Policy) -> Option<Verification> {
+    let (remote, heads) = facts.voice(&policy.remotes)?;
+    let pick = |branch: &str, operation, line: Line, done: &dyn Fn(&Oid) -> bool| {
+        let revision = heads.get(branch)?;
+        let judged_by = judged_by(policy, &line);
+        let refused = state
+            .refused
+            .iter()
+            .any(|r| r.revision == *revision && r.branch == branch && r.judged_by == judged_by);
+        if done(revision) || refused || !may_try(facts, revision) {
+            return None;
+        }
+        let candidate = Candidate {
+            remote: remote.to_owned(),
+            branch: branch.to_owned(),
+            revision: revision.clone(),
+            operation,
+        };
+        Some(Verification { candidate, line, judged_by })
+    };
+    let line = match &state.main {
+        Some(tip) => Line::Main(tip.clone()),
+        None => Line::Introduction(facts.introduction.clone()?),
+    };
+    let accepted = |r: &Oid| state.main.as_ref().is_some_and(|m| m.revision == *r);
+    if let Some(v) = pick(&policy.main_branch, Operation::Switch, line, &accepted) {
+        return Some(v);
+    }
+    let main = state.main.clone()?;
+    let stands =
+        |r: &Oid| state.test.as_ref().is_some_and(|t| t.tip.revision == *r && t.main == main.revision);
+    let line = Line::Test { main: main.clone(), previous: state.test.as_ref().map(|t| t.tip.clone()) };
+    pick(policy.test_branch.as_ref()?, Operation::Test, line, &stands)
+}
+
+/// Tells whether a revision may be tried now, or has to wait after a failure.
+fn may_try(facts: &Facts, revision: &Oid) -> bool {
+    facts.retries.get(revision).is_none_or(|r| r.not_before <= facts.now)
+}
+
+/// Whether the test line is the one to run, and if not, why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TestStanding {
+    /// It stands on the accepted main line, and its branch still names it.
+    Wins,
+    /// No remote has answered since the start: what runs, stays.
+    Unknown,
+    /// The branch is gone.
+    Deleted,
+    /// The main line went past it.
+    Overtaken,
+    /// The branch names another tip, which is not accepted.
+    Moved,
+    /// It was tried, and does not come back by itself.
+    Over,
+}
+
+/// Judges the test line.
+pub fn standing_of_test(test: &TestLine, state: &State, facts: &Facts, policy: &Policy) -> TestStanding {
+    if matches!(test.progress, TestProgress::Over { .. }) {
+        return TestStanding::Over;
+    }
+    if state.main.as_ref().is_none_or(|m| m.revision != test.main || m.revision == test.tip.revision) {
+        return TestStanding::Overtaken;
+    }
+    let Some(branch) = &policy.test_branch else { return TestStanding::Deleted };
+    let Some((_, heads)) = facts.voice(&policy.remotes) else { return TestStanding::Unknown };
+    match heads.get(branch) {
+        None => TestStanding::Deleted,
+        Some(tip) if *tip == test.tip.revision => TestStanding::Wins,
+        Some(_) => TestStanding::Moved,
+    }
+}
+
+/// Returns what is to run instead of what runs, if anything.
+fn desired(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<Desired> {
+    let main = state.main.as_ref()?;
+    let Some(test) = &state.test else { return desired_main(main, state, host, policy) };
+    let entered = matches!(test.progress, TestProgress::Entered { .. });
+    match standing_of_test(test, state, facts, policy) {
+        // While it runs there is nothing to do; while nobody can be asked, nothing is done.
+        TestStanding::Wins | TestStanding::Unknown if entered => None,
+        TestStanding::Wins if state.quarantined(&test.tip.target(), None).is_none() => {
+            Some(Desired { tip: test.tip.clone(), operation: Operation::Test, why: Why::NewRevision })
+        }
+        _ if entered => Some(end_of_test(main, state)),
+        _ => desired_main(main, state, host, policy),
+    }
+}
+
+/// Back to the main line; to the confirmed revision, if the newest is known to be bad.
+fn end_of_test(main: &Tip, state: &State) -> Desired {
+    let bad = state.quarantined(&main.target(), None).is_some();
+    let confirmed = state.settled.as_ref().map(|s| &s.tip).filter(|_| bad);
+    Desired { tip: confirmed.unwrap_or(main).clone(), operation: Operation::Switch, why: Why::EndOfTest }
+}
+
+fn desired_main(main: &Tip, state: &State, host: &HostFacts, policy: &Policy) -> Option<Desired> {
+    if state.quarantined(&main.target(), None).is_some() {
+        return None;
+    }
+    let want = |why| Some(Desired { tip: main.clone(), operation: Operation::Switch, why });
+    let permanent = host.running.is_some() && host.running == host.profile;
+    match &state.settled {
+        Some(s) if s.tip.revision == main.revision && host.running.as_ref() == Some(&s.toplevel) => None,
+        Some(s) if s.tip.revision == main.revision => {
+            if policy.enforce_drift {
+                want(Why::Drift)
+            } else {
+                None
+            }
+        }
+        _ if permanent && host.running_revision.as_ref() == Some(&main.revision) => None,
+        _ => want(Why::NewRevision),
+    }
+}

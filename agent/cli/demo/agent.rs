@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde_json::Value;
 use tokio::process::Command;
 
 use super::tools::{Server, Tools, run};
+use crate::report::Status;
 
 /// The agent is ready once its status answers; opening the journal takes milliseconds.
 const START_TIME_MAX: Duration = Duration::from_secs(20);
@@ -40,7 +40,7 @@ impl Agent {
     pub async fn start(&mut self) -> anyhow::Result<()> {
         let mut process = self.tools.serve(self.command(&["run"]), &self.log)?;
         let deadline = tokio::time::Instant::now() + START_TIME_MAX;
-        while !self.answers().await {
+        while !self.speaks(&process).await {
             if let Some(complaint) = process.complaint() {
                 bail!(complaint);
             }
@@ -69,18 +69,13 @@ impl Agent {
         }
     }
 
-    /// Kills the agent with the children of its process group, and does not wait.
-    pub fn kill(&mut self) {
-        self.process.iter_mut().for_each(Server::kill);
-    }
-
     /// Returns why the agent ended by itself, if it did.
     pub fn complaint(&mut self) -> Option<String> {
         self.process.as_mut()?.complaint()
     }
 
     /// Returns what `pullagent status --json` says.
-    pub async fn status(&self) -> anyhow::Result<Value> {
+    pub async fn status(&self) -> anyhow::Result<Status> {
         let text = self.ask(&["status", "--json"]).await?;
         serde_json::from_str(&text).context("failed to parse the agent's status")
     }

@@ -42,6 +42,8 @@ pub struct View {
     pub etc: Option<StorePath>,
     /// The `system` profile.
     pub profile: Option<StorePath>,
+    /// The number of the profile's generation.
+    pub generation: Option<u64>,
     /// What the boot loader would start.
     pub boot: Option<StorePath>,
     /// The first line of the service's page.
@@ -97,11 +99,6 @@ impl Host {
         self.root.join("nix/var/nix/profiles/system")
     }
 
-    /// Stops the web service, at once.
-    pub fn kill(&mut self) {
-        self.service.iter_mut().for_each(Server::kill);
-    }
-
     /// Returns the system that `/run/current-system` names.
     pub fn running(&self) -> Option<StorePath> {
         self.system_at("run/current-system")
@@ -119,6 +116,7 @@ impl Host {
             running: self.running(),
             etc: self.system_at("etc/static"),
             profile: self.system_at("nix/var/nix/profiles/system"),
+            generation: self.generation(),
             boot: self.boot_default(),
             title: page.lines().next().unwrap_or_default().to_owned(),
             health: self.get("/healthz").await?.0,
@@ -127,6 +125,11 @@ impl Host {
 
     fn system_at(&self, link: &str) -> Option<StorePath> {
         StorePath::containing(&self.root.join(link).canonicalize().ok()?)
+    }
+
+    fn generation(&self) -> Option<u64> {
+        let link = std::fs::read_link(self.profile()).ok()?;
+        link.to_str()?.strip_prefix("system-")?.strip_suffix("-link")?.parse().ok()
     }
 
     fn boot_default(&self) -> Option<StorePath> {

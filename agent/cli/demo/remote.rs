@@ -35,7 +35,7 @@ pub struct Remote {
     pub account_file: PathBuf,
     repository: PathBuf,
     tools: Tools,
-    servers: [Server; 2],
+    _servers: [Server; 2],
 }
 
 impl Remote {
@@ -54,18 +54,13 @@ impl Remote {
             account_file: dir.join("netrc"),
             repository,
             tools: tools.clone(),
-            servers,
+            _servers: servers,
         })
     }
 
     /// Returns the name of the account.
     pub fn user(&self) -> &'static str {
         USER
-    }
-
-    /// Stops to serve, at once.
-    pub fn kill(&mut self) {
-        self.servers.iter_mut().for_each(Server::kill);
     }
 
     /// Returns the commit that a branch points to, or nothing if there is no such branch.

@@ -183,6 +183,11 @@ impl Server {
         Some(format!("'{}' ended ({status}): {}", self.name, tail.join("\n")))
     }
 
+    /// Returns the id of the server's process, or nothing if it has ended.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Returns the program's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -193,10 +198,10 @@ impl Server {
         self.child.kill().await.with_context(|| format!("failed to kill '{}'", self.name))
     }
 
-    /// Ends the server with its whole process group, at once; blocks for a moment.
+    /// Ends the server with its whole process group; blocks for a moment.
     ///
     /// Its own process is asked first, so that it waits for its children and leaves no zombies.
-    pub fn kill(&mut self) {
+    fn kill(&mut self) {
         const LOOKS: u32 = 50;
         signal(self.child.id(), Signal::TERM, kill_process);
         let group = self.child.id();

@@ -49,8 +49,8 @@ pub struct World {
     pub store: Store,
     /// The commit and the system that the host was installed with.
     pub first: (Oid, StorePath),
-    dir: PathBuf,
-    keep: bool,
+    /// Dropped last: by then every server has ended.
+    directory: Directory,
 }
 
 impl World {
@@ -61,12 +61,12 @@ impl World {
     pub async fn build(setup: &Setup) -> anyhow::Result<World> {
         let search_path = search_path();
         let tools = Tools::find(&search_path)?;
-        let dir = create_directory(&setup.dir)?;
-        let world = build_in(setup, &dir, tools).await;
-        if world.is_err() && !setup.keep {
-            remove(&dir);
-        }
-        world
+        build_in(setup, Directory::create(setup)?, tools).await
+    }
+
+    /// Returns how many processes run that the agent started and that outlive it by design.
+    pub fn leftovers(&self) -> usize {
+        leftovers::count(&self.directory.path)
     }
 
     /// Stops the agent as an administrator would, then everything else.
@@ -75,19 +75,8 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        self.agent.kill();
-        self.host.kill();
-        self.remote.kill();
-        leftovers::kill(&self.dir);
-        if !self.keep {
-            remove(&self.dir);
-        }
-    }
-}
-
-async fn build_in(setup: &Setup, dir: &Path, mut tools: Tools) -> anyhow::Result<World> {
+async fn build_in(setup: &Setup, directory: Directory, mut tools: Tools) -> anyhow::Result<World> {
+    let dir = directory.path.as_path();
     let home = dir.join("home");
     std::fs::create_dir(&home).with_context(|| format!("failed to create '{}'", home.display()))?;
     tools.set("HOME", &home);
@@ -114,8 +103,7 @@ async fn build_in(setup: &Setup, dir: &Path, mut tools: Tools) -> anyhow::Result
     let revision = push_first(&alice, &wiring).await?;
     let system = install(&alice, &store, &mut host, &revision, dir).await?;
     let agent = Agent::new(&nix_tools, &setup.agent, &root, &dir.join("agent.log"));
-    let (dir, keep, first) = (dir.to_owned(), setup.keep, (revision, system));
-    Ok(World { agent, host, remote, alice, mallory, store, first, dir, keep })
+    Ok(World { agent, host, remote, alice, mallory, store, first: (revision, system), directory })
 }
 
 async fn push_first(alice: &Person, wiring: &Wiring<'_>) -> anyhow::Result<Oid> {
@@ -148,21 +136,44 @@ fn search_path() -> std::ffi::OsString {
     std::env::var_os("PATH").unwrap_or_default()
 }
 
-/// Creates the directory; returns its name without symbolic links, which Nix does not accept in a store's name.
-fn create_directory(dir: &Path) -> anyhow::Result<PathBuf> {
-    let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
-    create.with_context(|| format!("failed to create '{}'", dir.display()))?;
-    let dir = dir.canonicalize().with_context(|| format!("failed to resolve '{}'", dir.display()))?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    match dir.to_str() {
-        Some(name) if name.len() <= DIRECTORY_BYTES_MAX && name.chars().all(plain) => Ok(dir),
-        Some(_) | None => {
-            let unusable = dir.display().to_string();
-            std::fs::remove_dir(&dir).with_context(|| format!("failed to remove '{unusable}'"))?;
+/// The throw-away directory.
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Directory {
+    /// Creates it; its path is free of symbolic links, which Nix does not accept in a store's name.
+    fn create(setup: &Setup) -> anyhow::Result<Directory> {
+        let Setup { dir, keep, .. } = setup;
+        let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
+        create.with_context(|| format!("failed to create '{}'", dir.display()))?;
+        let path = dir.canonicalize().with_context(|| format!("failed to resolve '{}'", dir.display()))?;
+        let directory = Directory { path, keep: *keep };
+        if !is_plain(&directory.path) {
+            let unusable = directory.path.display().to_string();
+            // Dropping it removes it again.
+            drop(Directory { keep: false, ..directory });
             bail!(
                 "'{unusable}' cannot be the demo's directory: at most {DIRECTORY_BYTES_MAX} bytes of letters, \
                  digits, '.', '_' and '-' fit into configuration files and socket addresses"
-            )
+            );
+        }
+        Ok(directory)
+    }
+}
+
+fn is_plain(path: &Path) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    path.to_str().is_some_and(|name| name.len() <= DIRECTORY_BYTES_MAX && name.chars().all(plain))
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        leftovers::kill(&self.path);
+        if !self.keep {
+            remove(&self.path);
         }
     }
 }
@@ -174,7 +185,6 @@ fn remove(dir: &Path) {
         open_directories(dir);
         match std::fs::remove_dir_all(dir) {
             Ok(()) => return,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
             // A process that was killed a moment ago may have created one more file.
             Err(_) => std::thread::sleep(std::time::Duration::from_millis(50)),
         }

@@ -85,8 +85,9 @@ impl Agent {
         run(self.command(arguments)).await
     }
 
-    async fn answers(&self) -> bool {
-        self.root.join("run/pullagent/control.sock").exists() && self.ask(&["sync"]).await.is_ok()
+    /// Tells whether the status is this very process's; a file of its forerunner may lie there.
+    async fn speaks(&self, process: &Server) -> bool {
+        self.status().await.is_ok_and(|status| process.id() == Some(status.agent.pid))
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

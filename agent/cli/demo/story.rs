@@ -75,6 +75,11 @@ impl Story {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// Returns how many steps were told.
+    pub fn steps(&self) -> u32 {
+        self.narrator.steps()
+    }
+
     /// Ends the agent, then the world.
     pub async fn end(self) -> anyhow::Result<()> {
         self.world.tear_down().await
@@ -173,7 +178,9 @@ impl Story {
             if self.world.host.get("/healthz").await?.0 == 404 {
                 return Ok(true);
             }
-            if judged(&self.world.agent.status().await?, tip) {
+            let status = self.world.agent.status().await?;
+            self.narrator.saw(&status);
+            if judged(&status, tip) {
                 return Ok(false);
             }
             tokio::time::sleep(LOOK_PAUSE).await;

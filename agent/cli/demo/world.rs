@@ -150,14 +150,13 @@ impl Directory {
         let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
         create.with_context(|| format!("failed to create '{}'", dir.display()))?;
         let path = dir.canonicalize().with_context(|| format!("failed to resolve '{}'", dir.display()))?;
-        let directory = Directory { path, keep: *keep };
+        let mut directory = Directory { path, keep: *keep };
         if !is_plain(&directory.path) {
-            let unusable = directory.path.display().to_string();
-            // Dropping it removes it again.
-            drop(Directory { keep: false, ..directory });
+            directory.keep = false;
             bail!(
-                "'{unusable}' cannot be the demo's directory: at most {DIRECTORY_BYTES_MAX} bytes of letters, \
-                 digits, '.', '_' and '-' fit into configuration files and socket addresses"
+                "'{}' cannot be the demo's directory: at most {DIRECTORY_BYTES_MAX} bytes of letters, digits, \
+                 '.', '_' and '-' fit into configuration files and socket addresses",
+                directory.path.display()
             );
         }
         Ok(directory)

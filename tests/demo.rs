@@ -1,7 +1,12 @@
 //! Goal: what `pullagent demo` shows is what happens. Method: first its world alone, without the agent, so that a
 //! later refusal or rollback is the agent's doing and not the world's; then the verb itself.
 
-use std::path::PathBuf;
+#![expect(clippy::unwrap_used, clippy::panic, reason = "this is a test")]
+#![expect(clippy::disallowed_methods, reason = "a test runs the program as its user does")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use pullagent::cli::demo::flake::{Tempo, page};
 use pullagent::cli::demo::people::Change;
@@ -9,7 +14,8 @@ use pullagent::cli::demo::{Setup, World};
 
 fn setup(name: &str) -> Setup {
     let dir = std::env::temp_dir().join(format!("pullagent-test-{name}-{}", std::process::id()));
-    Setup { dir, keep: false, agent: PathBuf::from(env!("CARGO_BIN_EXE_pullagent")), tempo: Tempo::FAST }
+    let agent = PathBuf::from(env!("CARGO_BIN_EXE_pullagent"));
+    Setup { dir, keep: false, own_store: true, agent, tempo: Tempo::FAST }
 }
 
 /// Builds what alice has checked out, by hand.
@@ -86,4 +92,86 @@ async fn await_view(
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     panic!("the host never came to look as wanted: {:?}", world.host.view().await);
+}
+
+/// Where no store of its own can be had, the machine's serves, if this user may build in it.
+#[tokio::test]
+async fn the_machines_store_serves_as_well() {
+    if rustix::fs::access("/nix/store", rustix::fs::Access::WRITE_OK).is_err() {
+        println!("skipped: this user may not write to the machine's store");
+        return;
+    }
+    let world = World::build(&Setup { own_store: false, ..setup("machine") }).await.unwrap();
+    assert!(!world.store.private && world.first.1.as_path().starts_with("/nix/store"));
+    let view = world.host.view().await.unwrap();
+    assert_eq!((view.running, view.health, view.generation), (Some(world.first.1.clone()), 200, Some(1)));
+}
+
+#[test]
+fn the_demo_ends_as_promised() {
+    let dir = setup("whole").dir;
+    let output = demo(&dir).output().unwrap();
+    let (told, complaint) = texts(&output);
+    assert!(output.status.success(), "{told}\n{complaint}");
+    for expected in [
+        "refused, unsigned",
+        "refused, unknown-key",
+        "refused, not-fast-forward",
+        "rolled back and quarantined",
+        "kill -9",
+        "$ pullagent status",
+        "$ pullagent history",
+        "All 8 steps ended as promised",
+    ] {
+        assert!(told.contains(expected), "'{expected}' is not told:\n{told}");
+    }
+    assert_nothing_is_left(&dir);
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing() {
+    let dir = setup("interrupted").dir;
+    let mut child = demo(&dir).stdout(Stdio::piped()).spawn().unwrap();
+    // By then servers and agent run.
+    let begun = Instant::now();
+    while !dir.join("host/run/pullagent/status.json").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the agent never started");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_nothing_is_left(&dir);
+}
+
+#[test]
+fn a_directory_that_exists_is_not_touched() {
+    let dir = setup("exists").dir;
+    std::fs::create_dir(&dir).unwrap();
+    let output = demo(&dir).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(texts(&output).1.contains("failed to create"), "{:?}", texts(&output));
+    std::fs::remove_dir(&dir).unwrap();
+}
+
+fn demo(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pullagent"));
+    command.args(["demo", "--fast", "--dir"]).arg(dir).stdin(Stdio::null());
+    command
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// No file, and no process that was given the directory in its arguments.
+fn assert_nothing_is_left(dir: &Path) {
+    assert!(!dir.exists(), "'{}' is still there", dir.display());
+    let dir = dir.to_str().unwrap();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        assert!(!line.contains(dir), "a process is left: {line}");
+    }
 }

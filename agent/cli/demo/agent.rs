@@ -36,21 +36,18 @@ impl Agent {
         Agent { binary, root, log, tools: tools.clone(), process: None }
     }
 
+    /// Starts the agent and does not wait for anything.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        self.process = Some(self.tools.serve(self.command(&["run"]), &self.log)?);
+        Ok(())
+    }
+
     /// Starts the agent and waits until it says of itself that it runs.
     pub async fn start(&mut self) -> anyhow::Result<()> {
-        let mut process = self.tools.serve(self.command(&["run"]), &self.log)?;
-        let deadline = tokio::time::Instant::now() + START_TIME_MAX;
-        while !self.speaks(&process).await {
-            if let Some(complaint) = process.complaint() {
-                bail!(complaint);
-            }
-            if tokio::time::Instant::now() > deadline {
-                bail!("the agent does not answer after {} s", START_TIME_MAX.as_secs());
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-        self.process = Some(process);
-        Ok(())
+        self.spawn()?;
+        let id = self.process.as_ref().and_then(Server::id);
+        // A status of its forerunner may lie there.
+        self.await_status(START_TIME_MAX, |status| Some(status.agent.pid) == id).await.map(drop)
     }
 
     /// Kills the agent as `kill -9` does, and waits until it is gone.
@@ -69,9 +66,31 @@ impl Agent {
         }
     }
 
-    /// Returns why the agent ended by itself, if it did.
-    pub fn complaint(&mut self) -> Option<String> {
-        self.process.as_mut()?.complaint()
+    /// Looks at the status again and again until it is as wanted.
+    ///
+    /// # Errors
+    /// If that takes longer than `limit`, or the agent ends by itself.
+    pub async fn await_status(
+        &mut self,
+        limit: Duration,
+        mut wanted: impl FnMut(&Status) -> bool,
+    ) -> anyhow::Result<Status> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let status = self.status().await;
+            if let Some(status) = status.as_ref().ok().filter(|status| wanted(status)) {
+                return Ok(status.clone());
+            }
+            if let Some(complaint) = self.process.as_mut().and_then(Server::complaint) {
+                bail!("the agent ended by itself: {complaint}");
+            }
+            if tokio::time::Instant::now() > deadline {
+                status.context("failed to ask for the status")?;
+                let page = self.ask(&["status"]).await?;
+                bail!("not as expected after {} s; the agent says:\n{page}", limit.as_secs());
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
     }
 
     /// Returns what `pullagent status --json` says.
@@ -83,11 +102,6 @@ impl Agent {
     /// Runs a verb of the agent's command line and returns what it printed.
     pub async fn ask(&self, arguments: &[&str]) -> anyhow::Result<String> {
         run(self.command(arguments)).await
-    }
-
-    /// Tells whether the status is this very process's; a file of its forerunner may lie there.
-    async fn speaks(&self, process: &Server) -> bool {
-        self.status().await.is_ok_and(|status| process.id() == Some(status.agent.pid))
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

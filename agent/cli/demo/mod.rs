@@ -73,7 +73,9 @@ async fn show(args: &Args) -> anyhow::Result<()> {
     let mut story = Story::begin(world, narrator).await?;
     if let Err(wrong) = story.tell().await {
         let last_words = story.last_words();
-        return Err(wrong.context(format!("the demo did not go as promised; the agent's log ends:\n{last_words}")));
+        return Err(
+            wrong.context(format!("the demo did not go as promised; the agent's log ends:\n{last_words}"))
+        );
     }
     anstream::println!("\n{}", story.closing_words().await?);
     let steps = story.steps();
@@ -93,6 +95,7 @@ fn setup(args: &Args) -> anyhow::Result<Setup> {
     Ok(Setup {
         dir: args.dir.clone().unwrap_or_else(unused),
         keep: args.keep,
+        own_store: true,
         agent: std::env::current_exe().context("failed to find this program's own file")?,
         tempo: if args.fast { Tempo::FAST } else { Tempo::SHOWN },
     })
@@ -101,7 +104,10 @@ fn setup(args: &Args) -> anyhow::Result<Setup> {
 fn introduce(narrator: &Narrator, world: &World, took: Duration) {
     let store = if world.store.private { "one of its own" } else { "the machine's" };
     narrator.line("store", &format!("{store}: {}", world.store.dir.display()));
-    narrator.line("forge", &format!("{}  (HTTPS, its own authority, one account for everybody)", world.remote.url));
+    narrator.line(
+        "forge",
+        &format!("{}  (HTTPS, its own authority, one account for everybody)", world.remote.url),
+    );
     narrator.line("host", &format!("generation 1 runs and serves http://{}/", world.host.address));
     narrator.line("trusts", "the key of alice, and nothing else");
     narrator.line("", &format!("ready after {:.1} s", took.as_secs_f32()));

@@ -29,20 +29,25 @@ pub struct Store {
 }
 
 impl Store {
-    /// Readies a store for the host at `root`: its own one, or the machine's if that fails.
+    /// Readies a store for the host at `root`: its own one if that is wanted and works, else the machine's.
     ///
     /// Returns the tools with the environment that leads every Nix to it.
     ///
     /// # Errors
-    /// If neither store can build anything; the error says what each of them said.
-    pub async fn open(tools: &Tools, root: &Path) -> anyhow::Result<(Store, Tools)> {
-        let (mine, its_tools) = Store::private(tools, root)?;
-        let Err(first) = mine.probe().await else { return Ok((mine, its_tools)) };
-        let (machines, its_tools) = Store::machine(tools).await?;
-        machines.probe().await.with_context(|| {
-            format!("found no Nix store to build in; a private one said '{first:#}', the machine's")
-        })?;
-        Ok((machines, its_tools))
+    /// If nothing can be built; the error says what each store said.
+    pub async fn open(tools: &Tools, root: &Path, own: bool) -> anyhow::Result<(Store, Tools)> {
+        let mut said = "was not wanted".to_owned();
+        if own {
+            let (store, its_tools) = Store::private(tools, root)?;
+            match store.probe().await {
+                Ok(()) => return Ok((store, its_tools)),
+                Err(e) => said = format!("said: {e:#}"),
+            }
+        }
+        let (store, its_tools) = Store::machine(tools).await?;
+        let probed = store.probe().await;
+        probed.with_context(|| format!("found no Nix store to build in; one of the demo's own {said}"))?;
+        Ok((store, its_tools))
     }
 
     fn private(tools: &Tools, root: &Path) -> anyhow::Result<(Store, Tools)> {

@@ -103,7 +103,8 @@ impl Story {
     }
 
     async fn rewritten(&mut self) -> anyhow::Result<()> {
-        self.narrator.step("The forge is made to serve another history, although signed by Alice: a force push");
+        self.narrator
+            .step("The forge is made to serve another history, although signed by Alice: a force push");
         self.expect_refusal(Culprit::Rewriter, "not-fast-forward").await
     }
 
@@ -155,8 +156,10 @@ impl Story {
     }
 
     async fn sick(&mut self) -> anyhow::Result<()> {
-        self.narrator.step("Alice pushes a signed commit that removes a file which the health check asks for");
-        let tip = self.alice_publishes("site: remove files that nobody needs", "Tidy", &["site/healthz"]).await?;
+        self.narrator
+            .step("Alice pushes a signed commit that removes a file which the health check asks for");
+        let tip =
+            self.alice_publishes("site: remove files that nobody needs", "Tidy", &["site/healthz"]).await?;
         self.narrator.expect("built and activated; the health check fails; the old system comes back");
         let sight = self.watch_for_404(&tip).await?;
         let status = self.await_status(|status| judged(status, &tip)).await?;
@@ -199,7 +202,8 @@ impl Story {
     }
 
     async fn tried(&mut self) -> anyhow::Result<()> {
-        self.narrator.step("Alice tries something on this host only: a signed commit on the branch test-demo");
+        self.narrator
+            .step("Alice tries something on this host only: a signed commit on the branch test-demo");
         self.world.alice.check_out(&self.accepted).await?;
         let content = page("Trial");
         let message = format!("site: try another headline\n\nDeploy-To: {TEST_BRANCH}");
@@ -225,7 +229,8 @@ impl Story {
     }
 
     async fn killed(&mut self) -> anyhow::Result<()> {
-        self.narrator.step("Alice pushes a signed commit, and the agent is killed in the middle of the switch");
+        self.narrator
+            .step("Alice pushes a signed commit, and the agent is killed in the middle of the switch");
         self.world.alice.check_out(&self.accepted).await?;
         let (content, flake) = (page("Survived"), with_migration(MIGRATION_SECS));
         let write = [("site/index.html", content.as_str()), ("flake.nix", flake.as_str())];
@@ -305,22 +310,12 @@ impl Story {
     }
 
     async fn await_status(&mut self, done: impl Fn(&Status) -> bool) -> anyhow::Result<Status> {
-        let deadline = Instant::now() + STEP_TIME_MAX;
-        loop {
-            let status = self.world.agent.status().await?;
-            self.narrator.saw(&status);
-            if done(&status) {
-                return Ok(status);
-            }
-            if let Some(complaint) = self.world.agent.complaint() {
-                bail!("the agent ended by itself: {complaint}");
-            }
-            if Instant::now() > deadline {
-                let page = self.world.agent.ask(&["status"]).await?;
-                bail!("not as expected after {} s; the agent says:\n{page}", STEP_TIME_MAX.as_secs());
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
+        let narrator = &mut self.narrator;
+        let wanted = |status: &Status| {
+            narrator.saw(status);
+            done(status)
+        };
+        self.world.agent.await_status(STEP_TIME_MAX, wanted).await
     }
 
     /// Checks that the host looks as after the last step that was to change it.

@@ -237,3 +237,36 @@ fn signal(id: Option<u32>, signal: Signal, send: fn(Pid, Signal) -> rustix::io::
         send(pid, signal).ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_error_names_all_that_is_missing_and_its_packages() {
+        let nowhere = std::env::temp_dir().join("pullagent-there-is-no-such-directory");
+        let wanting = [
+            Needed("git", "git", "git"),
+            Needed("nix", "nix-bin", "nix"),
+            Needed("nix-env", "nix-bin", "nix"),
+        ];
+        let missing: Vec<&Needed> = wanting
+            .iter()
+            .filter(|needed| find_in(std::slice::from_ref(&nowhere), needed.0).is_none())
+            .collect();
+        assert_eq!(
+            describe_missing(&missing),
+            "the demo needs programs that are not installed: git nix nix-env\n  \
+             Debian:  apt-get install git nix-bin\n  Nix:     nix shell nixpkgs#git nixpkgs#nix"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_failure_repeats_the_complaint() {
+        let tools = Tools { search_path: "/usr/bin:/bin".into(), environment: Vec::new() };
+        let mut command = tools.command("sh");
+        command.args(["-c", "echo out; echo complaint >&2; exit 3"]);
+        let error = run(command).await.unwrap_err().to_string();
+        assert!(error.contains("exit status: 3): complaint"), "{error}");
+    }
+}

@@ -26,6 +26,8 @@ pub struct Setup {
     pub dir: PathBuf,
     /// Whether the directory outlives the world.
     pub keep: bool,
+    /// Whether to try a Nix store of its own before the machine's.
+    pub own_store: bool,
     /// The program that is the agent.
     pub agent: PathBuf,
     /// How fast it works.
@@ -85,7 +87,7 @@ async fn build_in(setup: &Setup, directory: Directory, mut tools: Tools) -> anyh
 
     let root = dir.join("host");
     let mut host = Host::create(&tools, &root)?;
-    let (store, nix_tools) = Store::open(&tools, &root).await?;
+    let (store, nix_tools) = Store::open(&tools, &root, setup.own_store).await?;
     let remote = Remote::start(&tools, &dir.join("forge")).await?;
     std::os::unix::fs::symlink(&remote.account_file, home.join(".netrc"))
         .context("failed to give git its account")?;

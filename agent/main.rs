@@ -1,5 +1,9 @@
 //! `pullagent`: argv to [`pullagent::cli`] to exit code.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
+    pullagent::cli::hidden::dispatch(&argv).unwrap_or(ExitCode::SUCCESS)
 }

@@ -1,3 +1,5 @@
 //! (room under construction)
 
+pub mod hidden;
+
 pub mod demo;

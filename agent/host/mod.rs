@@ -1,1 +1,25 @@
-//! (room under construction)
+//! The machine outside: one file per program or facility, without policy.
+//!
+//! Nothing in here decides anything. It runs a program, reads a file or a clock, and says exactly what
+//! came of it; what that means is decided above.
+
+pub mod clock;
+pub mod command;
+pub mod detach;
+pub mod facts;
+pub mod files;
+mod group;
+pub mod job;
+pub mod nix;
+pub mod switch;
+
+/// Returns an error with its whole chain as one line, for a record that is written where no edge prints it.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        text.push_str(&format!(": {e}"));
+        source = e.source();
+    }
+    text.replace('\n', " ")
+}

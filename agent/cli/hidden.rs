@@ -1,0 +1,141 @@
+//! Owns the arguments of the roles that our binary plays for itself. They are written by us and read by us
+//! (`guard`'s also by other versions of us), so they are parsed strictly and explained to nobody.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::guard::{self, GuardArgs};
+use crate::host::command::{self, ExecChild, Limits};
+use crate::host::{detach, job};
+
+/// Plays the hidden role that `argv` (without the program's name) asks for; `None` if it asks for none.
+pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
+    let (verb, rest) = argv.split_first()?;
+    let played = match verb.to_str()? {
+        "exec-child" => exec_child(rest).map(|args| command::exec_child_main(&args)),
+        "detach" => after_dashes(rest).map(detach::detach_main),
+        "record-exit" => record_exit(rest).map(|args| job::record_exit_main(&args)),
+        "guard" => guard_args(rest).map(|args| guard::main(&args)),
+        _ => return None,
+    };
+    Some(played.unwrap_or_else(|| {
+        eprintln!("pullagent: '{}' is for pullagent's own use", verb.to_string_lossy());
+        ExitCode::from(2)
+    }))
+}
+
+fn exec_child(args: &[OsString]) -> Option<ExecChild> {
+    let mut args = Args(args);
+    let parent = args.value("--parent")?.to_str()?.parse().ok()?;
+    let limits = Limits {
+        address_space: args.number("--limit-as")?,
+        cpu_secs: args.number("--limit-cpu")?,
+        file_size: args.number("--limit-fsize")?,
+    };
+    Some(ExecChild { parent, limits, argv: after_dashes(args.0)?.to_vec() })
+}
+
+fn record_exit(args: &[OsString]) -> Option<job::RecordExit> {
+    let mut args = Args(args);
+    let dir = PathBuf::from(args.value("--dir")?);
+    let limit = Duration::from_millis(args.number("--limit-ms")??);
+    Some(job::RecordExit { dir, limit, argv: after_dashes(args.0)?.to_vec() })
+}
+
+fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
+    let mut args = Args(args);
+    let role = args.0.first()?.to_str()?.to_owned();
+    let dir = PathBuf::from(args.value(&role)?);
+    let parsed = match role.as_str() {
+        "--selftest" => GuardArgs::Selftest { dir },
+        "--fire" => GuardArgs::Fire { dir },
+        "--wait" => GuardArgs::Wait { dir, until_boottime_ms: args.number("--until")?? },
+        _ => return None,
+    };
+    args.0.is_empty().then_some(parsed)
+}
+
+/// Takes what follows `--`, at least one word.
+fn after_dashes(args: &[OsString]) -> Option<&[OsString]> {
+    let (dashes, rest) = args.split_first()?;
+    (dashes == "--" && !rest.is_empty()).then_some(rest)
+}
+
+/// Options in the one order in which we write them.
+struct Args<'a>(&'a [OsString]);
+
+impl<'a> Args<'a> {
+    /// Takes the value of option `name`, if that comes next.
+    fn value(&mut self, name: &str) -> Option<&'a OsStr> {
+        match self.0 {
+            [option, value, rest @ ..] if option == name => {
+                self.0 = rest;
+                Some(value)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the number after option `name`: `None` if it is no number, `Some(None)` if the option is absent.
+    fn number(&mut self, name: &str) -> Option<Option<u64>> {
+        match self.value(name) {
+            Some(value) => Some(Some(value.to_str()?.parse().ok()?)),
+            None => Some(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn only_hidden_roles_are_taken() {
+        assert!(dispatch(&words("status")).is_none());
+        assert!(dispatch(&[]).is_none());
+    }
+
+    #[test]
+    fn exec_child_takes_limits_in_order() {
+        let parsed = exec_child(&words("--parent 7 --limit-as 5 --limit-fsize 6 -- /bin/sh -c x")).unwrap();
+        let limits = Limits { address_space: Some(5), cpu_secs: None, file_size: Some(6) };
+        assert_eq!(parsed, ExecChild { parent: 7, limits, argv: words("/bin/sh -c x") });
+        for bad in ["", "--parent x -- a", "--parent 7 --", "--parent 7 a", "--parent 7 --limit-as x -- a"] {
+            assert_eq!(exec_child(&words(bad)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn record_exit_needs_all_of_it() {
+        let parsed = record_exit(&words("--dir /d --limit-ms 1500 -- a b")).unwrap();
+        assert_eq!((parsed.limit.as_millis(), parsed.argv.len()), (1500, 2));
+        for bad in ["--dir /d -- a", "--limit-ms 1 -- a", "--dir /d --limit-ms 1"] {
+            assert_eq!(record_exit(&words(bad)), None, "{bad}");
+        }
+    }
+
+    /// These are an ABI: an older binary reads them from a newer one, and the other way round.
+    #[test]
+    fn the_guard_s_arguments_are_frozen() {
+        let dir = || PathBuf::from("/d");
+        let table = [
+            ("--selftest /d", GuardArgs::Selftest { dir: dir() }),
+            ("--fire /d", GuardArgs::Fire { dir: dir() }),
+            ("--wait /d --until 90", GuardArgs::Wait { dir: dir(), until_boottime_ms: 90 }),
+        ];
+        for (line, expected) in table {
+            assert_eq!(guard_args(&words(line)), Some(expected.clone()));
+            let written: Vec<OsString> = expected.to_argv();
+            assert_eq!(written, words(&format!("guard {line}")));
+        }
+        for bad in ["", "--fire", "--fire /d x", "--wait /d", "--wait /d --until x", "--undo /d"] {
+            assert_eq!(guard_args(&words(bad)), None, "{bad}");
+        }
+    }
+}

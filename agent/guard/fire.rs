@@ -1,0 +1,274 @@
+//! Owns the rollback: waits for the deadline, takes the decision if nobody did, and brings the old system
+//! back. All of it runs in the pinned binary, in a process of its own.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::GuardError;
+use super::plan::{GuardPlan, decide, read_decision, read_plan, read_result, write_result};
+use crate::host::files::{self, FileError, io_error};
+use crate::host::{chain, clock, detach, facts, job, switch};
+use crate::model::{Arbiter, Decision, GuardResult, HostFacts, StorePath};
+
+/// How often a timer looks whether it was decided already.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the old system is switched to before we give up.
+const TRIES: u32 = 2;
+/// How long to wait before another try: a lock held by another switch may be free then.
+const BETWEEN_TRIES: Duration = Duration::from_secs(3);
+/// How long the switch to the new system may take to end when asked to.
+const STOP_TIME: Duration = Duration::from_secs(15);
+/// How often a timer whose rollback could not even be recorded fires again, and how long it waits in between.
+const FIRES_MAX: u32 = 60;
+const BETWEEN_FIRES: Duration = Duration::from_secs(10);
+/// How much longer than its tries another rollback may hold the lock.
+const LOCK_MARGIN: Duration = Duration::from_secs(60);
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// What came of firing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fired {
+    /// Nothing: this was decided before.
+    Stands(Decision),
+    /// A rollback ended so; maybe an earlier one.
+    Ended(GuardResult),
+}
+
+/// The process of a timer: waits until the deadline, then fires; ends early when there is nothing to wait for.
+pub(super) fn wait_and_fire(dir: &Path, until_boottime_ms: u64) -> Result<(), GuardError> {
+    let _timer = match begin_to_wait(dir, until_boottime_ms) {
+        Ok(Some(lock)) => lock,
+        Ok(None) => {
+            detach::say_ready();
+            return Ok(());
+        }
+        Err(e) => {
+            detach::say_failed(&chain(&e));
+            return Err(e);
+        }
+    };
+    detach::say_ready();
+    while clock::boottime_ms() < until_boottime_ms {
+        if is_moot(dir) {
+            return Ok(());
+        }
+        let left = Duration::from_millis(until_boottime_ms.saturating_sub(clock::boottime_ms()));
+        std::thread::sleep(left.min(LOOK));
+    }
+    fire_until_done(dir)
+}
+
+/// Fires again after a failure that left no result (a full disk, for one): nobody else may be there to try.
+fn fire_until_done(dir: &Path) -> Result<(), GuardError> {
+    let mut fired = Ok(());
+    for _ in 0..FIRES_MAX {
+        if is_moot(dir) {
+            return Ok(());
+        }
+        fired = fire_here(dir);
+        if fired.is_ok() {
+            break;
+        }
+        std::thread::sleep(BETWEEN_FIRES);
+    }
+    fired
+}
+
+/// Takes the timer's own lock; `None` if the same timer runs already.
+fn begin_to_wait(dir: &Path, until_boottime_ms: u64) -> Result<Option<File>, GuardError> {
+    detach::leave().map_err(io_error("leave the session for", dir))?;
+    read_plan(dir)?;
+    let lock = open_lock(&dir.join(format!("timer-{until_boottime_ms}")))?;
+    Ok(try_lock(&lock, dir)?.then_some(lock))
+}
+
+/// Tells whether nothing is left to be done at the deadline. A rollback that was decided but has no result
+/// may have died with whoever wanted to see to it, so that is still ours.
+fn is_moot(dir: &Path) -> bool {
+    let kept = matches!(read_decision(dir), Ok(Some(Decision::Confirm | Decision::Superseded)));
+    kept || matches!(read_result(dir), Ok(Some(_))) || !dir.exists()
+}
+
+/// Fires, on a runtime of its own.
+pub(super) fn fire_here(dir: &Path) -> Result<(), GuardError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(io_error("start a runtime for", dir))?;
+    let fired = runtime.block_on(fire(dir))?;
+    println!("{fired:?}");
+    Ok(())
+}
+
+/// Decides to roll back unless it was decided before, and carries the decision out. Safe to repeat; of two
+/// at once the second waits for the first and finds its result.
+pub async fn fire(dir: &Path) -> Result<Fired, GuardError> {
+    let plan = read_plan(dir)?;
+    let _lock = lock(dir, &plan).await?;
+    if let Some(result) = read_result(dir)? {
+        return Ok(Fired::Ended(result));
+    }
+    let reason = "nobody confirmed the new system in time".to_owned();
+    let decision = decide(dir, &Decision::RollBack { reason, by: Arbiter::Guard })?;
+    if let Decision::Confirm | Decision::Superseded = decision {
+        return Ok(Fired::Stands(decision));
+    }
+    let result = roll_back(dir, &plan).await?;
+    write_result(dir, &result)?;
+    Ok(Fired::Ended(result))
+}
+
+/// What the host runs, seen from a plan.
+enum Standing {
+    /// The old system, completely.
+    Old,
+    /// The new one, or something between the two.
+    Tried,
+    /// A system that is neither: somebody else switched.
+    Foreign,
+    /// Another boot than the one in which the new system was tried.
+    Rebooted,
+}
+
+async fn roll_back(dir: &Path, plan: &GuardPlan) -> Result<GuardResult, GuardError> {
+    end_switch(plan).await;
+    // Tells a later run, should this one die, that it was us who brought the old system back.
+    let began = dir.join("rolling-back");
+    let mut said = String::from("the host does not run it after a switch that reported success");
+    for attempt in 0..=TRIES {
+        match standing(plan)? {
+            Standing::Rebooted => return Ok(GuardResult::NothingToDo),
+            Standing::Foreign => return Ok(GuardResult::Superseded),
+            Standing::Old if began.exists() => return Ok(GuardResult::RolledBack),
+            Standing::Old => return Ok(GuardResult::NothingToDo),
+            Standing::Tried if attempt == TRIES => break,
+            Standing::Tried => {}
+        }
+        // Without it, a later run would say "nothing to do" instead of "rolled back".
+        files::write_atomic(&began, b"", files::PRIVATE).ok();
+        if attempt > 0 {
+            tokio::time::sleep(BETWEEN_TRIES).await;
+        }
+        if let Err(e) = switch::roll_back(&plan.old, Duration::from_millis(plan.switch_limit_ms)).await {
+            said = chain(&e);
+        }
+    }
+    Ok(GuardResult::Failed { text: format!("cannot switch back to '{}': {said}", plan.old) })
+}
+
+/// Ends the switch to the new system if it still runs: it would hold the lock that switching back needs.
+///
+/// If it does not end, or its job cannot be read, switching back is tried all the same.
+async fn end_switch(plan: &GuardPlan) {
+    if job::request_stop(&plan.switch_job).is_ok() {
+        job::wait(&plan.switch_job, STOP_TIME).await.ok();
+    }
+}
+
+fn standing(plan: &GuardPlan) -> Result<Standing, FileError> {
+    let known = [plan.old.clone(), plan.new.clone()];
+    let facts = facts::observe_knowing(&plan.host(), &known)?;
+    Ok(judge(plan, &facts))
+}
+
+fn judge(plan: &GuardPlan, facts: &HostFacts) -> Standing {
+    let foreign = |path: &Option<StorePath>| path.as_ref().is_some_and(|p| *p != plan.old && *p != plan.new);
+    if facts.boot_id != plan.boot_id {
+        Standing::Rebooted
+    } else if foreign(&facts.running) || foreign(&facts.etc) {
+        Standing::Foreign
+    } else if facts.running.as_ref() == Some(&plan.old) && !facts.is_torn() {
+        Standing::Old
+    } else {
+        Standing::Tried
+    }
+}
+
+/// Waits until no other rollback of this deployment runs, not longer than one can take.
+async fn lock(dir: &Path, plan: &GuardPlan) -> Result<File, GuardError> {
+    let longest = Duration::from_millis(plan.switch_limit_ms) * TRIES + LOCK_MARGIN;
+    let until = clock::boottime_ms().saturating_add(longest.as_millis() as u64);
+    let lock = open_lock(&dir.join("lock"))?;
+    while !try_lock(&lock, dir)? {
+        if clock::boottime_ms() >= until {
+            return Err(GuardError::Busy(dir.to_owned()));
+        }
+        tokio::time::sleep(LOCK_POLL).await;
+    }
+    Ok(lock)
+}
+
+fn open_lock(path: &Path) -> Result<File, FileError> {
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    open.map_err(io_error("open", path))
+}
+
+/// Returns whether the lock was free; then it is held as long as `lock` is open.
+fn try_lock(lock: &File, dir: &Path) -> Result<bool, FileError> {
+    match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(io_error("lock", dir)(e.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standing_of_the_host() {
+        let path = |name: &str| -> StorePath {
+            format!("/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-{name}").parse().unwrap()
+        };
+        let plan = GuardPlan {
+            schema: super::super::SCHEMA,
+            deployment: crate::model::DeploymentId::new(1, &"a".repeat(40).parse().unwrap()),
+            old: path("old"),
+            new: path("new"),
+            revision: "a".repeat(40).parse().unwrap(),
+            branch: "main".into(),
+            operation: "switch".into(),
+            root: "/".into(),
+            switch_job: "/job".into(),
+            boot_id: "b1".into(),
+            deadline_boottime_ms: 1,
+            switch_limit_ms: 1,
+            old_checks: serde_json::Value::Null,
+            agent_version: "0".into(),
+        };
+        // running, /etc, lists left, expected
+        let table = [
+            ("old", "old", false, "old"),
+            ("old", "-", false, "old"),
+            ("old", "old", true, "tried"),
+            ("old", "new", false, "tried"),
+            ("new", "new", false, "tried"),
+            ("new", "new", true, "tried"),
+            ("new", "old", false, "tried"),
+            ("-", "new", false, "tried"),
+            ("-", "-", false, "tried"),
+            ("third", "third", false, "foreign"),
+            ("third", "third", true, "foreign"),
+            ("old", "third", false, "foreign"),
+            ("new", "third", true, "foreign"),
+        ];
+        for (running, etc, leftover_lists, expected) in table {
+            let link = |name: &str| (name != "-").then(|| path(name));
+            let (running, etc) = (link(running), link(etc));
+            let facts =
+                HostFacts { running, etc, leftover_lists, boot_id: "b1".into(), ..Default::default() };
+            let name = |standing| match standing {
+                Standing::Old => "old",
+                Standing::Tried => "tried",
+                Standing::Foreign => "foreign",
+                Standing::Rebooted => "rebooted",
+            };
+            assert_eq!(name(judge(&plan, &facts)), expected, "{facts:?}");
+            let later = HostFacts { boot_id: "b2".into(), ..facts };
+            assert_eq!(name(judge(&plan, &later)), "rebooted");
+        }
+    }
+}

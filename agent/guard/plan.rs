@@ -1,0 +1,300 @@
+//! Owns the files of one guard: plan, decision, result. Runs nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::GuardError;
+use crate::host::facts::HostPaths;
+use crate::host::files::{self, Created, io_error};
+use crate::model::{Decision, DeploymentId, GuardFacts, GuardResult, Oid, StorePath};
+
+/// The rules that [`GuardPlan`] follows. Fields may be added under the same number; older versions ignore them.
+pub const SCHEMA: u32 = 1;
+/// How long any file of a guard may be, in bytes.
+const FILE_MAX: u64 = 1 << 20;
+
+/// What is tried and what to go back to. Written once; an ABI between versions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuardPlan {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The deployment on probation.
+    pub deployment: DeploymentId,
+    /// The system to go back to.
+    pub old: StorePath,
+    /// The system that is tried.
+    pub new: StorePath,
+    /// What the new system was built from.
+    pub revision: Oid,
+    /// The branch it came from.
+    pub branch: String,
+    /// What is to become of it when it proves healthy: `switch` or `test`.
+    pub operation: String,
+    /// The directory that the host lies below; `/` but for demo and tests.
+    pub root: PathBuf,
+    /// The directory of the job that switches to the new system; a rollback ends it first.
+    pub switch_job: PathBuf,
+    /// The boot in which the deployment began. A reboot in between has undone it.
+    pub boot_id: String,
+    /// When the long timer fires, in milliseconds since boot.
+    pub deadline_boottime_ms: u64,
+    /// How long one try to switch back may take, in milliseconds.
+    pub switch_limit_ms: u64,
+    /// The old system's health checks, as its configuration has them.
+    pub old_checks: serde_json::Value,
+    /// The version of the agent that wrote the plan.
+    pub agent_version: String,
+}
+
+impl GuardPlan {
+    /// Returns where the host says what it runs.
+    pub fn host(&self) -> HostPaths {
+        HostPaths::under(&self.root)
+    }
+
+    fn has_same_subject(&self, other: &GuardPlan) -> bool {
+        (&self.deployment, &self.old, &self.new) == (&other.deployment, &other.old, &other.new)
+    }
+}
+
+/// Writes the plan into `dir`, which is made, and returns the one in force.
+///
+/// That is an earlier one if this is a repetition in the same boot. A plan of an earlier boot is replaced:
+/// none of its timers lives.
+pub fn write_plan(dir: &Path, plan: &GuardPlan) -> Result<GuardPlan, GuardError> {
+    fs::create_dir_all(dir).map_err(io_error("make directory", dir))?;
+    files::sync_dir(files::parent(dir))?;
+    let path = plan_path(dir);
+    let json = to_json(&path, plan)?;
+    match files::create_once(&path, &json, FILE_MAX)? {
+        Created::Won => Ok(plan.clone()),
+        Created::Lost(_) => {
+            let earlier = read_plan(dir)?;
+            if !earlier.has_same_subject(plan) {
+                return Err(GuardError::OtherPlan(plan.deployment.clone()));
+            }
+            if earlier.boot_id == plan.boot_id {
+                return Ok(earlier);
+            }
+            files::write_atomic(&path, &json, files::PRIVATE)?;
+            Ok(plan.clone())
+        }
+    }
+}
+
+/// Reads the plan in `dir`.
+pub fn read_plan(dir: &Path) -> Result<GuardPlan, GuardError> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema: u32,
+    }
+    let path = plan_path(dir);
+    let bytes = files::read_bounded(&path, FILE_MAX)?;
+    let Version { schema } = from_json(&path, &bytes)?;
+    if schema == SCHEMA {
+        from_json(&path, &bytes)
+    } else {
+        Err(GuardError::Schema { dir: dir.to_owned(), schema })
+    }
+}
+
+/// Decides the fate of the deployment unless that was done before; returns the decision in force.
+pub fn decide(dir: &Path, decision: &Decision) -> Result<Decision, GuardError> {
+    let path = dir.join("decision");
+    match files::create_once(&path, &to_json(&path, decision)?, FILE_MAX)? {
+        Created::Won => Ok(decision.clone()),
+        Created::Lost(bytes) => from_json(&path, &bytes),
+    }
+}
+
+/// Reads the decision, if one was taken.
+pub fn read_decision(dir: &Path) -> Result<Option<Decision>, GuardError> {
+    read_json(&dir.join("decision"))
+}
+
+/// Reads how a rollback ended, if one did.
+pub fn read_result(dir: &Path) -> Result<Option<GuardResult>, GuardError> {
+    read_json(&result_path(dir))
+}
+
+/// Reads all that the guard in `dir` has to say.
+pub fn facts(dir: &Path) -> Result<GuardFacts, GuardError> {
+    Ok(GuardFacts { decision: read_decision(dir)?, result: read_result(dir)? })
+}
+
+/// Writes how a rollback ended.
+pub(super) fn write_result(dir: &Path, result: &GuardResult) -> Result<(), GuardError> {
+    let path = result_path(dir);
+    Ok(files::write_atomic(&path, &to_json(&path, result)?, files::PRIVATE)?)
+}
+
+/// Removes the guards below `all` whose work is done, with the garbage collector roots in them, except those
+/// in `except`; returns what it left standing besides.
+///
+/// Done is what was confirmed, superseded, or rolled back, and what an earlier boot began. A guard that may
+/// yet have to roll back is never removed, whoever forgot it.
+pub fn sweep(all: &Path, except: &[DeploymentId], boot_id: &str) -> Result<Vec<PathBuf>, GuardError> {
+    let entries = match fs::read_dir(all) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(io_error("list", all)(e).into()),
+    };
+    let mut left = Vec::new();
+    for entry in entries {
+        let dir = entry.map_err(io_error("list", all))?.path();
+        if except.iter().any(|id| dir.file_name() == Some(id.as_str().as_ref())) {
+            continue;
+        }
+        if is_done(&dir, boot_id) {
+            fs::remove_dir_all(&dir).map_err(io_error("remove", &dir))?;
+        } else {
+            left.push(dir);
+        }
+    }
+    files::sync_dir(all)?;
+    Ok(left)
+}
+
+/// What cannot be read is not done: better a directory too many than a guard too few.
+fn is_done(dir: &Path, boot_id: &str) -> bool {
+    match facts(dir) {
+        Ok(GuardFacts { result: Some(_), .. })
+        | Ok(GuardFacts { decision: Some(Decision::Confirm | Decision::Superseded), .. }) => true,
+        Ok(GuardFacts { decision: Some(Decision::RollBack { .. }) | None, result: None }) => {
+            match read_plan(dir) {
+                Ok(plan) => plan.boot_id != boot_id,
+                // Without a plan no timer was ever started.
+                Err(GuardError::File(e)) => e.is_not_found(),
+                Err(_) => false,
+            }
+        }
+        Err(_) => false,
+    }
+}
+
+fn plan_path(dir: &Path) -> PathBuf {
+    dir.join("plan.json")
+}
+
+fn result_path(dir: &Path) -> PathBuf {
+    dir.join("result.json")
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, GuardError> {
+    let bytes = files::read_if_exists(path, FILE_MAX)?;
+    bytes.map(|bytes| from_json(path, &bytes)).transpose()
+}
+
+fn from_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, GuardError> {
+    serde_json::from_slice(bytes).map_err(|source| GuardError::Json { path: path.to_owned(), source })
+}
+
+fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, GuardError> {
+    serde_json::to_vec(value).map_err(|source| GuardError::Json { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Arbiter;
+
+    fn plan(boot_id: &str) -> GuardPlan {
+        GuardPlan {
+            schema: SCHEMA,
+            deployment: DeploymentId::new(7, &"a".repeat(40).parse().unwrap()),
+            old: "/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-old".parse().unwrap(),
+            new: "/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-new".parse().unwrap(),
+            revision: "a".repeat(40).parse().unwrap(),
+            branch: "main".into(),
+            operation: "switch".into(),
+            root: "/".into(),
+            switch_job: "/var/lib/pullagent/jobs/7-aaaaaaa/switch".into(),
+            boot_id: boot_id.into(),
+            deadline_boottime_ms: 90_000,
+            switch_limit_ms: 60_000,
+            old_checks: serde_json::json!({ "web": { "http": "http://127.0.0.1/" } }),
+            agent_version: "0.1.0".into(),
+        }
+    }
+
+    /// Other versions read and write these files.
+    #[test]
+    fn the_files_are_frozen() {
+        let frozen = r#"{"schema":1,"deployment":"7-aaaaaaa","old":"/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-old","new":"/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-new","revision":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","branch":"main","operation":"switch","root":"/","switchJob":"/var/lib/pullagent/jobs/7-aaaaaaa/switch","bootId":"b1","deadlineBoottimeMs":90000,"switchLimitMs":60000,"oldChecks":{"web":{"http":"http://127.0.0.1/"}},"agentVersion":"0.1.0"}"#;
+        assert_eq!(serde_json::to_string(&plan("b1")).unwrap(), frozen);
+        let decisions = [
+            (Decision::Confirm, r#"{"decision":"confirm"}"#),
+            (
+                Decision::RollBack { reason: "late".into(), by: Arbiter::Guard },
+                r#"{"decision":"roll-back","reason":"late","by":"guard"}"#,
+            ),
+            (Decision::Superseded, r#"{"decision":"superseded"}"#),
+        ];
+        for (decision, json) in decisions {
+            assert_eq!(serde_json::to_string(&decision).unwrap(), json);
+        }
+        let results = [
+            (GuardResult::RolledBack, r#"{"outcome":"rolled-back"}"#),
+            (GuardResult::NothingToDo, r#"{"outcome":"nothing-to-do"}"#),
+            (GuardResult::Superseded, r#"{"outcome":"superseded"}"#),
+            (GuardResult::Failed { text: "x".into() }, r#"{"outcome":"failed","text":"x"}"#),
+        ];
+        for (result, json) in results {
+            assert_eq!(serde_json::to_string(&result).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn a_plan_is_written_once_per_boot() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("7-aaaaaaa");
+        write_plan(&dir, &plan("b1")).unwrap();
+        let repeated = GuardPlan { deadline_boottime_ms: 1, ..plan("b1") };
+        assert_eq!(write_plan(&dir, &repeated).unwrap(), plan("b1"));
+        let other = GuardPlan { new: plan("b1").old, ..plan("b1") };
+        assert!(matches!(write_plan(&dir, &other), Err(GuardError::OtherPlan(_))));
+        write_plan(&dir, &plan("b2")).unwrap();
+        assert_eq!(read_plan(&dir).unwrap(), plan("b2"));
+    }
+
+    #[test]
+    fn a_plan_of_the_future_is_read_or_refused_by_its_schema() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut json = serde_json::to_value(plan("b1")).unwrap();
+        json["invented"] = "later".into();
+        fs::write(plan_path(temp.path()), json.to_string()).unwrap();
+        assert_eq!(read_plan(temp.path()).unwrap(), plan("b1"));
+        fs::write(plan_path(temp.path()), r#"{"schema":2,"everything":"else"}"#).unwrap();
+        assert!(matches!(read_plan(temp.path()), Err(GuardError::Schema { schema: 2, .. })));
+    }
+
+    #[test]
+    fn sweeping_spares_whatever_may_yet_have_to_roll_back() {
+        let temp = tempfile::tempdir().unwrap();
+        let guard = |name: &str, boot: &str| {
+            let dir = temp.path().join(name);
+            write_plan(&dir, &plan(boot)).unwrap();
+            dir
+        };
+        let roll_back = Decision::RollBack { reason: "late".into(), by: Arbiter::Guard };
+        guard("undecided", "b1");
+        decide(&guard("rolling-back", "b1"), &roll_back).unwrap();
+        fs::write(guard("unreadable", "b0").join("decision"), "{").unwrap();
+        decide(&guard("confirmed", "b1"), &Decision::Confirm).unwrap();
+        write_result(&guard("rolled-back", "b1"), &GuardResult::RolledBack).unwrap();
+        guard("earlier-boot", "b0");
+        fs::create_dir(temp.path().join("never-planned")).unwrap();
+        let kept = DeploymentId::new(7, &"a".repeat(40).parse().unwrap());
+        decide(&guard(kept.as_str(), "b1"), &Decision::Confirm).unwrap();
+        let mut left = sweep(temp.path(), &[kept], "b1").unwrap();
+        left.sort();
+        assert_eq!(left, ["rolling-back", "undecided", "unreadable"].map(|n| temp.path().join(n)));
+        assert!(temp.path().join("7-aaaaaaa").exists());
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 4);
+        assert_eq!(sweep(&temp.path().join("none"), &[], "b1").unwrap(), Vec::<PathBuf>::new());
+    }
+}

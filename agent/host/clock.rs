@@ -1,0 +1,29 @@
+//! Owns the clocks: the only file that reads one.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Returns seconds since 1970 by the wall clock, which may step; 0 before 1970.
+pub fn unix_secs() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0)
+}
+
+/// Returns milliseconds since boot, suspend included (`CLOCK_BOOTTIME`).
+///
+/// It never steps. It is comparable between processes, but only within one boot.
+pub fn boottime_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let secs = u64::try_from(now.tv_sec).unwrap_or(0);
+    secs * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_plausible_and_boottime_does_not_go_back() {
+        assert!(unix_secs() > 1_700_000_000);
+        let first = boottime_ms();
+        assert!(first > 0 && boottime_ms() >= first);
+    }
+}

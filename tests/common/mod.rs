@@ -1,0 +1,5 @@
+//! What several tests share: real programs, started and ended by the test that needs them.
+#![allow(dead_code, reason = "each test takes the part it needs")]
+
+pub mod git;
+pub mod git_server;

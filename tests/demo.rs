@@ -15,6 +15,7 @@ use pullagent::cli::demo::{Setup, World};
 fn setup(name: &str) -> Setup {
     let dir = std::env::temp_dir().join(format!("pullagent-test-{name}-{}", std::process::id()));
     let agent = PathBuf::from(env!("CARGO_BIN_EXE_pullagent"));
+    pullagent::host::command::use_binary(&agent);
     Setup { dir, keep: false, own_store: true, agent, tempo: Tempo::FAST }
 }
 

@@ -113,6 +113,7 @@ impl Run {
     async fn begin(name: &str, tempo: Tempo, seed: u64) -> Run {
         let dir = std::env::temp_dir().join(format!("pullagent-{name}-{}", std::process::id()));
         let agent = PathBuf::from(env!("CARGO_BIN_EXE_pullagent"));
+        pullagent::host::command::use_binary(&agent);
         let mut world =
             World::build(&Setup { dir, keep: false, own_store: true, agent, tempo }).await.unwrap();
         let settled = world.host.view().await.unwrap();

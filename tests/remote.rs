@@ -281,11 +281,19 @@ fn each_way_to_be_turned_away_has_its_class_and_reason() {
     check(&Remote { ca_file: Some(server.token_file()), ..good.clone() }, Class::Local, "no certificate");
     check(&Remote { ca_file: Some("/nonexistent".into()), ..good.clone() }, Class::Local, "'/nonexistent'");
     check(&Remote { token_file: None, ..good.clone() }, Class::Auth, "no token file");
-    check(&Remote { token_file: Some("/nonexistent".into()), ..good.clone() }, Class::Local, "'/nonexistent'");
+    check(
+        &Remote { token_file: Some("/nonexistent".into()), ..good.clone() },
+        Class::Local,
+        "'/nonexistent'",
+    );
     check(&Remote { username: "mallory".to_owned(), ..good.clone() }, Class::Auth, "401");
     check(&Remote { url: server.url("missing.git"), ..good.clone() }, Class::NotFound, "404");
     check(&Remote { url: server.moved_url("infra.git"), ..good.clone() }, Class::Refused, "redirects");
-    check(&Remote { url: "https://nowhere.invalid/x".to_owned(), ..good.clone() }, Class::Dns, "nowhere.invalid");
+    check(
+        &Remote { url: "https://nowhere.invalid/x".to_owned(), ..good.clone() },
+        Class::Dns,
+        "nowhere.invalid",
+    );
     for (url, words) in [
         ("http://git.example.org/x", "plain http"),
         ("http://10.0.0.1/x", "plain http"),

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::process::Command;
 
 use super::tools::{Server, Tools, run};
 use crate::report::Status;
@@ -38,7 +37,8 @@ impl Agent {
 
     /// Starts the agent and does not wait for anything.
     pub fn spawn(&mut self) -> anyhow::Result<()> {
-        self.process = Some(self.tools.serve(self.command(&["run"]), &self.log)?);
+        let arguments = ["--root".as_ref(), self.root.as_path(), "run".as_ref()];
+        self.process = Some(self.tools.serve(&self.binary, arguments, &self.log)?);
         Ok(())
     }
 
@@ -101,12 +101,6 @@ impl Agent {
 
     /// Runs a verb of the agent's command line and returns what it printed.
     pub async fn ask(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        run(self.command(arguments)).await
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.tools.command(&self.binary);
-        command.arg("--root").arg(&self.root).args(arguments);
-        command
+        run(self.tools.command(&self.binary).arg("--root").arg(&self.root).args(arguments)).await
     }
 }

@@ -78,10 +78,11 @@ impl Host {
         link(system.as_path().to_owned(), "run/current-system")?;
         self.switch(system, "boot").await?;
 
-        let mut nginx = self.tools.command("nginx");
-        nginx.args(["-e", "stderr", "-p"]).arg(self.root.join("var/lib/nginx"));
-        nginx.arg("-c").arg(self.root.join("etc/static/nginx/nginx.conf"));
-        let mut service = self.tools.serve(nginx, &self.root.join("var/log/nginx.log"))?;
+        let prefix = self.root.join("var/lib/nginx");
+        let conf = self.root.join("etc/static/nginx/nginx.conf");
+        let arguments =
+            ["-e".as_ref(), "stderr".as_ref(), "-p".as_ref(), prefix.as_path(), "-c".as_ref(), &conf];
+        let mut service = self.tools.serve("nginx", arguments, &self.root.join("var/log/nginx.log"))?;
         await_listening(&mut service, self.address).await?;
         self.service = Some(service);
         Ok(())
@@ -89,9 +90,7 @@ impl Host {
 
     /// Runs a system's own `switch-to-configuration`, as an operator would by hand.
     pub async fn switch(&self, system: &StorePath, verb: &str) -> anyhow::Result<()> {
-        let mut switch = self.tools.command(system.join("bin/switch-to-configuration"));
-        switch.arg(verb);
-        run(switch).await.map(drop)
+        run(self.tools.command(system.join("bin/switch-to-configuration")).arg(verb)).await.map(drop)
     }
 
     /// Returns the profile that decides what a reboot starts.

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tokio::process::Command;
 
 use super::remote::Remote;
 use super::tools::{Tools, run};
@@ -38,17 +37,14 @@ impl Person {
     /// Makes a key and an empty clone, both below `dir`.
     pub async fn new(tools: &Tools, dir: &Path, name: &str, remote: &Remote) -> anyhow::Result<Person> {
         let key = dir.join(format!("{name}.key"));
-        let mut keygen = tools.command("ssh-keygen");
-        keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&key);
-        run(keygen).await?;
+        let keygen = tools.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]);
+        run(keygen.arg(&key)).await?;
         let public_file = key.with_extension("key.pub");
         let public_key = std::fs::read_to_string(&public_file)
             .with_context(|| format!("failed to read '{}'", public_file.display()))?;
 
         let clone = dir.join(name);
-        let mut init = tools.command("git");
-        init.args(["init", "--quiet", "--initial-branch=main"]).arg(&clone);
-        run(init).await?;
+        run(tools.command("git").args(["init", "--quiet", "--initial-branch=main"]).arg(&clone)).await?;
         let (tools, name) = (tools.clone(), name.to_owned());
         let person = Person { name, public_key: public_key.trim().to_owned(), clone, tools };
         person.configure(&public_file, remote).await?;
@@ -63,7 +59,6 @@ impl Person {
             ("user.email", &email),
             ("gpg.format", "ssh"),
             ("user.signingKey", &public_file.to_string_lossy()),
-            ("http.sslCAInfo", &remote.ca_file.to_string_lossy()),
             ("gc.auto", "0"),
         ];
         for (key, value) in settings {
@@ -131,8 +126,6 @@ impl Person {
     }
 
     async fn git(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let mut git: Command = self.tools.command("git");
-        git.arg("-C").arg(&self.clone).args(arguments);
-        run(git).await
+        run(self.tools.command("git").arg("-C").arg(&self.clone).args(arguments)).await
     }
 }

@@ -22,6 +22,9 @@ const PORT_TRIES: usize = 200;
 /// The account that pushes and fetches; what the agent trusts is the signature, never this.
 const USER: &str = "pullagent";
 
+/// The name of the authority's certificate in the forge's directory.
+pub const CA_FILE: &str = "ca.pem";
+
 /// The forge, serving until it is dropped.
 #[derive(Debug)]
 pub struct Remote {
@@ -49,7 +52,7 @@ impl Remote {
         let servers = serve(tools, dir, address).await?;
         Ok(Remote {
             url: format!("https://{address}/infra.git"),
-            ca_file: dir.join("ca.pem"),
+            ca_file: dir.join(CA_FILE),
             token_file,
             account_file: dir.join("netrc"),
             repository,
@@ -65,9 +68,8 @@ impl Remote {
 
     /// Returns the commit that a branch points to, or nothing if there is no such branch.
     pub async fn tip(&self, branch: &str) -> anyhow::Result<Option<String>> {
-        let mut git = self.tools.command("git");
-        git.arg("-C").arg(&self.repository).args(["for-each-ref", "--format=%(objectname)"]);
-        git.arg(format!("refs/heads/{branch}"));
+        let git = self.tools.command("git").arg("-C").arg(&self.repository);
+        let git = git.args(["for-each-ref", "--format=%(objectname)"]).arg(format!("refs/heads/{branch}"));
         Ok(Some(run(git).await?).filter(|oid| !oid.is_empty()))
     }
 }
@@ -110,19 +112,17 @@ async fn make_certificates(tools: &Tools, dir: &Path) -> anyhow::Result<()> {
         subjectKeyIdentifier = hash\n\
         [server]\nbasicConstraints = CA:FALSE\nsubjectAltName = IP:127.0.0.1\nextendedKeyUsage = serverAuth\n";
     write(&dir.join("openssl.cnf"), config)?;
-    let openssl = |line: &str| {
-        let mut command = tools.command("openssl");
-        command.current_dir(dir).args(line.split(' '));
-        run(command)
-    };
+    let openssl = |line: &str| run(tools.command("openssl").dir(dir).args(line.split(' ')));
     for key in ["ca.key", "server.key"] {
         openssl(&format!("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {key}")).await?;
     }
     let certify = "-config openssl.cnf -new -sha256 -batch";
-    openssl(&format!("req {certify} -x509 -days 2 -key ca.key -subj /CN=demo-ca -extensions ca -out ca.pem"))
-        .await?;
+    openssl(&format!(
+        "req {certify} -x509 -days 2 -key ca.key -subj /CN=demo-ca -extensions ca -out {CA_FILE}"
+    ))
+    .await?;
     openssl(&format!("req {certify} -key server.key -subj /CN=demo-forge -out server.csr")).await?;
-    let sign = "x509 -req -sha256 -days 2 -in server.csr -CA ca.pem -CAkey ca.key -set_serial 1";
+    let sign = format!("x509 -req -sha256 -days 2 -in server.csr -CA {CA_FILE} -CAkey ca.key -set_serial 1");
     openssl(&format!("{sign} -extfile openssl.cnf -extensions server -out server.pem")).await?;
     Ok(())
 }
@@ -140,31 +140,27 @@ fn make_account(dir: &Path, address: SocketAddr) -> anyhow::Result<PathBuf> {
 
 async fn make_repository(tools: &Tools, dir: &Path) -> anyhow::Result<PathBuf> {
     let repository = dir.join("repositories/infra.git");
-    let mut init = tools.command("git");
-    init.args(["init", "--quiet", "--bare", "--initial-branch=main"]).arg(&repository);
-    run(init).await?;
-    let mut allow_push = tools.command("git");
-    allow_push.arg("-C").arg(&repository).args(["config", "http.receivepack", "true"]);
-    run(allow_push).await?;
+    let init = tools.command("git").args(["init", "--quiet", "--bare", "--initial-branch=main"]);
+    run(init.arg(&repository)).await?;
+    let allow_push = tools.command("git").arg("-C").arg(&repository);
+    run(allow_push.args(["config", "http.receivepack", "true"])).await?;
     Ok(repository)
 }
 
 async fn serve(tools: &Tools, dir: &Path, address: SocketAddr) -> anyhow::Result<[Server; 2]> {
-    let mut exec_path = tools.command("git");
-    exec_path.arg("--exec-path");
-    let backend = Path::new(&run(exec_path).await?).join("git-http-backend");
+    let exec_path = run(tools.command("git").arg("--exec-path")).await?;
+    let backend = Path::new(&exec_path).join("git-http-backend");
     if !backend.is_file() {
         bail!("git was installed without its HTTP server '{}'", backend.display());
     }
     write(&dir.join("nginx.conf"), &nginx_conf(dir, &backend, address))?;
 
     let log = dir.join("server.log");
-    let mut fcgiwrap = tools.command("fcgiwrap");
-    fcgiwrap.args(["-c", "1", "-s"]).arg(format!("unix:{}", dir.join("cgi.sock").display()));
-    let mut fcgiwrap = tools.serve(fcgiwrap, &log)?;
-    let mut nginx = tools.command("nginx");
-    nginx.args(["-e", "stderr", "-p"]).arg(dir).arg("-c").arg(dir.join("nginx.conf"));
-    let mut nginx = tools.serve(nginx, &log)?;
+    let socket = format!("unix:{}/cgi.sock", dir.display());
+    let mut fcgiwrap = tools.serve("fcgiwrap", ["-c", "1", "-s", &socket], &log)?;
+    let conf = dir.join("nginx.conf");
+    let arguments = ["-e".as_ref(), "stderr".as_ref(), "-p".as_ref(), dir, "-c".as_ref(), conf.as_path()];
+    let mut nginx = tools.serve("nginx", arguments, &log)?;
     await_start(&mut fcgiwrap, async || dir.join("cgi.sock").exists()).await?;
     await_listening(&mut nginx, address).await?;
     Ok([fcgiwrap, nginx])

@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use super::remote::write;
 use super::tools::{Tools, run, succeeds};
+use crate::host::command::Command;
 use crate::model::{Oid, StorePath};
 
 /// What every Nix of the demo is told: nothing is downloaded, and the agent's flake can be read.
@@ -62,6 +63,7 @@ impl Store {
         tools.set("NIX_LOG_DIR", root.join("nix/var/log/nix"));
         tools.set("NIX_CONF_DIR", &conf);
         tools.set("NIX_USER_CONF_FILES", "");
+        tools.set("NIX_CONFIG", "");
         tools.set("NIX_REMOTE", "local");
         Ok((Store { dir, private: true, tools: tools.clone() }, tools))
     }
@@ -75,8 +77,7 @@ impl Store {
         }
         // Root may switch the sandbox off; anybody else is told so by Nix and keeps it.
         tools.set("NIX_CONFIG", format!("{NIX_CONF}sandbox = false\n"));
-        let mut ask = tools.command("nix-instantiate");
-        ask.args(["--eval", "--expr", "builtins.storeDir"]);
+        let ask = tools.command("nix-instantiate").args(["--eval", "--expr", "builtins.storeDir"]);
         let dir = PathBuf::from(run(ask).await?.trim_matches('"'));
         Ok((Store { dir, private: false, tools: tools.clone() }, tools))
     }
@@ -88,47 +89,38 @@ impl Store {
             "derivation {{ name = \"demo-probe\"; system = \"{system}\"; builder = \"/bin/sh\"; \
              args = [ \"-c\" \"mkdir $out\" ]; PATH = \"{path}\"; }}"
         );
-        let mut build = self.tools.command("nix-build");
-        build.args(["--no-out-link", "--expr", &expression]);
+        let build = self.tools.command("nix-build").args(["--no-out-link", "--expr", &expression]);
         run(build).await.map(drop)
     }
 
     /// Adds the flake at `source`, evaluates it as `revision`, and builds the system in it.
     pub async fn build_system(&self, source: &Path, revision: &Oid) -> anyhow::Result<StorePath> {
-        let mut add = self.tools.command("nix-store");
-        add.arg("--add").arg(source);
-        let source = run(add).await?;
-        let mut eval = self.tools.command("nix");
+        let source = run(self.nix_store("--add").arg(source)).await?;
         let attribute = "nixosConfigurations.demo.config.system.build.toplevel.drvPath";
-        eval.args(["eval", "--raw"]).arg(format!("path:{source}?rev={revision}#{attribute}"));
-        let derivation = run(eval).await?;
-        let mut realise = self.tools.command("nix-store");
-        realise.args(["--realise", &derivation]);
-        Ok(run(realise).await?.parse()?)
+        let eval = self.tools.command("nix").args(["eval", "--raw"]);
+        let derivation = run(eval.arg(format!("path:{source}?rev={revision}#{attribute}"))).await?;
+        Ok(run(self.nix_store("--realise").arg(derivation)).await?.parse()?)
     }
 
     /// Points a profile to a system, as a new generation.
     pub async fn set_profile(&self, profile: &Path, system: &StorePath) -> anyhow::Result<()> {
-        let mut set = self.tools.command("nix-env");
-        set.arg("-p").arg(profile).args(["--set", system.as_str()]);
+        let set = self.tools.command("nix-env").arg("-p").arg(profile).args(["--set", system.as_str()]);
         run(set).await.map(drop)
     }
 
     /// Asks Nix whether it knows `path` as a valid object.
     pub async fn is_valid(&self, path: &StorePath) -> anyhow::Result<bool> {
-        let mut check = self.tools.command("nix-store");
-        check.args(["--check-validity", path.as_str()]);
-        succeeds(check).await
+        succeeds(self.nix_store("--check-validity").arg(path.as_str())).await
     }
 
     /// Has Nix compare every object of `system`'s closure with what its database says of it.
     pub async fn verify(&self, system: &StorePath) -> anyhow::Result<()> {
-        let mut closure = self.tools.command("nix-store");
-        closure.args(["--query", "--requisites", system.as_str()]);
-        let closure = run(closure).await?;
-        let mut verify = self.tools.command("nix-store");
-        verify.arg("--verify-path").args(closure.lines());
-        run(verify).await.map(drop)
+        let closure = run(self.nix_store("--query").args(["--requisites", system.as_str()])).await?;
+        run(self.nix_store("--verify-path").args(closure.lines())).await.map(drop)
+    }
+
+    fn nix_store(&self, operation: &str) -> Command {
+        self.tools.command("nix-store").arg(operation)
     }
 
     /// Returns the names of all systems of the demo in the store, and of their derivations.

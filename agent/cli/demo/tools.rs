@@ -8,13 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-/// No single command of the demo takes longer than this; a first build with a cold disk needs a few seconds.
-const COMMAND_TIME_MAX: Duration = Duration::from_secs(60);
-
-/// How much of a program's complaint is repeated in an error.
-const COMPLAINT_BYTES_MAX: usize = 2000;
+use crate::host::command::{Command, CommandError};
 
 /// Where programs for administrators lie; an ordinary user's `PATH` lacks these on Debian.
 const ADMIN_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
@@ -86,24 +82,32 @@ impl Tools {
         joined.into_string().ok().context("a directory of 'PATH' is not UTF-8")
     }
 
-    /// Returns a command for `program` with the demo's environment and nothing else of the caller's.
-    #[expect(clippy::disallowed_methods, reason = "the demo plays the outside world: forge, people, machine")]
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
-        command.env_clear().env("PATH", &self.search_path).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.kill_on_drop(true);
-        command
+    /// Returns a command for `program` in the demo's environment.
+    pub fn command(&self, program: impl Into<OsString>) -> Command {
+        Command::new(program).env("PATH", &self.search_path).envs(self.environment.iter().cloned())
     }
 
-    /// Starts `command` as a server in its own process group, its output appended to `log`.
-    pub fn serve(&self, mut command: Command, log: &Path) -> anyhow::Result<Server> {
-        let name = command.as_std().get_program().to_string_lossy().into_owned();
-        let open = || std::fs::OpenOptions::new().create(true).append(true).open(log);
-        let (out, err) = open()
+    /// Starts a server that runs until it is dropped, in a process group of its own, its output appended to `log`.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "host/command.rs runs programs to their end; this one has none"
+    )]
+    pub fn serve(
+        &self,
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        log: &Path,
+    ) -> anyhow::Result<Server> {
+        let program: PathBuf = program.into();
+        let open = std::fs::OpenOptions::new().create(true).append(true).open(log);
+        let (out, err) = open
             .and_then(|out| Ok((out.try_clone()?, out)))
             .with_context(|| format!("failed to open '{}'", log.display()))?;
-        command.stdout(out).stderr(err).process_group(0);
+        let mut command = tokio::process::Command::new(&program);
+        command.args(arguments).env_clear().env("PATH", &self.search_path).env("LC_ALL", "C");
+        command.envs(self.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0).kill_on_drop(true);
+        let name = program.display().to_string();
         let child = command.spawn().with_context(|| format!("failed to start '{name}'"))?;
         Ok(Server { name, child, log: log.to_owned() })
     }
@@ -114,8 +118,11 @@ impl Tools {
 /// # Errors
 /// If it cannot be started, fails, or takes longer than a minute; the error repeats its complaint.
 pub async fn run(command: Command) -> anyhow::Result<String> {
-    let (printed, complaint) = outcome(command).await?;
-    complaint.map_or(Ok(printed), |complaint| Err(anyhow::anyhow!(complaint)))
+    match command.run().await {
+        Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        Err(CommandError::Failed { program, end, stderr }) => bail!("'{program}' {end}: {}", stderr.trim()),
+        Err(other) => Err(other.into()),
+    }
 }
 
 /// Runs `command` to its end and tells whether it succeeded.
@@ -123,28 +130,11 @@ pub async fn run(command: Command) -> anyhow::Result<String> {
 /// # Errors
 /// If it cannot be started or takes longer than a minute.
 pub async fn succeeds(command: Command) -> anyhow::Result<bool> {
-    Ok(outcome(command).await?.1.is_none())
-}
-
-async fn outcome(mut command: Command) -> anyhow::Result<(String, Option<String>)> {
-    let line = shown(&command);
-    let output = tokio::time::timeout(COMMAND_TIME_MAX, command.output())
-        .await
-        .with_context(|| format!("'{line}' did not end within {} s", COMMAND_TIME_MAX.as_secs()))?
-        .with_context(|| format!("failed to start '{line}'"))?;
-    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() {
-        return Ok((printed, None));
+    match command.run().await {
+        Ok(_) => Ok(true),
+        Err(CommandError::Failed { .. }) => Ok(false),
+        Err(other) => Err(other.into()),
     }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let tail = stderr.char_indices().rev().nth(COMPLAINT_BYTES_MAX).map_or(0, |(at, _)| at);
-    Ok((printed, Some(format!("'{line}' failed ({}): {}", output.status, stderr[tail..].trim()))))
-}
-
-fn shown(command: &Command) -> String {
-    let command = command.as_std();
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn find_in(directories: &[PathBuf], program: &str) -> Option<PathBuf> {
@@ -259,14 +249,5 @@ mod tests {
             "the demo needs programs that are not installed: git nix nix-env\n  \
              Debian:  apt-get install git nix-bin\n  Nix:     nix shell nixpkgs#git nixpkgs#nix"
         );
-    }
-
-    #[tokio::test]
-    async fn a_failure_repeats_the_complaint() {
-        let tools = Tools { search_path: "/usr/bin:/bin".into(), environment: Vec::new() };
-        let mut command = tools.command("sh");
-        command.args(["-c", "echo out; echo complaint >&2; exit 3"]);
-        let error = run(command).await.unwrap_err().to_string();
-        assert!(error.contains("exit status: 3): complaint"), "{error}");
     }
 }

@@ -9,9 +9,9 @@ use anyhow::{Context, bail};
 use super::agent::Agent;
 use super::flake::{self, Tempo, Wiring};
 use super::host::Host;
-use super::leftovers;
+use super::leftovers::Leftovers;
 use super::people::{Change, Person};
-use super::remote::Remote;
+use super::remote::{CA_FILE, Remote};
 use super::store::Store;
 use super::tools::Tools;
 use crate::model::{Oid, StorePath};
@@ -68,7 +68,7 @@ impl World {
 
     /// Returns how many processes run that the agent started and that outlive it by design.
     pub fn leftovers(&self) -> usize {
-        leftovers::count(&self.directory.path)
+        self.directory.leftovers.count()
     }
 
     /// Stops the agent as an administrator would, then everything else.
@@ -78,17 +78,21 @@ impl World {
 }
 
 async fn build_in(setup: &Setup, directory: Directory, mut tools: Tools) -> anyhow::Result<World> {
-    let dir = directory.path.as_path();
+    let dir = directory.leftovers.dir.as_path();
     let home = dir.join("home");
     std::fs::create_dir(&home).with_context(|| format!("failed to create '{}'", home.display()))?;
     tools.set("HOME", &home);
     tools.set("GIT_CONFIG_NOSYSTEM", "1");
     tools.set("GIT_TERMINAL_PROMPT", "0");
+    // The caller's own settings of these would win over the clones'.
+    let (root, forge) = (dir.join("host"), dir.join("forge"));
+    tools.set("GIT_SSL_CAINFO", forge.join(CA_FILE));
+    tools.set("NO_PROXY", "127.0.0.1");
+    tools.set("no_proxy", "127.0.0.1");
 
-    let root = dir.join("host");
     let mut host = Host::create(&tools, &root)?;
     let (store, nix_tools) = Store::open(&tools, &root, setup.own_store).await?;
-    let remote = Remote::start(&tools, &dir.join("forge")).await?;
+    let remote = Remote::start(&tools, &forge).await?;
     std::os::unix::fs::symlink(&remote.account_file, home.join(".netrc"))
         .context("failed to give git its account")?;
     let alice = Person::new(&tools, &home, "alice", &remote).await?;
@@ -138,27 +142,30 @@ fn search_path() -> std::ffi::OsString {
     std::env::var_os("PATH").unwrap_or_default()
 }
 
-/// The throw-away directory.
+/// The throw-away directory, and the processes in it that nobody waits for.
 #[derive(Debug)]
 struct Directory {
-    path: PathBuf,
+    leftovers: Leftovers,
     keep: bool,
 }
 
 impl Directory {
     /// Creates it; its path is free of symbolic links, which Nix does not accept in a store's name.
     fn create(setup: &Setup) -> anyhow::Result<Directory> {
-        let Setup { dir, keep, .. } = setup;
+        let Setup { dir, keep, agent, .. } = setup;
         let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
         create.with_context(|| format!("failed to create '{}'", dir.display()))?;
-        let path = dir.canonicalize().with_context(|| format!("failed to resolve '{}'", dir.display()))?;
-        let mut directory = Directory { path, keep: *keep };
-        if !is_plain(&directory.path) {
+        let resolve = |path: &Path| {
+            path.canonicalize().with_context(|| format!("failed to resolve '{}'", path.display()))
+        };
+        let leftovers = Leftovers { dir: resolve(dir)?, agent: resolve(agent)? };
+        let mut directory = Directory { leftovers, keep: *keep };
+        if !is_plain(&directory.leftovers.dir) {
             directory.keep = false;
             bail!(
                 "'{}' cannot be the demo's directory: at most {DIRECTORY_BYTES_MAX} bytes of letters, digits, \
                  '.', '_' and '-' fit into configuration files and socket addresses",
-                directory.path.display()
+                directory.leftovers.dir.display()
             );
         }
         Ok(directory)
@@ -172,9 +179,9 @@ fn is_plain(path: &Path) -> bool {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        leftovers::kill(&self.path);
+        self.leftovers.kill();
         if !self.keep {
-            remove(&self.path);
+            remove(&self.leftovers.dir);
         }
     }
 }

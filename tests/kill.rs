@@ -249,6 +249,12 @@ impl Run {
         let status = self.world.agent.status().await.unwrap();
         assert_eq!(status.deployment, None);
         assert_eq!(self.world.host.view().await.unwrap(), self.settled);
+        let guards = self.world.host.root.join("var/lib/pullagent/guard");
+        for guard in std::fs::read_dir(&guards).unwrap() {
+            let guard = guard.unwrap().path();
+            let decided = guard.join("decision").exists() || !guard.join("plan.json").exists();
+            assert!(decided, "'{}' waits for a decision that nobody will take", guard.display());
+        }
         for system in [&self.world.first.1, self.settled.running.as_ref().unwrap()] {
             self.world.store.verify(system).await.unwrap();
         }

@@ -18,6 +18,8 @@ pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
         "exec-child" => exec_child(rest).map(|args| command::exec_child_main(&args)),
         "detach" => after_dashes(rest).map(detach::detach_main),
         "record-exit" => record_exit(rest).map(|args| job::record_exit_main(&args)),
+        crate::repo::import::VERB => one(rest).map(|job| crate::repo::import::run_child(Path::new(job))),
+        crate::steps::PROBE_VERB => one(rest).and_then(OsStr::to_str).map(crate::steps::probe_main),
         "guard" => guard_args(rest).map(|args| guard::main(&args)),
         import::VERB => one_path(rest).map(import::run_child),
         _ => return None,
@@ -63,6 +65,14 @@ fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
 fn one_path(args: &[OsString]) -> Option<&Path> {
     match args {
         [path] => Some(Path::new(path)),
+        _ => None,
+    }
+}
+
+/// Takes the one argument of a role that has just one.
+fn one(args: &[OsString]) -> Option<&OsStr> {
+    match args {
+        [only] => Some(only),
         _ => None,
     }
 }

@@ -95,7 +95,12 @@ impl Publisher {
     ///
     /// # Errors
     /// A file can't be written. The next call tries again.
-    pub fn publish(&mut self, snapshot: &Snapshot, settings: &Settings, now: u64) -> Result<(), PublishError> {
+    pub fn publish(
+        &mut self,
+        snapshot: &Snapshot,
+        settings: &Settings,
+        now: u64,
+    ) -> Result<(), PublishError> {
         let history = History::of(&snapshot.state, &settings.hostname);
         if self.history.as_ref() != Some(&history) {
             write(&history_path(&self.root), &history)?;
@@ -103,7 +108,8 @@ impl Publisher {
         }
         let status = Status::from_snapshot(snapshot, settings);
         if self.status.as_ref() != Some(&status) {
-            let agent = Agent { written_at: now, due_at: due_at(&status, settings, now), ..self.agent.clone() };
+            let agent =
+                Agent { written_at: now, due_at: due_at(&status, settings, now), ..self.agent.clone() };
             write(&status_path(&self.root), &Status { agent, ..status.clone() })?;
             self.status = Some(status);
         }

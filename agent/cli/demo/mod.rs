@@ -51,12 +51,17 @@ pub struct Args {
 ///
 /// # Errors
 /// If the world cannot be built, or at the first step that does not end as promised.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to start the runtime")?.block_on(until_interrupted(args))
+}
+
+async fn until_interrupted(args: &Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for the end signal")?;
     // Dropping the show ends its processes and removes its directory.
     tokio::select! {
-        shown = show(&args) => shown.map(|()| ExitCode::SUCCESS),
+        shown = show(args) => shown.map(|()| ExitCode::SUCCESS),
         _ = interrupt.recv() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
         _ = terminate.recv() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
     }

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use pullagent::config::{self, Settings};
 use pullagent::model::{
-    Class, Deployment, DeploymentId, Desired, Ended, Failure, HostFacts, Oid, Operation, Outcome, Quarantined,
-    Refusal, Settled, Stage, State, Step, StorePath, Suspension, Target, TestLine, TestProgress, Tip,
-    Trial, Why,
+    Class, Deployment, DeploymentId, Desired, Ended, Failure, HostFacts, Oid, Operation, Outcome,
+    Quarantined, Refusal, Settled, Stage, State, Step, StorePath, Suspension, Target, TestLine, TestProgress,
+    Tip, Trial, Why,
 };
 use pullagent::plan::{Facts, RemoteFacts, Retry, Trouble};
 use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
@@ -156,7 +156,8 @@ fn drift() {
 #[test]
 fn testing() {
     let mut s = host_in_sync();
-    let tip = Tip { branch: "test-web1".to_owned(), ..tip(&new_rev(), "nixpkgs: bump", "bob", NOW - 9 * MINUTE) };
+    let tip =
+        Tip { branch: "test-web1".to_owned(), ..tip(&new_rev(), "nixpkgs: bump", "bob", NOW - 9 * MINUTE) };
     push(&mut s, "test-web1", &new_rev());
     let progress = TestProgress::Entered { toplevel: new_path(), at: NOW - 5 * MINUTE };
     s.state.test = Some(TestLine { tip, main: old_rev(), progress });
@@ -248,7 +249,11 @@ fn colours_only_where_they_are_wanted() {
     let bright = report::page(&status, Life::Running, NOW, &Style { color: true, ..Style::plain() });
     assert!(!plain.contains('\u{1b}'));
     assert!(bright.contains("\u{1b}["));
-    assert_eq!(anstream::adapter::strip_str(&bright).to_string(), plain, "colours carry no meaning of their own");
+    assert_eq!(
+        anstream::adapter::strip_str(&bright).to_string(),
+        plain,
+        "colours carry no meaning of their own"
+    );
 }
 
 #[test]
@@ -395,13 +400,8 @@ fn host_in_sync() -> Snapshot {
         began: NOW - 3 * HOUR - 4 * MINUTE,
         ..ended(&tip, NOW - 3 * HOUR)
     };
-    let settled = Settled {
-        tip: tip.clone(),
-        toplevel: old_path(),
-        generation: Some(42),
-        id,
-        at: NOW - 3 * HOUR,
-    };
+    let settled =
+        Settled { tip: tip.clone(), toplevel: old_path(), generation: Some(42), id, at: NOW - 3 * HOUR };
     let state = State {
         main: Some(tip),
         settled: Some(settled),

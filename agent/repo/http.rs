@@ -13,7 +13,9 @@ use std::{any::Any, cell::RefCell};
 
 use base64::Engine as _;
 use bytes::{Buf as _, Bytes};
-use gix_transport::client::blocking_io::http::{GetResponse, Http, PostBodyDataKind, PostResponse, Transport};
+use gix_transport::client::blocking_io::http::{
+    GetResponse, Http, PostBodyDataKind, PostResponse, Transport,
+};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 
@@ -268,8 +270,9 @@ impl Access {
     /// Returns what proves us to the server, from the token file as it is now.
     fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
         let Some(path) = &self.token_file else { return Ok(None) };
-        let failed =
-            |why: &str| Failure::new(Class::Local, format!("failed to read token '{}': {why}", path.display()));
+        let failed = |why: &str| {
+            Failure::new(Class::Local, format!("failed to read token '{}': {why}", path.display()))
+        };
         let content = read_bounded(path, TOKEN_BYTES_MAX).map_err(|e| failed(&e.to_string()))?;
         let token = content.trim_ascii();
         if token.is_empty() || token.iter().any(u8::is_ascii_control) {

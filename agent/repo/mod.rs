@@ -16,7 +16,6 @@ mod pack;
 mod quarantine;
 mod tree;
 
-
 pub mod export;
 pub mod import;
 pub mod local;

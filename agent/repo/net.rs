@@ -237,7 +237,9 @@ impl Drop for Net {
 }
 
 /// Returns `error` and everything below it, what is wrapped in I/O errors included.
-pub(super) fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+pub(super) fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&e| {
         // `source()` of an I/O error skips the error it wraps.
         let wrapped = e.downcast_ref::<io::Error>().and_then(io::Error::get_ref);

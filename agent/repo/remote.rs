@@ -170,7 +170,8 @@ impl Link {
     ) -> Result<u64, Failure> {
         let format = self.object_format.clone();
         if want.as_str().len() != hex_digits(format.as_deref()) {
-            let text = format!("the remote's objects have {} ids, not such as '{want}'", self.object_format());
+            let text =
+                format!("the remote's objects have {} ids, not such as '{want}'", self.object_format());
             return Err(Failure::new(Class::Local, text));
         }
         let features = format.iter().map(|f| ("object-format", Some(f.as_str())));
@@ -197,7 +198,9 @@ impl Link {
 
 /// Returns a transport, and whether it can serve more than one request.
 fn connect(remote: &Remote, net: &Rc<Net>) -> Result<(Box<dyn Transport>, bool), Failure> {
-    if let Some(path) = remote.url.strip_prefix("file://").or(Some(&remote.url)).filter(|p| p.starts_with('/')) {
+    if let Some(path) =
+        remote.url.strip_prefix("file://").or(Some(&remote.url)).filter(|p| p.starts_with('/'))
+    {
         return Ok((Box::new(pipe::upload_pack(Path::new(path), net)?), false));
     }
     let unusable = |why: String| Failure::new(Class::Local, format!("the remote's url is not usable: {why}"));
@@ -351,7 +354,8 @@ mod tests {
         assert_eq!(main(&format!("{A} refs/heads/main\n")), named);
         assert_eq!(main(&format!("{A} refs/heads/main symref-target:refs/heads/x peeled:{A}")), named);
         assert_eq!(main("unborn HEAD symref-target:refs/heads/main"), Ok(None));
-        for bad in ["", A, &format!("{} refs/heads/main", &A[1..]), &format!("{A}{A} x"), "\u{fffd} \u{fffd}"] {
+        for bad in ["", A, &format!("{} refs/heads/main", &A[1..]), &format!("{A}{A} x"), "\u{fffd} \u{fffd}"]
+        {
             assert_eq!(main(bad).map_err(|e| e.class), Err(Class::Protocol), "{bad}");
         }
         let refused = listed("ERR access denied or repository not exported: /x\n", 40);

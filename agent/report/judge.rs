@@ -1,14 +1,14 @@
 //! From a snapshot to a [`Status`]: one pure function and its parts. Nothing here asks the host or the clock.
 
 use super::status::{
-    Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus, StageWord,
-    Status, System, TestProgressWord, TestStatus, TroubleStatus,
+    Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,
+    StageWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
 };
 use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot};
 use crate::config::Settings;
 use crate::model::{
-    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Stage, Step, StorePath, Suspension, TestLine, TestProgress,
-    Tip,
+    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Stage, Step, StorePath, Suspension,
+    TestLine, TestProgress, Tip,
 };
 use crate::plan::{self, Trouble};
 

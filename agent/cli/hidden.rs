@@ -2,13 +2,14 @@
 //! (`guard`'s also by other versions of us), so they are parsed strictly and explained to nobody.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::guard::{self, GuardArgs};
 use crate::host::command::{self, ExecChild, Limits};
 use crate::host::{detach, job};
+use crate::repo::import;
 
 /// Plays the hidden role that `argv` (without the program's name) asks for; `None` if it asks for none.
 pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
@@ -17,7 +18,10 @@ pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
         "exec-child" => exec_child(rest).map(|args| command::exec_child_main(&args)),
         "detach" => after_dashes(rest).map(detach::detach_main),
         "record-exit" => record_exit(rest).map(|args| job::record_exit_main(&args)),
+        crate::repo::import::VERB => one(rest).map(|job| crate::repo::import::run_child(Path::new(job))),
+        crate::steps::PROBE_VERB => one(rest).and_then(OsStr::to_str).map(crate::steps::probe_main),
         "guard" => guard_args(rest).map(|args| guard::main(&args)),
+        import::VERB => one_path(rest).map(import::run_child),
         _ => return None,
     };
     Some(played.unwrap_or_else(|| {
@@ -55,6 +59,22 @@ fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
         _ => return None,
     };
     args.0.is_empty().then_some(parsed)
+}
+
+/// Takes the one argument that is a path.
+fn one_path(args: &[OsString]) -> Option<&Path> {
+    match args {
+        [path] => Some(Path::new(path)),
+        _ => None,
+    }
+}
+
+/// Takes the one argument of a role that has just one.
+fn one(args: &[OsString]) -> Option<&OsStr> {
+    match args {
+        [only] => Some(only),
+        _ => None,
+    }
 }
 
 /// Takes what follows `--`, at least one word.

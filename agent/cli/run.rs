@@ -6,13 +6,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::Options;
 use super::exit::Fail;
+use crate::daemon;
 
 /// Runs the agent until it is told to end.
 pub fn run(options: &Options) -> Result<ExitCode, Fail> {
     start_logging(options);
-    let settings = options.settings()?;
-    tracing::info!(host = %settings.hostname, version = env!("CARGO_PKG_VERSION"), "pullagent starts");
-    Err(Fail::from(anyhow::anyhow!("failed to run the agent: this build has none")))
+    let daemon = daemon::Options { root: options.root.clone(), config: options.config_path() };
+    Ok(daemon::run(&daemon)?)
 }
 
 /// Logs to stderr; the journal adds the time, so the time is left out there.

@@ -1,8 +1,11 @@
 //! Why an import ended without a verdict. Nothing here says anything about the revision: all of it may be tried again.
 
+use std::error::Error as _;
 use std::io;
 
 use serde::{Deserialize, Serialize};
+
+use super::store::StoreError;
 
 /// What to do about a failed import; also the label under which it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -44,6 +47,10 @@ impl Failure {
         Failure::new(FailureClass::Incomplete, text)
     }
 
+    pub(super) fn crashed(how: &str) -> Failure {
+        Failure::new(FailureClass::Crashed, format!("the import child is at fault: {how}"))
+    }
+
     pub(super) fn io(operation: &str, error: &io::Error) -> Failure {
         Failure::new(io_class(error), format!("failed to {operation}: {error}"))
     }
@@ -58,6 +65,19 @@ impl Failure {
     pub(super) fn of_store(operation: &str, error: &gix::Error) -> Failure {
         let class = own_fault(error).unwrap_or(FailureClass::Corrupt);
         Failure::new(class, format!("failed to {operation}: {}", one_line(error)))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        let class = match &error {
+            StoreError::Corrupt { .. } => FailureClass::Corrupt,
+            StoreError::Io { source, .. } => io_class(source),
+            StoreError::Format { .. } | StoreError::Missing(_) => FailureClass::Incomplete,
+            StoreError::Quarantine { .. } => FailureClass::Crashed,
+        };
+        let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        Failure::new(class, format!("{error}{cause}"))
     }
 }
 

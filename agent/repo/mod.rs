@@ -1,25 +1,41 @@
-//! All that names gitoxide: remotes and packs on the network's side; quarantine, trusted store, import and export on
-//! the side that has no network. Other rooms see only [`crate::model::Oid`]s, bytes and paths. It decides nothing
-//! about trust.
+//! All that names gitoxide: remotes and packs on the side that has the network; quarantine, trusted store, import and
+//! export on the side that has none. It decides nothing about trust. Other rooms see ids, bytes and paths only.
+
+pub mod net;
+
+pub mod pipe;
 
 pub mod http;
-pub mod net;
-pub mod pipe;
+
 pub mod remote;
 
-mod closure;
-mod failure;
-mod files;
 mod limits;
+
+mod failure;
+
+mod files;
+
 mod objects;
+
 mod pack;
-mod quarantine;
+
+mod closure;
+
 mod tree;
 
-pub mod export;
-pub mod import;
-pub mod local;
+mod quarantine;
+
 pub mod store;
+
+pub mod import;
+
+mod child;
+
+mod repack;
+
+pub mod export;
+
+pub mod local;
 
 pub use failure::{Failure, FailureClass};
 pub use limits::Limits;

@@ -45,8 +45,8 @@ impl Objects {
     }
 
     /// Returns the object database itself, for gitoxide's own algorithms.
-    pub(super) fn odb(&self) -> &gix_odb::Handle {
-        &self.odb
+    pub(super) fn into_odb(self) -> gix_odb::Handle {
+        self.odb
     }
 }
 

@@ -57,6 +57,11 @@ pub(super) fn write(
     outcome.index_path.ok_or_else(|| Failure::incomplete("the pack holds no object"))
 }
 
+/// Returns the name that a pack and its index have in common, such as `pack-<hash>`.
+pub(super) fn name(index: &Path) -> String {
+    index.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Compares a stored pack with its index as far as their ends tell: cheap enough for every start.
 pub(super) fn check_pair(index: &Path, format: Format) -> Result<(), String> {
     let bundle = open(index, format)?;

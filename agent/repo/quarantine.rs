@@ -61,6 +61,19 @@ impl Quarantine {
         files::sync(&to).map_err(io_error("sync", &to))
     }
 
+    /// Moves the pack named `pack` into `store` and deletes all other packs there.
+    pub(super) fn publish_instead(self, pack: &str, store: &Store) -> Result<(), StoreError> {
+        let old = store.packs()?;
+        self.publish(pack, store)?;
+        for index in old.iter().filter(|index| super::pack::name(index) != pack) {
+            // The index goes first: a pack without one is no pack, an index without a pack is damage.
+            for file in [index.clone(), index.with_extension("pack"), index.with_extension("rev")] {
+                files::remove(&file).map_err(io_error("delete", &file))?;
+            }
+        }
+        files::sync(&store.pack_dir()).map_err(io_error("sync", &store.pack_dir()))
+    }
+
     fn pack_dir(&self) -> PathBuf {
         self.path.join("objects/pack")
     }

@@ -83,7 +83,7 @@ impl Reference {
 }
 
 /// The trusted store of one state directory. Whoever holds it is the only writer: the reconciler.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Store {
     state_directory: PathBuf,
     git_dir: PathBuf,
@@ -226,6 +226,14 @@ impl Store {
     /// Returns the paths of all pack indices.
     pub(super) fn packs(&self) -> Result<Vec<PathBuf>, StoreError> {
         list(&self.pack_dir(), "idx")
+    }
+
+    /// Returns how many bytes of packs and indices there are.
+    pub(super) fn size(&self) -> Result<u64, StoreError> {
+        let files = self.packs()?.into_iter().flat_map(|index| [index.with_extension("pack"), index]);
+        let sizes =
+            files.map(|file| fs::metadata(&file).map(|m| m.len()).map_err(io_error("look at", &file)));
+        sizes.sum()
     }
 
     /// Returns the hash function of all ids in the store.

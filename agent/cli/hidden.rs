@@ -18,7 +18,6 @@ pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
         "exec-child" => exec_child(rest).map(|args| command::exec_child_main(&args)),
         "detach" => after_dashes(rest).map(detach::detach_main),
         "record-exit" => record_exit(rest).map(|args| job::record_exit_main(&args)),
-        crate::repo::import::VERB => one(rest).map(|job| crate::repo::import::run_child(Path::new(job))),
         crate::steps::PROBE_VERB => one(rest).and_then(OsStr::to_str).map(crate::steps::probe_main),
         "guard" => guard_args(rest).map(|args| guard::main(&args)),
         import::VERB => one_path(rest).map(import::run_child),

@@ -1,9 +1,11 @@
-//! The configuration file: JSON text to [`Settings`]. It knows no other room but the model's words.
+//! The configuration file: JSON text to [`Settings`]. It knows no room but the model's words and the trust policy.
 //!
 //! The file is rendered once, by `module.nix`, into the system itself (`etc/pullagent/config.json`), so that the
 //! agent of the old system can read the new system's without evaluating anything. Keys are camelCase, durations
 //! are texts such as `"90s"`. Unknown keys are errors to `pullagent config check` and warnings to a running agent,
 //! because a rollback may hand an older agent a newer file.
+
+mod check;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Oid, Operation};
+use crate::trust;
 
 /// The version of the file's layout that this program writes and understands best.
 pub const SCHEMA: u32 = 1;
@@ -460,217 +463,40 @@ impl Settings {
         self.source.attribute.clone().unwrap_or_else(usual)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key: &str, text: String| Err(ConfigError::Value { key: key.to_owned(), text });
-        if self.schema != SCHEMA {
-            return wrong(
-                "schema",
-                format!("this pullagent reads schema {SCHEMA}, the file has {}", self.schema),
-            );
-        }
-        if !is_hostname(&self.hostname) {
-            return wrong(
-                "hostname",
-                format!("'{}' is not a host name (letters, digits, hyphens)", self.hostname),
-            );
-        }
-        if !self.state_directory.is_absolute() {
-            return wrong("stateDirectory", format!("'{}' is not absolute", self.state_directory.display()));
-        }
-        self.check_remotes()?;
-        self.check_branches()?;
-        self.check_source()?;
-        self.check_checks()?;
-        if self.trust.signers.is_empty() {
-            return wrong("trust.signers", "nobody may sign; name at least one signer with a key".to_owned());
-        }
-        if self.activation.window.0 <= self.activation.soak.0 {
-            return wrong("activation.window", "the window must be longer than the soak time".to_owned());
-        }
-        Ok(())
-    }
-
-    fn check_remotes(&self) -> Result<(), ConfigError> {
-        let wrong = |n: usize, key: &str, text: String| {
-            Err(ConfigError::Value { key: format!("remotes[{n}].{key}"), text })
+    /// Returns whose signatures count.
+    ///
+    /// # Errors
+    /// A key can't be read or is too weak, or two signers share one.
+    pub fn policy(&self) -> Result<trust::Policy, ConfigError> {
+        let parse = |key: String, line: &String| {
+            let wrong = |e: trust::KeyError| ConfigError::Value { key: key.clone(), text: e.to_string() };
+            trust::PublicKey::parse(line).map_err(wrong)
         };
-        if self.remotes.is_empty() {
-            let text = "there is no remote; name at least one".to_owned();
-            return Err(ConfigError::Value { key: "remotes".to_owned(), text });
-        }
-        for (n, remote) in self.remotes.iter().enumerate() {
-            let plain = |s: &str| {
-                !s.is_empty()
-                    && s.len() <= 64
-                    && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        let mut signers = Vec::new();
+        for (name, signer) in &self.trust.signers {
+            let keys = signer.keys.iter().map(|line| parse(format!("trust.signers.{name}.keys"), line));
+            let role = |role: &Role| match role {
+                Role::Deployer => trust::Role::Deployer,
+                Role::Contributor => trust::Role::Contributor,
             };
-            if !plain(&remote.name) || self.remotes[..n].iter().any(|r| r.name == remote.name) {
-                return wrong(n, "name", format!("'{}' is not a plain name that is used once", remote.name));
-            }
-            if let Err(text) = check_url(&remote.url) {
-                return wrong(n, "url", text);
-            }
-            if remote.interval.0 < Duration::from_secs(1) {
-                return wrong(n, "interval", "it must be 1s or more".to_owned());
-            }
-            for (key, file) in [("tokenFile", &remote.token_file), ("caFile", &remote.ca_file)] {
-                if file.as_ref().is_some_and(|f| !f.is_absolute()) {
-                    return wrong(n, key, "it must be an absolute path".to_owned());
-                }
-            }
+            signers.push(trust::Signer {
+                name: name.clone(),
+                keys: keys.collect::<Result<_, _>>()?,
+                roles: signer.roles.iter().map(role).collect(),
+            });
         }
-        Ok(())
+        let revoked = self.trust.revoked_keys.iter().map(|line| parse("trust.revokedKeys".to_owned(), line));
+        let revoked = revoked.collect::<Result<Vec<_>, _>>()?;
+        trust::Policy::new(signers, revoked, self.trust.require_user_verification)
+            .map_err(|e| ConfigError::Value { key: "trust.signers".to_owned(), text: e.to_string() })
     }
 
-    fn check_branches(&self) -> Result<(), ConfigError> {
-        let wrong = |text: String| Err(ConfigError::Value { key: "branches".to_owned(), text });
-        let branches = self.branches();
-        let count = |op| branches.iter().filter(|(_, o)| *o == op).count();
-        if count(Operation::Switch) != 1 || count(Operation::Test) > 1 {
-            return wrong("name one branch with operation 'switch' and at most one with 'test'".to_owned());
-        }
-        match branches.iter().find(|(name, _)| !is_branch_name(name)) {
-            Some((name, _)) => wrong(format!("'{name}' is not a branch name")),
-            None => Ok(()),
-        }
+    /// Names the trust policy: changes whenever a verdict might.
+    pub fn trust_digest(&self) -> String {
+        let trust = serde_json::to_vec(&self.trust).unwrap_or_default();
+        format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32c::crc32c(&trust))
     }
-
-    fn check_source(&self) -> Result<(), ConfigError> {
-        let dir = Path::new(&self.source.subdir);
-        let inside = dir
-            .components()
-            .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
-        if inside && !self.source.subdir.contains(['?', '#', '&', '%', '\n']) {
-            return Ok(());
-        }
-        let text = format!("'{}' is not a folder inside the repository", self.source.subdir);
-        Err(ConfigError::Value { key: "source.subdir".to_owned(), text })
-    }
-
-    fn check_checks(&self) -> Result<(), ConfigError> {
-        for (name, check) in &self.health.checks {
-            let text = match (&check.http, &check.command) {
-                (Some(url), None) if url.starts_with("http://") || url.starts_with("https://") => continue,
-                (None, Some(argv)) if argv.first().is_some_and(|p| Path::new(p).is_absolute()) => continue,
-                (Some(url), None) => format!("'{url}' is neither http:// nor https://"),
-                (None, Some(_)) => "the command's program must be an absolute path".to_owned(),
-                (None, None) | (Some(_), Some(_)) => "set exactly one of 'http' and 'command'".to_owned(),
-            };
-            return Err(ConfigError::Value { key: format!("health.checks.{name}"), text });
-        }
-        Ok(())
-    }
-}
-
-fn is_hostname(s: &str) -> bool {
-    let label = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    !s.is_empty() && s.len() <= 63 && s.chars().all(label) && !s.starts_with('-') && !s.ends_with('-')
-}
-
-/// The strict half of `git check-ref-format`: what a branch of ours may be called.
-fn is_branch_name(s: &str) -> bool {
-    let part = |p: &str| !p.is_empty() && !p.starts_with('.') && !p.ends_with('.') && !p.ends_with(".lock");
-    let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-    !s.is_empty() && s.len() <= 200 && !s.contains("..") && s.chars().all(legal) && s.split('/').all(part)
-}
-
-/// Says what is wrong with a remote's address; never repeats the address, which may hold a password.
-fn check_url(url: &str) -> Result<(), String> {
-    if url.starts_with('/') || url.starts_with("file:///") {
-        return Ok(());
-    }
-    let loopback = |rest: &str| {
-        ["127.0.0.1", "localhost", "[::1]"].iter().any(|h| {
-            rest.strip_prefix(h).is_some_and(|after| after.is_empty() || after.starts_with(['/', ':']))
-        })
-    };
-    let (plain, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-        (Some(rest), _) => (false, rest),
-        (None, Some(rest)) => (true, rest),
-        (None, None) => return Err("only https://, file:// and absolute paths are supported".to_owned()),
-    };
-    let authority = rest.split('/').next().unwrap_or_default();
-    if authority.is_empty() {
-        return Err("the address has no host".to_owned());
-    }
-    if authority.contains('@') {
-        return Err("no user name or password in an address; use 'username' and 'tokenFile'".to_owned());
-    }
-    if url.contains(['?', '#']) || url.chars().any(|c| c.is_control() || c == ' ') {
-        return Err("no query, fragment or space in an address".to_owned());
-    }
-    if plain && !loopback(rest) {
-        return Err("plain http:// is for loopback only; use https://".to_owned());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOLDEN: &str = include_str!("../tests/fixtures/config.json");
-
-    fn with(edit: impl FnOnce(&mut serde_json::Value)) -> Result<Loaded, String> {
-        let mut json: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
-        edit(&mut json);
-        parse(json.to_string().as_bytes()).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn the_golden_file_is_read_whole() {
-        let loaded = with(|_| ()).unwrap();
-        assert_eq!(loaded.unknown, Vec::<String>::new());
-        assert_eq!(loaded.settings.branches()[1], ("test-web1".to_owned(), Operation::Test));
-        assert_eq!(loaded.settings.activation.soak, Span::secs(60));
-        assert_eq!(loaded.settings.attribute(), "nixosConfigurations.\"web1\".config.system.build.toplevel");
-    }
-
-    #[test]
-    fn what_is_read_is_written_back_the_same() {
-        let settings = with(|_| ()).unwrap().settings;
-        let again = parse(serde_json::to_string(&settings).unwrap().as_bytes()).unwrap();
-        assert_eq!(again.settings, settings);
-    }
-
-    #[test]
-    fn unknown_keys_are_named_with_their_path() {
-        let loaded = with(|c| c["activation"]["sok"] = "1s".into()).unwrap();
-        assert_eq!(loaded.unknown, ["activation.sok"]);
-    }
-
-    #[test]
-    fn nonsense_is_refused_with_its_key() {
-        type Edit = fn(&mut serde_json::Value);
-        let table: &[(&str, Edit)] = &[
-            ("schema", |c| c["schema"] = 2.into()),
-            ("hostname", |c| c["hostname"] = "web 1".into()),
-            ("stateDirectory", |c| c["stateDirectory"] = "var".into()),
-            ("remotes", |c| c["remotes"] = serde_json::json!([])),
-            ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://git.example.org/x".into()),
-            ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://127.0.0.1.evil.org/x".into()),
-            ("remotes[0].url", |c| c["remotes"][0]["url"] = "https://me:secret@git.example.org/x".into()),
-            ("remotes[0].url", |c| c["remotes"][0]["url"] = "ext::sh -c id".into()),
-            ("remotes[0].interval", |c| c["remotes"][0]["interval"] = "10ms".into()),
-            ("remotes[0].tokenFile", |c| c["remotes"][0]["tokenFile"] = "token".into()),
-            ("branches", |c| {
-                c["branches"] = serde_json::json!([{ "pattern": "a..b", "operation": "switch" }])
-            }),
-            ("branches", |c| c["branches"] = serde_json::json!([{ "pattern": "t", "operation": "test" }])),
-            ("source.subdir", |c| c["source"]["subdir"] = "../x".into()),
-            ("trust.signers", |c| c["trust"]["signers"] = serde_json::json!({})),
-            ("activation.window", |c| c["activation"]["window"] = "60s".into()),
-            ("health.checks.web", |c| c["health"]["checks"]["web"]["http"] = "ftp://x".into()),
-            ("health.checks.web", |c| {
-                c["health"]["checks"]["web"]["command"] = serde_json::json!(["/bin/true"])
-            }),
-        ];
-        for (key, edit) in table {
-            let error = with(*edit).unwrap_err();
-            assert!(error.contains(&format!("'{key}'")), "{key}: {error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
-        assert!(with(|c| c["activation"]["soak"] = "soon".into()).is_err());
-        assert!(with(|c| c["trust"]["mode"] = "managed".into()).is_err());
-    }
-}
+mod tests;

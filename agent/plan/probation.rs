@@ -116,9 +116,6 @@ fn go_on(
         Step::Activated { ended: SwitchEnd::Unchanged { failure } } => {
             Action::Abandon(d.clone(), failure.clone())
         }
-        Step::Activated { ended: SwitchEnd::Unchanged { failure } } => {
-            Action::Abandon(d.clone(), failure.clone())
-        }
         Step::Activated { ended: SwitchEnd::Torn { text } } => {
             let reason = format!("the switch stopped half-way: {text}");
             Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent })

@@ -265,7 +265,8 @@ fn certificate(dir: &Path) {
         openssl(dir, &[&["req", "-x509"][..], &key, &authority].concat());
     }
     let server = ["-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.pem"];
-    let names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-addext", "basicConstraints=CA:FALSE"];
+    let names =
+        ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-addext", "basicConstraints=CA:FALSE"];
     let signed = ["-CA", "ca.pem", "-CAkey", "ca.key"];
     openssl(dir, &[&["req", "-x509"][..], &key, &server, &names, &signed].concat());
 }

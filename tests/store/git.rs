@@ -1,5 +1,4 @@
 //! Real repositories, signed with real keys by the real `git` and `ssh-keygen`, and the packs a real server would send.
-#![expect(clippy::disallowed_methods, reason = "tests run git themselves")]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

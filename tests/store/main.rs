@@ -1,6 +1,9 @@
 //! The trusted store against real Git repositories: what is accepted can be read by git and is complete, what is
 //! refused leaves no trace, whatever the pack is and whenever the import dies.
 
+#![allow(clippy::disallowed_methods, reason = "tests run git and nix, and look at the clock")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod bytes;
 mod crash;
 mod export;
@@ -10,4 +13,5 @@ mod hostile;
 mod imports;
 mod watch;
 
+/// The pieces that unit tests use too call us by this name.
 use pullagent as product;

@@ -32,6 +32,8 @@ pub enum Behaviour {
     OperatorSwitches,
     /// The switch never ends by itself.
     Hanging,
+    /// The health phase outlasts the guard, as on a host that was asleep.
+    Sluggish,
 }
 
 #[derive(Debug, Clone)]
@@ -484,7 +486,7 @@ impl World {
             (w.running, w.etc) = (third_system(), third_system());
             (w.profile, w.boot_default) = (third_system(), third_system());
         }
-        self.pass(SOAK_MS);
+        self.pass(if behaviour == Behaviour::Sluggish { 2 * GUARD_SHORT_MS } else { SOAK_MS });
         let third = self.inner.borrow().running == third_system();
         let decision = match behaviour {
             _ if third => Decision::Superseded,

@@ -1,4 +1,4 @@
-//! The configuration file: JSON text to [`Settings`]. It knows no other room but the model's words.
+//! The configuration file: JSON text to [`Settings`]. It knows no room but the model's words and the trust policy.
 //!
 //! The file is rendered once, by `module.nix`, into the system itself (`etc/pullagent/config.json`), so that the
 //! agent of the old system can read the new system's without evaluating anything. Keys are camelCase, durations
@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Oid, Operation};
+use crate::trust;
 
 /// The version of the file's layout that this program writes and understands best.
 pub const SCHEMA: u32 = 1;
@@ -460,6 +461,40 @@ impl Settings {
         self.source.attribute.clone().unwrap_or_else(usual)
     }
 
+    /// Returns whose signatures count.
+    ///
+    /// # Errors
+    /// A key can't be read or is too weak, or two signers share one.
+    pub fn policy(&self) -> Result<trust::Policy, ConfigError> {
+        let parse = |key: String, line: &String| {
+            let wrong = |e: trust::KeyError| ConfigError::Value { key: key.clone(), text: e.to_string() };
+            trust::PublicKey::parse(line).map_err(wrong)
+        };
+        let mut signers = Vec::new();
+        for (name, signer) in &self.trust.signers {
+            let keys = signer.keys.iter().map(|line| parse(format!("trust.signers.{name}.keys"), line));
+            let role = |role: &Role| match role {
+                Role::Deployer => trust::Role::Deployer,
+                Role::Contributor => trust::Role::Contributor,
+            };
+            signers.push(trust::Signer {
+                name: name.clone(),
+                keys: keys.collect::<Result<_, _>>()?,
+                roles: signer.roles.iter().map(role).collect(),
+            });
+        }
+        let revoked = self.trust.revoked_keys.iter().map(|line| parse("trust.revokedKeys".to_owned(), line));
+        let revoked = revoked.collect::<Result<Vec<_>, _>>()?;
+        trust::Policy::new(signers, revoked, self.trust.require_user_verification)
+            .map_err(|e| ConfigError::Value { key: "trust.signers".to_owned(), text: e.to_string() })
+    }
+
+    /// Names the trust policy: changes whenever a verdict might.
+    pub fn trust_digest(&self) -> String {
+        let trust = serde_json::to_vec(&self.trust).unwrap_or_default();
+        format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32c::crc32c(&trust))
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key: &str, text: String| Err(ConfigError::Value { key: key.to_owned(), text });
         if self.schema != SCHEMA {
@@ -484,6 +519,7 @@ impl Settings {
         if self.trust.signers.is_empty() {
             return wrong("trust.signers", "nobody may sign; name at least one signer with a key".to_owned());
         }
+        self.policy()?;
         if self.activation.window.0 <= self.activation.soak.0 {
             return wrong("activation.window", "the window must be longer than the soak time".to_owned());
         }

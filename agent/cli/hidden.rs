@@ -2,13 +2,14 @@
 //! (`guard`'s also by other versions of us), so they are parsed strictly and explained to nobody.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::guard::{self, GuardArgs};
 use crate::host::child::{self, ExecChild, Limits, Supervise};
 use crate::host::{detach, job};
+use crate::repo::import;
 
 /// Plays the hidden role that `argv` (without the program's name) asks for; `None` if it asks for none.
 pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
@@ -21,6 +22,7 @@ pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
         "detach" => after_dashes(rest).map(detach::detach_main),
         "record-exit" => record_exit(rest).map(|args| job::record_exit_main(&args)),
         "guard" => guard_args(rest).map(|args| guard::main(&args)),
+        import::VERB => one_path(rest).map(import::run_child),
         _ => return None,
     };
     Some(played.unwrap_or_else(|| {
@@ -58,6 +60,14 @@ fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
         _ => return None,
     };
     args.0.is_empty().then_some(parsed)
+}
+
+/// Takes the one argument that is a path.
+fn one_path(args: &[OsString]) -> Option<&Path> {
+    match args {
+        [path] => Some(Path::new(path)),
+        _ => None,
+    }
 }
 
 /// Takes what follows `--`, at least one word.

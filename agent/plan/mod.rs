@@ -1,5 +1,6 @@
 //! What to do next. Pure decisions: state and facts in, one action out.
 
+pub mod backoff;
 mod facts;
 mod probation;
 mod select;

@@ -85,9 +85,21 @@ fn go_on(
     host: &HostFacts,
     policy: &Policy,
 ) -> Action {
-    let undecided = matches!(step, Step::Armed | Step::Activated { .. } | Step::Soaking);
+    // A switch that changed nothing needs no decision, even if a guard took one.
+    let undecided = match step {
+        Step::Activated { ended: SwitchEnd::Unchanged { .. } } => false,
+        Step::Armed | Step::Activated { .. } | Step::Soaking => true,
+        Step::Prepared | Step::Confirming | Step::RollingBack { .. } => false,
+    };
     if undecided && let Some(decision) = standing_decision(d, trial, step, state, facts, host) {
         return Action::Decide(d.clone(), decision);
+    }
+    // A step that failed for a passing reason is not repeated at once. A rollback never waits.
+    if let Some(retry) = facts.retries.get(&d.desired.tip.revision)
+        && retry.not_before > facts.now
+        && !matches!(step, Step::RollingBack { .. })
+    {
+        return Action::Wait { until: Some(retry.not_before) };
     }
     match step {
         Step::Prepared => {

@@ -1,1 +1,41 @@
-//! (room under construction)
+//! All that names gitoxide: remotes and packs on the side that has the network; quarantine, trusted store, import and
+//! export on the side that has none. It decides nothing about trust. Other rooms see ids, bytes and paths only.
+
+pub mod net;
+
+pub mod pipe;
+
+pub mod http;
+
+pub mod remote;
+
+mod limits;
+
+mod failure;
+
+mod files;
+
+mod objects;
+
+mod pack;
+
+mod closure;
+
+mod tree;
+
+mod quarantine;
+
+pub mod store;
+
+pub mod import;
+
+mod child;
+
+mod repack;
+
+pub mod export;
+
+pub mod local;
+
+pub use failure::{Failure, FailureClass};
+pub use limits::Limits;

@@ -1,5 +1,40 @@
-//! State as people and machines read it.
+//! State as people and machines read it: what `status.json` and `history.json` hold, and the text made of them.
+//! It reads snapshots and decides nothing; the files need no agent to be read.
 
 mod snapshot;
 
+mod liveness;
+
+mod status;
+
+mod history;
+
+mod judge;
+
+mod known;
+
+mod explain;
+
+mod publish;
+
+mod style;
+
+mod text;
+
+mod table;
+
+pub use explain::{Explanation, Verdict, explain};
+pub use history::{Entry, Fate, History};
+pub use known::{PREFIX_MIN, RevisionError, resolve};
+pub use liveness::{Agent, Life, life};
+pub use publish::{
+    PublishError, Publisher, ReadError, SCHEMA, history_path, read_history, read_status, run_dir, status_path,
+};
 pub use snapshot::{Doing, Snapshot};
+pub use status::{
+    Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus, StageWord,
+    Status, System, TestProgressWord, TestStatus, TroubleStatus,
+};
+pub use style::Style;
+pub use table::history as history_text;
+pub use text::{oneline, page};

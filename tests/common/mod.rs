@@ -1,6 +1,8 @@
-//! What the integration tests share. Each test binary uses a part of it.
-#![allow(dead_code, reason = "no test binary uses all of it")]
+//! What several tests share: real programs, started and ended by the test that needs them.
+#![allow(dead_code, reason = "each test takes the part it needs")]
 
+pub mod git;
+pub mod git_server;
 pub mod nix;
 pub mod processes;
 pub mod toplevel;

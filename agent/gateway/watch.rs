@@ -1,0 +1,325 @@
+//! Watching one remote, on a thread of its own: when to ask, on which connection, and what to say about the answer.
+//! A remote that stalls delays itself only. It knows no other source and believes nothing it hears.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::pipe::PipeFlags;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use crate::model::Oid;
+use crate::plan::backoff::{self, Last};
+use crate::repo::net::{self, Failure, Net, Stop};
+use crate::repo::remote::{Limits, Link, Remote};
+use crate::wire::{self, Class, Notice, Ref, Source};
+
+/// Fetches that may wait for one source.
+const WANTS_MAX: usize = 8;
+
+/// A notice on its way to the reconciler.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) notice: Notice,
+    /// The descriptor that belongs to the notice.
+    pub(super) pipe: Option<OwnedFd>,
+    /// The write end of a pipe that must not end before the notice is out.
+    pub(super) close_after: Option<File>,
+}
+
+impl From<Notice> for Outgoing {
+    fn from(notice: Notice) -> Outgoing {
+        Outgoing { notice, pipe: None, close_after: None }
+    }
+}
+
+/// One pack to fetch.
+#[derive(Debug)]
+pub(super) struct Want {
+    /// The reconciler's number for it.
+    pub(super) want: u64,
+    pub(super) oid: Oid,
+    pub(super) haves: Vec<Oid>,
+}
+
+/// The handle of the thread that watches one source.
+#[derive(Debug)]
+pub(super) struct Poller {
+    source: Source,
+    /// Keeps one request to poll: any number of them ask for the same.
+    poll_now: Arc<Notify>,
+    wants: mpsc::Sender<Want>,
+    stop: Stop,
+    thread: JoinHandle<()>,
+}
+
+impl Poller {
+    /// Starts the thread, which polls at once.
+    pub(super) fn start(source: Source, out: mpsc::Sender<Outgoing>) -> std::io::Result<Poller> {
+        let (wants, wanted) = mpsc::channel(WANTS_MAX);
+        let (stop, poll_now) = (Stop::default(), Arc::new(Notify::new()));
+        let orders = Orders { stop: stop.clone(), poll_now: poll_now.clone(), wanted };
+        let thread = {
+            let source = source.clone();
+            let name = format!("poll {}", source.name);
+            std::thread::Builder::new().name(name).spawn(move || run(source, orders, out))?
+        };
+        Ok(Poller { source, poll_now, wants, stop, thread })
+    }
+
+    pub(super) fn watches(&self, source: &Source) -> bool {
+        self.source == *source
+    }
+
+    /// Makes the thread poll now, or after what it does now.
+    pub(super) fn poll(&self) {
+        self.poll_now.notify_one();
+    }
+
+    /// Returns whether the fetch was queued.
+    pub(super) fn fetch(&self, want: Want) -> bool {
+        self.wants.try_send(want).is_ok()
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.stop();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    pub(super) fn join(self) {
+        let _ended = self.thread.join().is_ok();
+    }
+}
+
+/// What the thread is told.
+struct Orders {
+    stop: Stop,
+    poll_now: Arc<Notify>,
+    wanted: mpsc::Receiver<Want>,
+}
+
+fn run(source: Source, orders: Orders, out: mpsc::Sender<Outgoing>) {
+    let idle = Duration::from_millis(source.limits.idle_ms);
+    let remote = remote(&source);
+    match Net::new(orders.stop.clone(), idle) {
+        Ok(net) => {
+            let last = Last::Answered;
+            let mut watch = Watch { source, remote, net, orders, out, link: None, was_kept: false, last };
+            while watch.turn() {}
+        }
+        Err(failure) => {
+            // Without an event loop there is nothing to wait with but the queue itself.
+            let notice = failed(&source.name, None, &failure);
+            let _sent = out.blocking_send(notice.into()).is_ok();
+        }
+    }
+}
+
+/// What the thread works with.
+struct Watch {
+    source: Source,
+    remote: Remote,
+    net: Rc<Net>,
+    orders: Orders,
+    out: mpsc::Sender<Outgoing>,
+    /// Kept between requests, gone after any error.
+    link: Option<Link>,
+    /// Whether the last request began on a kept link.
+    was_kept: bool,
+    last: Last,
+}
+
+/// What to do next.
+enum Next {
+    Stop,
+    Poll,
+    Fetch(Want),
+}
+
+impl Watch {
+    /// Polls, says what came of it, and serves fetches until the next poll is due. Returns whether to go on.
+    fn turn(&mut self) -> bool {
+        let notice = match self.poll() {
+            Ok(refs) => {
+                self.last = Last::Answered;
+                Notice::Seen { source: self.source.name.clone(), refs }
+            }
+            Err(failure) => {
+                self.last = after(self.last, failure.class);
+                failed(&self.source.name, None, &failure)
+            }
+        };
+        let interval = Duration::from_millis(self.source.interval_ms);
+        let due = Instant::now() + backoff::next_poll(interval, self.last, fastrand::u64(..));
+        self.say(notice.into()) && self.serve_until(due)
+    }
+
+    fn serve_until(&mut self, due: Instant) -> bool {
+        loop {
+            match self.next(due) {
+                Next::Stop => return false,
+                Next::Poll => return true,
+                Next::Fetch(want) => {
+                    if !self.fetch(&want) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for what comes first; a kept connection is served meanwhile.
+    fn next(&mut self, due: Instant) -> Next {
+        let Orders { stop, poll_now, wanted } = &mut self.orders;
+        self.net.block_on(async {
+            tokio::select! {
+                biased;
+                () = stop.stopped() => Next::Stop,
+                want = wanted.recv() => want.map_or(Next::Stop, Next::Fetch),
+                () = poll_now.notified() => Next::Poll,
+                () = tokio::time::sleep_until(due) => Next::Poll,
+            }
+        })
+    }
+
+    fn poll(&mut self) -> Result<Vec<Ref>, Failure> {
+        let names = self.source.refs.clone();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let refs = self.request(|link| link.ls_refs(&names)).or_else(|failure| {
+            self.may_be_stale(&failure)?;
+            self.request(|link| link.ls_refs(&names))
+        })?;
+        Ok(refs.into_iter().map(|(name, oid)| Ref { name, oid }).collect())
+    }
+
+    /// Fetches one pack into a pipe whose other end goes to the reconciler. Returns whether to go on.
+    fn fetch(&mut self, Want { want, oid, haves }: &Want) -> bool {
+        let mut write_end = None;
+        let out = self.out.clone();
+        let done = self.request(|link| link.pack(oid, haves, || open_pipe(*want, &out, &mut write_end)));
+        let done = match done {
+            Err(failure) if write_end.is_none() => self.may_be_stale(&failure).and_then(|()| {
+                self.request(|link| link.pack(oid, haves, || open_pipe(*want, &out, &mut write_end)))
+            }),
+            other => other,
+        };
+        match done {
+            Ok(_) => true,
+            Err(failure) => {
+                let notice = failed(&self.source.name, Some(*want), &failure);
+                self.say(Outgoing { notice, pipe: None, close_after: write_end })
+            }
+        }
+    }
+
+    /// Makes one request on the kept link, or on a new one.
+    fn request<T>(
+        &mut self,
+        ask: impl FnOnce(Link) -> Result<(T, Option<Link>), Failure>,
+    ) -> Result<T, Failure> {
+        let kept = self.link.take();
+        self.was_kept = kept.is_some();
+        let link = match kept {
+            Some(link) => link,
+            None => Link::open(&self.remote, &self.net)?,
+        };
+        let (answer, link) = ask(link)?;
+        self.link = link;
+        Ok(answer)
+    }
+
+    /// Passes on a failure unless it may only say that a kept connection had died in silence.
+    fn may_be_stale(&self, failure: &Failure) -> Result<(), Failure> {
+        if self.was_kept && failure.class == net::Class::Network { Ok(()) } else { Err(failure.clone()) }
+    }
+
+    fn say(&self, outgoing: Outgoing) -> bool {
+        self.net.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.orders.stop.stopped() => false,
+                sent = self.out.send(outgoing) => sent.is_ok(),
+            }
+        })
+    }
+}
+
+fn open_pipe(
+    want: u64,
+    out: &mpsc::Sender<Outgoing>,
+    write_end: &mut Option<File>,
+) -> Result<OwnedFd, Failure> {
+    let failed = |e: std::io::Error| {
+        Failure::new(net::Class::Local, format!("failed to open a pipe for the pack: {e}"))
+    };
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+    *write_end = Some(File::from(writer.try_clone().map_err(failed)?));
+    let notice = Outgoing { notice: Notice::Pack { want }, pipe: Some(reader), close_after: None };
+    // Ends when the reconciler listens, or when the queue goes with the gateway.
+    out.blocking_send(notice).map_err(|_| Failure::new(net::Class::Cancelled, "the reconciler is gone"))?;
+    Ok(writer)
+}
+
+/// Counts failures in a row, apart by whether they can mend themselves.
+fn after(last: Last, class: net::Class) -> Last {
+    let count = match last {
+        Last::Answered => 1,
+        Last::Passing { count } | Last::Standing { count } => count.saturating_add(1),
+    };
+    match class {
+        net::Class::Dns
+        | net::Class::Network
+        | net::Class::Server
+        | net::Class::Timeout
+        | net::Class::Cancelled => Last::Passing { count },
+        net::Class::Tls
+        | net::Class::Auth
+        | net::Class::NotFound
+        | net::Class::Refused
+        | net::Class::Limit
+        | net::Class::Protocol
+        | net::Class::Local => Last::Standing { count },
+    }
+}
+
+fn failed(source: &str, want: Option<u64>, failure: &Failure) -> Notice {
+    let class = match failure.class {
+        net::Class::Dns => Class::Dns,
+        net::Class::Network => Class::Network,
+        net::Class::Tls => Class::Tls,
+        net::Class::Auth => Class::Auth,
+        net::Class::NotFound => Class::NotFound,
+        net::Class::Refused => Class::Refused,
+        net::Class::Server => Class::Server,
+        net::Class::Timeout => Class::Timeout,
+        net::Class::Limit => Class::Limit,
+        net::Class::Protocol => Class::Protocol,
+        net::Class::Local => Class::Local,
+        net::Class::Cancelled => Class::Cancelled,
+    };
+    Notice::Failed { source: source.to_owned(), want, class, text: wire::text(&failure.text) }
+}
+
+fn remote(source: &Source) -> Remote {
+    let wire::Limits { refs, poll_bytes, pack_bytes, idle_ms: _, poll_ms, pack_ms } = source.limits;
+    Remote {
+        url: source.url.clone(),
+        username: source.username.clone(),
+        token_file: source.token_file.clone(),
+        ca_file: source.ca_file.clone(),
+        limits: Limits {
+            refs,
+            poll_bytes,
+            pack_bytes,
+            poll_within: Duration::from_millis(poll_ms),
+            pack_within: Duration::from_millis(pack_ms),
+        },
+    }
+}

@@ -1,0 +1,212 @@
+//! The import child: one job, one report, then gone. Its memory, processor time and files are limited, because it is
+//! the one place where bytes of a stranger are parsed. It writes into its quarantine only.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::closure::{self, Fresh};
+use super::failure::{Failure, FailureClass};
+use super::import::{Against, ImportTask, Job, Report, Task};
+use super::limits::Limits;
+use super::objects::{Kind, Objects, to_gix};
+use super::store::Store;
+use super::tree::{TreeError, walk};
+use super::{pack, repack};
+use crate::model::Oid;
+use crate::trust::{self, Accepted, Code, Refusal};
+
+/// The largest job file that is read.
+const JOB_BYTES_MAX: u64 = 1 << 20;
+
+/// Memory for the program itself and small things.
+const MEMORY_BASE_BYTES: u64 = 128 << 20;
+
+/// Memory for each object while a pack is indexed; measured 150.
+const MEMORY_PER_OBJECT_BYTES: u64 = 200;
+
+/// How many objects of the largest size are in memory at once: compressed, base, delta, result.
+const LARGE_OBJECTS: u64 = 4;
+
+/// Address space beyond memory and mapped packs: the program, its libraries, the allocator's reservations.
+const ADDRESS_SPACE_BASE_BYTES: u64 = 1 << 30;
+
+/// How many times a pack may be mapped at once.
+const MAPS_OF_A_PACK: u64 = 3;
+
+/// Room in a file beyond the pack and its bases: headers, and the index.
+const FILE_SLACK_BYTES: u64 = 64 << 20;
+
+/// How many files may be open at once.
+const FILES_MAX: u64 = 256;
+
+/// Serves the job in the file `job` and prints the report: the main function of the import child.
+///
+/// A pack, if the job announces one, comes on standard input. Exit code 0 means that a report was printed.
+pub fn run_child(job: &Path) -> ExitCode {
+    let report = serve(job).unwrap_or_else(Report::Failed);
+    let mut line = match serde_json::to_vec(&report) {
+        Ok(line) => line,
+        Err(_) => return ExitCode::FAILURE,
+    };
+    line.push(b'\n');
+    match io::stdout().write_all(&line).and_then(|()| io::stdout().flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve(job: &Path) -> Result<Report, Failure> {
+    let job = read_job(job).map_err(|e| Failure::io("read the import's job", &e))?;
+    let store = Store::open(&job.state_directory)?;
+    let store = store.ok_or_else(|| Failure::new(FailureClass::Io, "there is no trusted store"))?;
+    let limits = match job.task {
+        Task::Repack => repack::limits(&store, &job.limits)?,
+        Task::Import(_) => job.limits,
+    };
+    limit_self(&limits, store.size()?).map_err(|e| Failure::io("limit the import child", &e.into()))?;
+    match job.task {
+        Task::Repack => repack::run(&store, &job.quarantine, &limits).map(|pack| Report::Repacked { pack }),
+        Task::Import(task) => {
+            let mut stdin = io::stdin().lock();
+            Ok(import(&store, *task, &mut stdin, &job.quarantine, &limits))
+        }
+    }
+}
+
+fn read_job(path: &Path) -> io::Result<Job> {
+    let mut json = Vec::new();
+    File::open(path)?.take(JOB_BYTES_MAX).read_to_end(&mut json)?;
+    Ok(serde_json::from_slice(&json)?)
+}
+
+/// Takes from this process what no honest import needs. The limits hold for the rest of its life.
+fn limit_self(limits: &Limits, store_bytes: u64) -> rustix::io::Result<()> {
+    let file = limits.pack_bytes + limits.bases_bytes + FILE_SLACK_BYTES;
+    let data = MEMORY_BASE_BYTES
+        + MEMORY_PER_OBJECT_BYTES * u64::from(limits.objects)
+        + LARGE_OBJECTS * limits.object_bytes;
+    let address_space = ADDRESS_SPACE_BASE_BYTES + data + store_bytes + MAPS_OF_A_PACK * file;
+    let bounds = [
+        (Resource::Core, 0),
+        (Resource::Cpu, u64::from(limits.seconds)),
+        (Resource::Fsize, file),
+        (Resource::Data, data),
+        (Resource::As, address_space),
+        (Resource::Nofile, FILES_MAX),
+    ];
+    for (resource, bound) in bounds {
+        setrlimit(resource, Rlimit { current: Some(bound), maximum: Some(bound) })?;
+    }
+    rustix::thread::set_no_new_privs(true)
+}
+
+/// Verifies the tip, and that all it needs is in the store or comes from `stream`, and nothing else does.
+pub(super) fn import(
+    store: &Store,
+    task: ImportTask,
+    stream: &mut dyn Read,
+    quarantine: &Path,
+    limits: &Limits,
+) -> Report {
+    let report = verify(store, task, stream, quarantine, limits).unwrap_or_else(Report::Failed);
+    blame_store(store, report).unwrap_or_else(Report::Failed)
+}
+
+fn verify(
+    store: &Store,
+    task: ImportTask,
+    stream: &mut dyn Read,
+    quarantine: &Path,
+    limits: &Limits,
+) -> Result<Report, Failure> {
+    let trusted = store.objects(limits.object_bytes)?;
+    let (fresh, pack) = match task.pack {
+        true => receive(store, stream, &trusted, quarantine, limits).map(|(fresh, pack)| (Some(fresh), Some(pack)))?,
+        false => (None, None),
+    };
+    let layers: Vec<&Objects> = fresh.iter().map(|fresh| &fresh.objects).chain([&trusted]).collect();
+    let tip = task.tip.clone();
+    let accepted = match judge(&layers, task)? {
+        Ok(accepted) => accepted,
+        Err(refusal) => return Ok(Report::Refused(refusal)),
+    };
+    if let Some(fresh) = &fresh {
+        closure::check(fresh, &trusted, &to_gix(&tip), limits)?;
+    }
+    match walk(&layers, &accepted.tree, &mut |_| Ok::<_, TreeError>(())) {
+        Ok(()) => Ok(Report::Accepted { accepted: Box::new(accepted), pack }),
+        Err(TreeError::Refused(refusal)) => Ok(Report::Refused(Refusal { commit: Some(tip), ..refusal })),
+        Err(TreeError::Failed(failure)) => Err(failure),
+    }
+}
+
+/// Reads the pack from `stream` into the quarantine; returns its objects and its name.
+fn receive(
+    store: &Store,
+    stream: &mut dyn Read,
+    trusted: &Objects,
+    quarantine: &Path,
+    limits: &Limits,
+) -> Result<(Fresh, String), Failure> {
+    let objects = quarantine.join("objects");
+    let index = pack::write(stream, &objects.join("pack"), trusted, store.format(), limits)?;
+    Ok((Fresh::open(&objects, &index, store.format(), limits)?, pack::name(&index)))
+}
+
+/// Asks for the verdict over the history. What goes wrong while reading is no verdict.
+fn judge(layers: &[&Objects], task: ImportTask) -> Result<Result<Accepted, Refusal>, Failure> {
+    let ImportTask { tip, against, policy, now, pack: _ } = task;
+    let policy = policy.parse()?;
+    let failure = RefCell::new(None);
+    let mut read = |oid: &Oid| {
+        read_commit(layers, oid).unwrap_or_else(|failed| {
+            let refusal = Refusal::new(Code::HashMismatch, Some(oid), failed.text.clone());
+            failure.replace(Some(failed));
+            Err(refusal)
+        })
+    };
+    let verdict = match &against {
+        Against::Main { anchor } => trust::verify_main(&mut read, &tip, anchor, &policy, now),
+        Against::Test { main, previous } => {
+            let previous = previous.as_ref().map(|(revision, committer_time)| (revision, *committer_time));
+            trust::verify_test(&mut read, &tip, main, previous, &policy, now)
+        }
+    };
+    failure.into_inner().map_or(Ok(verdict), Err)
+}
+
+/// Returns the re-hashed bytes of a commit, or why it cannot be one.
+fn read_commit(layers: &[&Objects], oid: &Oid) -> Result<Result<Vec<u8>, Refusal>, Failure> {
+    let mut buf = Vec::new();
+    for objects in layers {
+        let found = objects.find(&to_gix(oid), &mut buf);
+        match found.map_err(|e| Failure::of_store(&format!("read commit '{oid}'"), &e))? {
+            Some(object) if object.kind == Kind::Commit => return Ok(Ok(object.data.to_vec())),
+            Some(object) => {
+                let text = format!("object {} is a {}, not a commit", oid.short(), object.kind);
+                return Ok(Err(Refusal::new(Code::NotACommit, Some(oid), text)));
+            }
+            None => {}
+        }
+    }
+    let text = format!("commit {} was not sent", oid.short());
+    Ok(Err(Refusal::new(Code::MissingObject, Some(oid), text)))
+}
+
+/// Looks for damage in the store when something is missing: a broken index hides objects without an error.
+fn blame_store(store: &Store, report: Report) -> Result<Report, Failure> {
+    let missing = match &report {
+        Report::Failed(failure) => failure.class == FailureClass::Incomplete,
+        Report::Refused(refusal) => matches!(refusal.code, Code::MissingObject | Code::AnchorMissing),
+        Report::Accepted { .. } | Report::Repacked { .. } => false,
+    };
+    if missing {
+        store.verify_checksums()?;
+    }
+    Ok(report)
+}

@@ -1,0 +1,103 @@
+//! Why an import ended without a verdict. Nothing here says anything about the revision: all of it may be tried again.
+
+use std::error::Error as _;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::store::StoreError;
+
+/// What to do about a failed import; also the label under which it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureClass {
+    /// The trusted store is damaged: discard it and fetch everything.
+    Corrupt,
+    /// A limit was exceeded, of the settings or of the operating system.
+    Limit,
+    /// A file could not be read or written: the disk is full, most of the time.
+    Io,
+    /// The pack is not exactly what was asked for: cut, damaged, without some object, or with a foreign one.
+    Incomplete,
+    /// The import child ended without saying anything: killed, or at fault itself.
+    Crashed,
+}
+
+/// An import that ended without a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{text}")]
+pub struct Failure {
+    /// What to do about it.
+    pub class: FailureClass,
+    /// What happened, for people; one line.
+    pub text: String,
+}
+
+impl Failure {
+    /// Returns a failure of `class`; `text` may say anything on one line.
+    pub fn new(class: FailureClass, text: impl Into<String>) -> Failure {
+        Failure { class, text: text.into() }
+    }
+
+    pub(super) fn limit(what: &str, limit: impl std::fmt::Display) -> Failure {
+        Failure::new(FailureClass::Limit, format!("{what} exceeds {limit}"))
+    }
+
+    pub(super) fn incomplete(text: impl Into<String>) -> Failure {
+        Failure::new(FailureClass::Incomplete, text)
+    }
+
+    pub(super) fn crashed(how: &str) -> Failure {
+        Failure::new(FailureClass::Crashed, format!("the import child is at fault: {how}"))
+    }
+
+    pub(super) fn io(operation: &str, error: &io::Error) -> Failure {
+        Failure::new(io_class(error), format!("failed to {operation}: {error}"))
+    }
+
+    /// Returns what gitoxide's `error` means for a pack that arrives.
+    pub(super) fn of_pack(operation: &str, error: &gix::Error) -> Failure {
+        let class = own_fault(error).unwrap_or(FailureClass::Incomplete);
+        Failure::new(class, format!("failed to {operation}: {}", one_line(error)))
+    }
+
+    /// Returns what gitoxide's `error` means for objects that are trusted already.
+    pub(super) fn of_store(operation: &str, error: &gix::Error) -> Failure {
+        let class = own_fault(error).unwrap_or(FailureClass::Corrupt);
+        Failure::new(class, format!("failed to {operation}: {}", one_line(error)))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        let class = match &error {
+            StoreError::Corrupt { .. } => FailureClass::Corrupt,
+            StoreError::Io { source, .. } => io_class(source),
+            StoreError::Format { .. } | StoreError::Missing(_) => FailureClass::Incomplete,
+            StoreError::Quarantine { .. } => FailureClass::Crashed,
+        };
+        let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        Failure::new(class, format!("{error}{cause}"))
+    }
+}
+
+/// Tells whether a limit or the operating system is to blame. A cut pack is an I/O error too, but has no OS code.
+fn own_fault(error: &gix::Error) -> Option<FailureClass> {
+    if error.is_resource_exhausted() {
+        return Some(FailureClass::Limit);
+    }
+    let mut io = error.iter_errors().filter_map(|e| e.downcast_ref::<io::Error>());
+    io.find(|io| io.raw_os_error().is_some()).map(io_class)
+}
+
+fn io_class(error: &io::Error) -> FailureClass {
+    match error.kind() {
+        io::ErrorKind::FileTooLarge | io::ErrorKind::OutOfMemory => FailureClass::Limit,
+        _ => FailureClass::Io,
+    }
+}
+
+/// Returns an error and its causes on one line.
+fn one_line(error: &gix::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
+}

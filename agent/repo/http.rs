@@ -1,0 +1,428 @@
+//! Git's smart HTTP over our own client: what gitoxide calls an `Http`, waiting through [`Net`] and sending the
+//! token to one origin only. It knows requests and answers, nothing of refs or packs.
+
+use std::error::Error as StdError;
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Once;
+use std::time::Duration;
+use std::{any::Any, cell::RefCell};
+
+use base64::Engine as _;
+use bytes::{Buf as _, Bytes};
+use gix_transport::client::blocking_io::http::{GetResponse, Http, PostBodyDataKind, PostResponse, Transport};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Method, Request, Response, StatusCode, Url};
+
+use super::net::{Class, Failure, Net, causes};
+
+/// The longest token file, in bytes.
+const TOKEN_BYTES_MAX: u64 = 8 * 1024;
+/// The longest file of certificate authorities, in bytes.
+const CA_BYTES_MAX: u64 = 4 << 20;
+/// The longest request body, in bytes; ours hold a few ids.
+const UPLOAD_BYTES_MAX: usize = 64 * 1024;
+/// How long making a connection may take, name lookup and TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the kernel asks whether the other end of an idle connection still lives; keeps address translators
+/// from forgetting it, without waking us.
+const KEEPALIVE: Duration = Duration::from_secs(45);
+/// What a server may have under way towards us. Bounds our memory when the reader of a pack is slow.
+const WINDOW_BYTES: u32 = 512 * 1024;
+/// Forges tell Git from a browser by the first word.
+const USER_AGENT: &str = concat!("git/pullagent-", env!("CARGO_PKG_VERSION"));
+/// How much of an unexpected content type is shown.
+const KIND_CHARS_SHOWN: usize = 60;
+
+/// Where an HTTP remote is and how to get in.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The repository, without user or password.
+    pub url: Url,
+    /// The user name that goes with the token.
+    pub username: String,
+    /// The file that holds the token, read afresh for every request.
+    pub token_file: Option<PathBuf>,
+    /// A PEM file of authorities trusted beside the system's; read once per transport.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Returns a transport with a connection pool of its own, so that dropping it drops its connections.
+///
+/// # Errors
+/// If the URL is not safe to send credentials to, or the authorities cannot be read.
+pub(super) fn transport(access: Access, net: &Rc<Net>) -> Result<Transport<Client>, Failure> {
+    check_url(&access.url)?;
+    let url = gix::url::parse(access.url.as_str())
+        .map_err(|e| Failure::new(Class::Local, format!("failed to parse the remote's url: {e}")))?;
+    let client = client(&access)?;
+    let client = Client(Rc::new(Shared { client, access, net: net.clone() }));
+    Ok(Transport::new_http(client, url, gix_transport::Protocol::V2, false))
+}
+
+/// Plain HTTP would show token and content to everyone on the way: only on this host.
+fn check_url(url: &Url) -> Result<(), Failure> {
+    let local = |text: &str| Err(Failure::new(Class::Local, text));
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    if !url.username().is_empty() || url.password().is_some() {
+        return local("the remote's url holds a user or a password; put the token into a file");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return local("the remote's url holds a query or a fragment");
+    }
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if loopback => Ok(()),
+        _ => local("the remote's url is plain http, which is allowed on loopback only"),
+    }
+}
+
+fn client(access: &Access) -> Result<reqwest::Client, Failure> {
+    static PROVIDER: Once = Once::new();
+    // An error says that the process has one already, which serves as well.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    let authorities = match &access.ca_file {
+        Some(path) => authorities(path)?,
+        None => Vec::new(),
+    };
+    reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .tls_certs_merge(authorities)
+        // A redirect could lead the token to another origin; an operator can write the new URL instead.
+        .redirect(reqwest::redirect::Policy::none())
+        // Nothing from the environment.
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_keepalive(KEEPALIVE)
+        .pool_max_idle_per_host(1)
+        // A limit would need a timer of its own, hence wake-ups; the server closes what it does not want.
+        .pool_idle_timeout(None)
+        .http2_initial_stream_window_size(WINDOW_BYTES)
+        .http2_initial_connection_window_size(WINDOW_BYTES)
+        .build()
+        .map_err(|e| Failure::new(Class::Tls, format!("failed to set up TLS: {}", root_cause(&e))))
+}
+
+fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
+    let failed = |why: String| {
+        Failure::new(Class::Local, format!("failed to read authorities from '{}': {why}", path.display()))
+    };
+    let pem = read_bounded(path, CA_BYTES_MAX).map_err(|e| failed(e.to_string()))?;
+    let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(root_cause(&e)))?;
+    if found.is_empty() { Err(failed("no certificate in it".to_owned())) } else { Ok(found) }
+}
+
+fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(max + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > max { Err(io::Error::other("file too large")) } else { Ok(content) }
+}
+
+/// Our side of gitoxide's HTTP transport.
+pub(super) struct Client(Rc<Shared>);
+
+struct Shared {
+    client: reqwest::Client,
+    access: Access,
+    net: Rc<Net>,
+}
+
+impl Http for Client {
+    type Headers = Headers;
+    type ResponseBody = Body;
+    type PostBody = Upload;
+
+    fn get(
+        &mut self,
+        url: &str,
+        _base_url: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> gix::Result<GetResponse<Headers, Body>> {
+        let exchange = self.exchange(Method::GET, url, headers)?;
+        Ok(GetResponse { headers: Headers::new(&exchange), body: Body::new(&exchange) })
+    }
+
+    fn post(
+        &mut self,
+        url: &str,
+        _base_url: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+        _body: PostBodyDataKind,
+    ) -> gix::Result<PostResponse<Headers, Body, Upload>> {
+        let exchange = self.exchange(Method::POST, url, headers)?;
+        let (headers, body) = (Headers::new(&exchange), Body::new(&exchange));
+        Ok(PostResponse { post_body: Upload(exchange), headers, body })
+    }
+
+    fn configure(&mut self, _config: &dyn Any) -> gix::Result {
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Prepares a request; it is sent when its answer is first read, since only then the upload is complete.
+    fn exchange(
+        &self,
+        method: Method,
+        url: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> gix::Result<Rc<Exchange>> {
+        let bad = |what: &str| {
+            let failure = Failure::new(Class::Local, format!("failed to form a request: bad {what}"));
+            gix::Error::from_error(self.0.net.fail(failure))
+        };
+        let url = Url::parse(url).map_err(|_| bad("url"))?;
+        let mut request = Request::new(method, url);
+        for line in headers {
+            let (name, value) = line.as_ref().split_once(": ").ok_or_else(|| bad("header"))?;
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("header"))?;
+            // The client has a name of its own.
+            if name != reqwest::header::USER_AGENT {
+                let value = HeaderValue::from_str(value).map_err(|_| bad("header"))?;
+                request.headers_mut().insert(name, value);
+            }
+        }
+        let stage = RefCell::new(Stage::Ready { request, upload: Vec::new() });
+        Ok(Rc::new(Exchange { shared: self.0.clone(), stage }))
+    }
+}
+
+/// One request and its answer, shared by the three handles that gitoxide wants for it.
+struct Exchange {
+    shared: Rc<Shared>,
+    stage: RefCell<Stage>,
+}
+
+enum Stage {
+    Ready { request: Request, upload: Vec<u8> },
+    Open(Response),
+    Done,
+}
+
+impl Exchange {
+    fn fail(&self, failure: Failure) -> io::Error {
+        self.shared.net.fail(failure)
+    }
+
+    /// Sends the request unless it was sent, and returns the answer's content type.
+    fn open(&self) -> io::Result<String> {
+        let (mut request, upload) = match self.stage.replace(Stage::Done) {
+            Stage::Ready { request, upload } => (request, upload),
+            later => {
+                self.stage.replace(later);
+                return Ok(String::new());
+            }
+        };
+        if let Some(authorization) = self.shared.access.authorization().map_err(|e| self.fail(e))? {
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
+        if request.method() == Method::POST {
+            *request.body_mut() = Some(upload.into());
+        }
+        let sent = self.shared.net.wait(self.shared.client.execute(request));
+        let answer = sent
+            .and_then(|answer| answer.map_err(|e| self.shared.access.failure(&e)))
+            .and_then(|answer| self.shared.access.check_status(answer))
+            .map_err(|e| self.fail(e))?;
+        let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with("application/x-git-upload-pack-") {
+            let kind: String = kind.chars().take(KIND_CHARS_SHOWN).collect();
+            let host = self.shared.access.host();
+            let text = format!("'{host}' does not speak Git's smart protocol here: content type '{kind}'");
+            return Err(self.fail(Failure::new(Class::Protocol, text)));
+        }
+        let kind = kind.to_owned();
+        self.stage.replace(Stage::Open(answer));
+        Ok(kind)
+    }
+
+    /// Returns the next bytes of the answer, none at its end.
+    fn next_chunk(&self) -> io::Result<Bytes> {
+        self.open()?;
+        let mut stage = self.stage.borrow_mut();
+        let Stage::Open(answer) = &mut *stage else { return Ok(Bytes::new()) };
+        let net = &self.shared.net;
+        // HTTP/2 may send empty chunks; handed on, they would look like the end. The deadline bounds the loop.
+        loop {
+            let chunk = net
+                .wait(answer.chunk())
+                .and_then(|chunk| chunk.map_err(|e| self.shared.access.failure(&e)))
+                .map_err(|e| self.fail(e))?;
+            let Some(chunk) = chunk else { break };
+            net.count(chunk.len()).map_err(|e| self.fail(e))?;
+            if !chunk.is_empty() {
+                return Ok(chunk);
+            }
+        }
+        *stage = Stage::Done;
+        Ok(Bytes::new())
+    }
+}
+
+impl Access {
+    /// Returns what proves us to the server, from the token file as it is now.
+    fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
+        let Some(path) = &self.token_file else { return Ok(None) };
+        let failed =
+            |why: &str| Failure::new(Class::Local, format!("failed to read token '{}': {why}", path.display()));
+        let content = read_bounded(path, TOKEN_BYTES_MAX).map_err(|e| failed(&e.to_string()))?;
+        let token = content.trim_ascii();
+        if token.is_empty() || token.iter().any(u8::is_ascii_control) {
+            return Err(failed("it must hold one line"));
+        }
+        let mut pair = format!("{}:", self.username).into_bytes();
+        pair.extend_from_slice(token);
+        let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+        let mut value =
+            HeaderValue::from_str(&format!("Basic {encoded}")).map_err(|_| failed("it cannot be encoded"))?;
+        // Keeps it out of debug output and out of header compression tables.
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    /// Returns host and port for people.
+    fn host(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        self.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+
+    /// Says in our words why a request failed, without its URL.
+    fn failure(&self, error: &reqwest::Error) -> Failure {
+        let host = self.host();
+        let cause = root_cause(error);
+        if let Some(tls) = causes(error).find_map(|e| e.downcast_ref::<rustls::Error>()) {
+            return Failure::new(Class::Tls, format!("failed to set up TLS with '{host}': {tls}"));
+        }
+        let (class, doing) = if error.is_dns() {
+            (Class::Dns, "resolve")
+        } else if error.is_timeout() {
+            (Class::Timeout, "connect to")
+        } else if error.is_connect() {
+            (Class::Network, "connect to")
+        } else {
+            (Class::Network, "keep the connection to")
+        };
+        Failure::new(class, format!("failed to {doing} '{host}': {cause}"))
+    }
+
+    fn check_status(&self, answer: Response) -> Result<Response, Failure> {
+        let status = answer.status();
+        let class = match status {
+            StatusCode::OK => return Ok(answer),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Class::Auth,
+            StatusCode::NOT_FOUND | StatusCode::GONE => Class::NotFound,
+            StatusCode::TOO_MANY_REQUESTS => Class::Server,
+            other if other.is_server_error() => Class::Server,
+            _ => Class::Refused,
+        };
+        let hint = match class {
+            Class::Auth if self.token_file.is_none() => "; no token file is configured",
+            Class::Auth => "; the token was not accepted",
+            Class::NotFound => "; a private repository looks the same without the right token",
+            _ if status.is_redirection() => "; redirects are not followed",
+            _ => "",
+        };
+        Err(Failure::new(class, format!("'{}' answered {status}{hint}", self.host())))
+    }
+}
+
+/// Returns the innermost cause, in its own words.
+fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Collects the body of a request.
+pub(super) struct Upload(Rc<Exchange>);
+
+impl Write for Upload {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match &mut *self.0.stage.borrow_mut() {
+            Stage::Ready { upload, .. } if upload.len() + buf.len() <= UPLOAD_BYTES_MAX => {
+                upload.extend_from_slice(buf);
+                Ok(buf.len())
+            }
+            Stage::Ready { .. } => {
+                Err(self.0.fail(Failure::new(Class::Limit, "the request itself is too large")))
+            }
+            Stage::Open(_) | Stage::Done => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Gives the one header that gitoxide looks at, the content type; reading it sends the request.
+pub(super) struct Headers {
+    exchange: Rc<Exchange>,
+    lines: Option<io::Cursor<String>>,
+}
+
+impl Headers {
+    fn new(exchange: &Rc<Exchange>) -> Headers {
+        Headers { exchange: exchange.clone(), lines: None }
+    }
+}
+
+impl BufRead for Headers {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.lines.is_none() {
+            let kind = self.exchange.open()?;
+            self.lines = Some(io::Cursor::new(format!("content-type: {kind}\n")));
+        }
+        self.lines.as_mut().map_or(Ok(&[]), BufRead::fill_buf)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let Some(lines) = &mut self.lines {
+            lines.consume(amount);
+        }
+    }
+}
+
+impl Read for Headers {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+/// Gives the body of the answer as it comes.
+pub(super) struct Body {
+    exchange: Rc<Exchange>,
+    chunk: Bytes,
+}
+
+impl Body {
+    fn new(exchange: &Rc<Exchange>) -> Body {
+        Body { exchange: exchange.clone(), chunk: Bytes::new() }
+    }
+}
+
+impl BufRead for Body {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.chunk.is_empty() {
+            self.chunk = self.exchange.next_chunk()?;
+        }
+        Ok(&self.chunk)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.chunk.advance(amount.min(self.chunk.len()));
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
+        Ok(n)
+    }
+}

@@ -1,0 +1,345 @@
+//! The trusted store: a bare repository below the state directory that holds verified history and nothing else.
+//! Must not know what makes a commit trusted, and touches no network.
+//!
+//! The store is a cache: the anchor's id re-verifies everything in it. So every doubt about it ends in
+//! [`StoreError::Corrupt`] and [`Store::discard`], never in a repair.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::files;
+use super::limits::Limits;
+use super::objects::{Format, Kind, Objects, format_of, to_gix};
+use super::quarantine::Quarantine;
+use crate::model::Oid;
+
+/// Says why the trusted store cannot be used as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system said no.
+    #[error("failed to {operation} '{path}'")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The store is damaged. Way out: [`Store::discard`], then fetch everything again.
+    #[error("the trusted store '{path}' is damaged: {what}")]
+    Corrupt {
+        /// The store.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The store and the revision asked for use different hash functions.
+    #[error("the trusted store '{path}' holds {have} objects, unlike '{wanted}'")]
+    Format {
+        /// The store.
+        path: PathBuf,
+        /// The object format of the store, as Git names it.
+        have: String,
+        /// The revision that does not fit.
+        wanted: Oid,
+    },
+    /// The store is sound but does not hold this object.
+    #[error("object '{0}' is not in the trusted store")]
+    Missing(Oid),
+    /// The import child left something else than the one pack it announced.
+    #[error("the quarantine '{path}' does not hold exactly '{pack}'")]
+    Quarantine {
+        /// The quarantine.
+        path: PathBuf,
+        /// The pack that was announced.
+        pack: String,
+    },
+}
+
+/// Makes an [`io::Error`] say what was tried on which path.
+pub(super) fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| StoreError::Io { operation, path: path.to_owned(), source }
+}
+
+/// The references in the store: one for each line of history that a host follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reference {
+    /// The last accepted revision of the main line, which only moves forward.
+    Main,
+    /// The last accepted tip of the host's test branch, which may be rewritten.
+    Test,
+}
+
+impl Reference {
+    /// Returns the full name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reference::Main => "refs/pullagent/main",
+            Reference::Test => "refs/pullagent/test",
+        }
+    }
+}
+
+/// The trusted store of one state directory. Whoever holds it is the only writer: the reconciler.
+#[derive(Debug, Clone)]
+pub struct Store {
+    state_directory: PathBuf,
+    git_dir: PathBuf,
+    format: Format,
+}
+
+impl Store {
+    /// More packs than this are packed into one: a look-up tries every pack, and each costs three memory maps.
+    pub const PACKS_MAX: usize = 50;
+
+    /// The largest `config`, reference or other small file that is read.
+    const SMALL_FILE_BYTES: u64 = 64 * 1024;
+
+    /// Opens the store below `state_directory` for objects of the same format as `wanted`; makes it if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when a pack, an index or the layout is damaged; [`StoreError::Format`] when `wanted`
+    /// cannot be in this store.
+    pub fn open_or_create(state_directory: &Path, wanted: &Oid) -> Result<Store, StoreError> {
+        let format = format_of(wanted);
+        let store = match Store::open(state_directory)? {
+            Some(store) => store,
+            None => Store::create(state_directory, format)?,
+        };
+        if store.format == format {
+            return Ok(store);
+        }
+        let have = store.format.to_string();
+        Err(StoreError::Format { path: store.git_dir, have, wanted: wanted.clone() })
+    }
+
+    /// Opens the store below `state_directory`; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when a pack, an index or the layout is damaged.
+    pub fn open(state_directory: &Path) -> Result<Option<Store>, StoreError> {
+        let git_dir = git_dir(state_directory);
+        if !git_dir.try_exists().map_err(io_error("look for", &git_dir))? {
+            return Ok(None);
+        }
+        let config = read_small(&git_dir.join("config"), Store::SMALL_FILE_BYTES).map_err(corrupt(&git_dir))?;
+        let format = parse_format(&config).ok_or("its 'config' names no object format").map_err(corrupt(&git_dir))?;
+        let store = Store { state_directory: state_directory.to_owned(), git_dir, format };
+        store.check_layout()?;
+        store.check_packs()?;
+        Ok(Some(store))
+    }
+
+    /// Deletes the store below `state_directory`. The way out of [`StoreError::Corrupt`].
+    pub fn discard(state_directory: &Path) -> Result<(), StoreError> {
+        let git_dir = git_dir(state_directory);
+        files::remove_tree(&git_dir).map_err(io_error("delete", &git_dir))
+    }
+
+    /// Deletes what an earlier process left unfinished below `state_directory`: quarantines, and the halves of packs
+    /// and references that were being published. Called at start, before the store is opened.
+    pub fn sweep(state_directory: &Path) -> Result<(), StoreError> {
+        Quarantine::sweep(state_directory)?;
+        let git_dir = git_dir(state_directory);
+        for reference in [Reference::Main, Reference::Test] {
+            let lock = lock_of(&git_dir.join(reference.name()));
+            files::remove(&lock).map_err(io_error("delete", &lock))?;
+        }
+        // A pack becomes visible by its index, which is moved last: a pack without one was never trusted.
+        for pack in list(&git_dir.join("objects/pack"), "pack")? {
+            if !pack.with_extension("idx").exists() {
+                files::remove(&pack).map_err(io_error("delete", &pack))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the repository's directory, which `git --git-dir` can read.
+    pub fn git_dir(&self) -> &Path {
+        &self.git_dir
+    }
+
+    /// Tells whether `oid` is in the store, and so its whole history and every tree and file of it.
+    pub fn has(&self, oid: &Oid) -> Result<bool, StoreError> {
+        let objects = self.objects(Limits::OBJECT_BYTES)?;
+        Ok(objects.header(&to_gix(oid)).map_err(corrupt(&self.git_dir))?.is_some())
+    }
+
+    /// Returns the bytes of commit `oid`, after comparing them with the id.
+    pub fn commit(&self, oid: &Oid) -> Result<Vec<u8>, StoreError> {
+        let mut buf = Vec::new();
+        match self.objects(Limits::OBJECT_BYTES)?.find(&to_gix(oid), &mut buf).map_err(corrupt(&self.git_dir))? {
+            Some(object) if object.kind == Kind::Commit => Ok(object.data.to_vec()),
+            Some(_) | None => Err(StoreError::Missing(oid.clone())),
+        }
+    }
+
+    /// Returns the last accepted revision that `reference` keeps; `None` if there is none, or its file says nothing sensible.
+    ///
+    /// For people and for what a fetch tells the server it has; what is trusted is told by the journal.
+    pub fn tip(&self, reference: Reference) -> Option<Oid> {
+        let bytes = read_small(&self.git_dir.join(reference.name()), Store::SMALL_FILE_BYTES).ok()?;
+        bytes.trim_ascii().parse().ok()
+    }
+
+    /// Makes `oid` the last accepted revision that `reference` keeps, so that `git gc` keeps it and `git log` shows it.
+    pub fn set_tip(&self, reference: Reference, oid: &Oid) -> Result<(), StoreError> {
+        let path = self.git_dir.join(reference.name());
+        files::replace(&path, &lock_of(&path), format!("{oid}\n").as_bytes()).map_err(io_error("write", &path))
+    }
+
+    /// Tells whether there are more packs than [`Store::PACKS_MAX`].
+    pub fn needs_repack(&self) -> Result<bool, StoreError> {
+        Ok(self.packs()?.len() > Store::PACKS_MAX)
+    }
+
+    /// Reads everything and compares all checksums, which takes a second for each few hundred megabytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] names the first file that is not what it was.
+    pub fn verify_checksums(&self) -> Result<(), StoreError> {
+        for index in self.packs()? {
+            super::pack::verify_checksums(&index, self.format).map_err(corrupt(&self.git_dir))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the state directory that the store lies in.
+    pub(super) fn state_directory(&self) -> &Path {
+        &self.state_directory
+    }
+
+    /// Returns the directory of the packs.
+    pub(super) fn pack_dir(&self) -> PathBuf {
+        self.git_dir.join("objects/pack")
+    }
+
+    /// Returns the paths of all pack indices.
+    pub(super) fn packs(&self) -> Result<Vec<PathBuf>, StoreError> {
+        list(&self.pack_dir(), "idx")
+    }
+
+    /// Returns how many bytes of packs and indices there are.
+    pub(super) fn size(&self) -> Result<u64, StoreError> {
+        let files = self.packs()?.into_iter().flat_map(|index| [index.with_extension("pack"), index]);
+        let sizes = files.map(|file| fs::metadata(&file).map(|m| m.len()).map_err(io_error("look at", &file)));
+        sizes.sum()
+    }
+
+    /// Returns the hash function of all ids in the store.
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Opens the objects for reading.
+    pub(super) fn objects(&self, object_bytes: u64) -> Result<Objects, StoreError> {
+        let dir = self.git_dir.join("objects");
+        Objects::open(&dir, self.format, object_bytes).map_err(io_error("open", &dir))
+    }
+
+    fn create(state_directory: &Path, format: Format) -> Result<Store, StoreError> {
+        let git_dir = git_dir(state_directory);
+        files::ensure_private(state_directory).map_err(io_error("create", state_directory))?;
+        let quarantine = Quarantine::new(state_directory)?;
+        let fresh = quarantine.path().join("git");
+        lay_out(&fresh, format)
+            .and_then(|()| fs::rename(&fresh, &git_dir))
+            .and_then(|()| files::sync_parent(&git_dir))
+            .map_err(io_error("create", &git_dir))?;
+        Ok(Store { state_directory: state_directory.to_owned(), git_dir, format })
+    }
+
+    fn check_layout(&self) -> Result<(), StoreError> {
+        for foreign in ["shallow", "objects/info/alternates", "info/grafts"] {
+            if self.git_dir.join(foreign).exists() {
+                return Err(corrupt(&self.git_dir)(format!("it has a file '{foreign}'")));
+            }
+        }
+        let pack_dir = self.pack_dir();
+        if pack_dir.is_dir() { Ok(()) } else { Err(corrupt(&self.git_dir)("it has no directory 'objects/pack'")) }
+    }
+
+    fn check_packs(&self) -> Result<(), StoreError> {
+        for index in self.packs()? {
+            super::pack::check_pair(&index, self.format).map_err(corrupt(&self.git_dir))?;
+        }
+        match list(&self.pack_dir(), "pack")?.iter().find(|pack| !pack.with_extension("idx").exists()) {
+            Some(pack) => Err(corrupt(&self.git_dir)(format!("'{}' has no index", pack.display()))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes an error say that the store `git_dir` is damaged.
+pub(super) fn corrupt<E: ToString>(git_dir: &Path) -> impl FnOnce(E) -> StoreError {
+    move |what| StoreError::Corrupt { path: git_dir.to_owned(), what: what.to_string() }
+}
+
+fn git_dir(state_directory: &Path) -> PathBuf {
+    state_directory.join("git")
+}
+
+/// Git's own name for a reference that is being written, so that a `git` at work beside us keeps off.
+fn lock_of(reference: &Path) -> PathBuf {
+    reference.with_extension("lock")
+}
+
+/// Lays out what `git --git-dir` needs to see a bare repository, and nothing that could run anything.
+fn lay_out(dir: &Path, format: Format) -> io::Result<()> {
+    for below in ["", "objects", "objects/pack", "objects/info", "refs", "refs/heads", "refs/pullagent"] {
+        files::create_private(&dir.join(below))?;
+    }
+    files::write_synced(&dir.join("HEAD"), b"ref: refs/heads/main\n")?;
+    files::write_synced(&dir.join("config"), config(format).as_bytes())?;
+    for below in ["objects", "refs", ""] {
+        files::sync(&dir.join(below))?;
+    }
+    Ok(())
+}
+
+fn config(format: Format) -> String {
+    // No automatic gc: it would race with an import, and repacking is bounded by us.
+    let (version, extensions) = match format {
+        Format::Sha256 => (1, "[extensions]\n\tobjectformat = sha256\n"),
+        _ => (0, ""),
+    };
+    format!("[core]\n\trepositoryformatversion = {version}\n\tbare = true\n{extensions}[gc]\n\tauto = 0\n")
+}
+
+fn parse_format(config: &str) -> Option<Format> {
+    let objectformat = config.lines().find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        key.trim().eq_ignore_ascii_case("objectformat").then(|| value.trim())
+    });
+    match objectformat {
+        Some("sha256") => Some(Format::Sha256),
+        Some("sha1") => Some(Format::Sha1),
+        Some(_) => None,
+        None => config.contains("repositoryformatversion").then_some(Format::Sha1),
+    }
+}
+
+fn read_small(path: &Path, bytes_max: u64) -> io::Result<String> {
+    use io::Read as _;
+    let mut text = String::new();
+    fs::File::open(path)?.take(bytes_max).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Returns the files in `dir` with this extension; none if there is no such directory.
+fn list(dir: &Path, extension: &str) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io_error("list", dir))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(io_error("list", dir))?.path();
+        if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}

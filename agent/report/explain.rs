@@ -1,0 +1,236 @@
+//! Why a revision runs on this host, or does not: in sentences, from the files alone.
+
+use serde::{Deserialize, Serialize};
+
+use super::status::{Bad, BadKind, Owed, TestProgressWord};
+use super::style::{ago, precise, quoted, safe};
+use super::{Entry, Fate, Headline, History, SCHEMA, Status};
+use crate::model::Oid;
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// Version of the layout; [`SCHEMA`].
+    pub schema: u32,
+    /// The revision that was asked for.
+    pub revision: Oid,
+    /// The answer in one word.
+    pub verdict: Verdict,
+    /// The answer in sentences.
+    pub text: Vec<String>,
+    /// What the admin can do.
+    pub advice: Option<String>,
+}
+
+/// What is known of a revision on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It runs, and was confirmed.
+    Running,
+    /// It runs as a test.
+    Testing,
+    /// It is being verified, built, switched to or tried.
+    UnderWay,
+    /// Its turn will come.
+    Waiting,
+    /// Its signature or history was not acceptable.
+    Refused,
+    /// It was tried and failed.
+    Failed,
+    /// It was deployed before; something newer has taken its place.
+    Past,
+    /// It was a test that is over.
+    TestOver,
+    /// This host has not heard of it.
+    Unknown,
+}
+
+/// Says why `revision` runs, or does not.
+pub fn explain(revision: &Oid, status: &Status, history: &History, now: u64) -> Explanation {
+    let case = Case { revision, status, history, now };
+    let parts = [
+        Case::under_way,
+        Case::running,
+        Case::bad,
+        Case::retried,
+        Case::pending,
+        Case::test_over,
+        Case::past,
+        Case::unknown,
+    ];
+    let (verdict, mut text, advice) =
+        parts.iter().find_map(|part| part(&case)).unwrap_or((Verdict::Unknown, vec![], None));
+    text.extend(case.suspension(verdict));
+    Explanation { schema: SCHEMA, revision: revision.clone(), verdict, text, advice }
+}
+
+type Answer = Option<(Verdict, Vec<String>, Option<String>)>;
+
+struct Case<'a> {
+    revision: &'a Oid,
+    status: &'a Status,
+    history: &'a History,
+    now: u64,
+}
+
+impl Case<'_> {
+    fn short(&self) -> &str {
+        self.revision.short()
+    }
+
+    fn under_way(&self) -> Answer {
+        let about = |r: &Oid| r == self.revision;
+        let deployment = self.status.deployment.as_ref().filter(|d| about(&d.commit.revision));
+        let act = self.status.doing.as_ref().filter(|d| d.revision.as_ref().is_some_and(about));
+        let step = match (self.status.state, deployment, act) {
+            (Headline::Preparing, Some(_), _) => "it is built, and the switch to it is being prepared",
+            (Headline::Switching, Some(_), _) => "the host is being switched to it",
+            (Headline::CheckingHealth, Some(_), _) => "the host runs it on probation while its health is checked",
+            (Headline::Confirming, Some(_), _) => "it proved healthy and is being made permanent",
+            (Headline::RollingBack, Some(_), _) => "it failed and is being rolled back",
+            (_, Some(_), _) => "its deployment is under way",
+            (Headline::Verifying, None, Some(_)) => "it is being fetched and its signatures are checked",
+            (Headline::Building, None, Some(_)) => "it is being built",
+            (_, None, _) => return None,
+        };
+        let mut text = vec![format!("{} is under way: {step}.", self.short())];
+        if let Some(at) = deployment.and_then(|d| d.deadline) {
+            let left = precise(at.saturating_sub(self.now));
+            text.push(format!("The host rolls back in {left} unless it is confirmed before."));
+        }
+        Some((Verdict::UnderWay, text, None))
+    }
+
+    fn running(&self) -> Answer {
+        let running = self.status.running.as_ref().filter(|r| r.revision.as_ref() == Some(self.revision))?;
+        let signed = running.signer.as_deref().map(|s| format!(", signed by {}", safe(s))).unwrap_or_default();
+        let since = |did| running.since.map(|at| format!(", {did} {}", ago(self.now, at))).unwrap_or_default();
+        if self.status.state == Headline::Testing {
+            let text = format!("{} runs for a test{}{signed}. A reboot ends it.", self.short(), since("entered"));
+            return Some((Verdict::Testing, vec![text], None));
+        }
+        let generation = running.generation.map(|g| format!(" as generation {g}")).unwrap_or_default();
+        let text = format!("{} runs{generation}{}{signed}.", self.short(), since("deployed"));
+        Some((Verdict::Running, vec![text], None))
+    }
+
+    fn bad(&self) -> Answer {
+        let bad = self.status.bad(self.revision)?;
+        let verdict = if bad.kind == BadKind::Refused { Verdict::Refused } else { Verdict::Failed };
+        let mut text = vec![self.how_bad(bad)];
+        text.push(match bad.code.as_str() {
+            "" => format!("The reason: {}.", sentence(&bad.text)),
+            code => format!("The reason ({}): {}.", safe(code), sentence(&bad.text)),
+        });
+        text.extend(bad.details.iter().map(|d| safe(d)));
+        if bad.kind != BadKind::Refused {
+            text.push("It is not tried again by itself.".to_owned());
+        }
+        Some((verdict, text, Some(safe(&bad.advice))))
+    }
+
+    fn how_bad(&self, bad: &Bad) -> String {
+        let when = ago(self.now, bad.at);
+        let subject = if bad.subject.is_empty() { String::new() } else { format!(" {}", quoted(&bad.subject)) };
+        let name = format!("{}{subject}", self.short());
+        match bad.kind {
+            BadKind::Refused => format!("{name} was refused {when} on {}; nothing of it was built.", safe(&bad.branch)),
+            BadKind::BuildFailed => format!("{name} could not be built {when}; the host was not touched."),
+            BadKind::RolledBack => format!("{name} was activated and rolled back {when}."),
+            BadKind::RollbackFailed => format!("{name} was activated, and rolling it back failed {when}."),
+            BadKind::CalledOff => format!("{name} was called off {when}."),
+        }
+    }
+
+    fn retried(&self) -> Answer {
+        let retry = self.status.retries.iter().find(|r| r.revision == *self.revision)?;
+        let text = vec![
+            format!("{} could not be finished: {}.", self.short(), sentence(&retry.text)),
+            format!(
+                "This may pass by itself; it is tried again in {} (failures so far: {}).",
+                precise(retry.not_before.saturating_sub(self.now)),
+                retry.tries
+            ),
+        ];
+        Some((Verdict::Waiting, text, Some("try at once: pullagent sync".to_owned())))
+    }
+
+    fn pending(&self) -> Answer {
+        let pending = self.status.pending.iter().find(|p| p.revision == *self.revision)?;
+        let step = match pending.owed {
+            Owed::Verify => "has been seen and is to be verified",
+            Owed::Deploy => "was verified and is to be deployed",
+            Owed::Return => "is what the host returns to, for the test is over",
+        };
+        let text = format!("{} on {} {step}.", self.short(), safe(&pending.branch));
+        Some((Verdict::Waiting, vec![text], None))
+    }
+
+    fn test_over(&self) -> Answer {
+        let test = self.status.test.as_ref().filter(|t| t.commit.revision == *self.revision)?;
+        if test.progress != TestProgressWord::Over {
+            return None;
+        }
+        let why = test.why.as_deref().map(sentence).unwrap_or_default();
+        let text = vec![
+            format!("{} was tested, and the test is over: {why}.", self.short()),
+            "A test is entered once; it comes back if its branch moves.".to_owned(),
+        ];
+        Some((Verdict::TestOver, text, Some(format!("enter it again: pullagent retry {}", self.short()))))
+    }
+
+    fn past(&self) -> Answer {
+        let last = self.history.entries.iter().rev().find(|e| e.revision == *self.revision)?;
+        let mut text = vec![self.how_past(last)];
+        let running = self.status.running.as_ref();
+        if let Some(now_runs) = running.and_then(|r| r.revision.as_ref()) {
+            text.push(format!("The host runs {} now.", now_runs.short()));
+        }
+        Some((Verdict::Past, text, None))
+    }
+
+    fn how_past(&self, e: &Entry) -> String {
+        let when = ago(self.now, e.at);
+        let name = self.short();
+        match e.outcome {
+            Fate::Confirmed => match e.generation {
+                Some(g) => format!("{name} was deployed {when} as generation {g}."),
+                None => format!("{name} was deployed {when}."),
+            },
+            Fate::Tested | Fate::TestLost => format!("{name} ran for a test, {when}."),
+            Fate::RolledBack => format!("{name} was rolled back {when}; that was forgiven since."),
+            Fate::RollbackFailed => format!("{name} could not be rolled back {when}; that was forgiven since."),
+            Fate::Superseded => format!("{name} was given up {when}, for somebody else switched the host."),
+            Fate::Refused => format!("{name} was refused {when}, and the branch has moved since."),
+            Fate::BuildFailed => format!("{name} could not be built {when}; that was forgiven since."),
+            Fate::Abandoned => format!("{name} was called off {when}."),
+        }
+    }
+
+    fn unknown(&self) -> Answer {
+        let mut text = vec![format!("This host has not heard of {}.", self.short())];
+        for remote in &self.status.remotes {
+            let name = safe(&remote.name);
+            text.push(match (&remote.trouble, remote.checked_at) {
+                (Some(t), _) => format!("{name} does not answer: {}.", sentence(&t.text)),
+                (None, Some(at)) => format!("{name} was asked {} and named other tips.", ago(self.now, at)),
+                (None, None) => format!("{name} has not been asked yet."),
+            });
+        }
+        text.push("Only the newest commit of a branch is ever looked at by itself; those below come with it.".to_owned());
+        Some((Verdict::Unknown, text, Some("ask the remotes now: pullagent sync".to_owned())))
+    }
+
+    fn suspension(&self, verdict: Verdict) -> Option<String> {
+        let s = self.status.suspension.as_ref()?;
+        let matters = matches!(verdict, Verdict::Waiting | Verdict::Unknown | Verdict::TestOver);
+        matters.then(|| format!("Deployments are suspended by {} ({}).", safe(&s.by), ago(self.now, s.at)))
+    }
+}
+
+/// A foreign text without its own full stop.
+fn sentence(text: &str) -> String {
+    safe(text).trim_end_matches('.').to_owned()
+}

@@ -1,0 +1,499 @@
+//! From a snapshot to a [`Status`]: one pure function and its parts. Nothing here asks the host or the clock.
+
+use super::status::{
+    Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus, StageWord,
+    Status, System, TestProgressWord, TestStatus, TroubleStatus,
+};
+use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot};
+use crate::config::Settings;
+use crate::model::{
+    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Stage, Step, StorePath, Suspension, TestLine, TestProgress,
+    Tip,
+};
+use crate::plan::{self, Trouble};
+
+impl Status {
+    /// Says how things are. [`Status::agent`] is left empty for the writer to fill in.
+    pub fn from_snapshot(snapshot: &Snapshot, settings: &Settings) -> Status {
+        let host = snapshot.facts.host.as_ref();
+        let describe = |path: Option<&StorePath>| path.map(|p| system(snapshot, p));
+        let mut status = Status {
+            schema: SCHEMA,
+            host: settings.hostname.clone(),
+            state: Headline::Starting,
+            agent: Agent::default(),
+            running: describe(host.and_then(|h| h.running.as_ref())),
+            boot: describe(host.and_then(|h| h.boot_default.as_ref())),
+            booted: describe(host.and_then(|h| h.booted.as_ref())),
+            drift: has_drifted(snapshot),
+            remotes: remotes(snapshot, settings),
+            stale_after_secs: settings.trust.stale_after.0.as_secs(),
+            doing: snapshot.doing.as_ref().and_then(act),
+            deployment: snapshot.state.deployment.as_ref().map(|d| deployment(snapshot, settings, d)),
+            accepted: snapshot.state.main.as_ref().map(commit),
+            pending: pending(snapshot, settings),
+            test: snapshot.state.test.as_ref().map(|t| test(snapshot, settings, t)),
+            problem: None,
+            set_aside: set_aside(snapshot),
+            retries: retries(snapshot),
+            suspension: suspension(snapshot),
+            trouble: snapshot.trouble.clone(),
+        };
+        status.problem = problem(snapshot, settings, &status);
+        status.state = headline(snapshot, &status);
+        status
+    }
+}
+
+/// The one word. What an admin must know first comes first.
+fn headline(snapshot: &Snapshot, status: &Status) -> Headline {
+    if status.trouble.is_some() {
+        return Headline::Held;
+    }
+    if let Some(d) = &status.deployment {
+        return stage_headline(d.stage, status.doing.as_ref());
+    }
+    if let Some(bad) = status.problem.as_ref().filter(|b| b.kind == BadKind::RollbackFailed) {
+        return bad_headline(bad.kind);
+    }
+    if status.suspension.is_some() {
+        return Headline::Suspended;
+    }
+    match status.doing.as_ref().map(|d| d.action.as_str()) {
+        Some("verify") => return Headline::Verifying,
+        Some("build") => return Headline::Building,
+        _ => {}
+    }
+    if let Some(bad) = &status.problem {
+        return bad_headline(bad.kind);
+    }
+    quiet_headline(snapshot, status)
+}
+
+/// The word while nothing is under way and nothing is known to be bad.
+fn quiet_headline(snapshot: &Snapshot, status: &Status) -> Headline {
+    let running = snapshot.facts.host.as_ref().and_then(|h| h.running.as_ref());
+    let testing = entered(snapshot).is_some_and(|path| Some(path) == running);
+    let answered = status.remotes.iter().any(|r| r.checked_at.is_some());
+    if !status.remotes.is_empty() && status.remotes.iter().all(|r| r.trouble.is_some()) {
+        Headline::Unreachable
+    } else if !status.retries.is_empty() {
+        Headline::Retrying
+    } else if status.drift {
+        Headline::Drift
+    } else if running.is_none() || !answered {
+        Headline::Starting
+    } else if !status.pending.is_empty() || status.accepted.is_none() {
+        Headline::Waiting
+    } else if testing {
+        Headline::Testing
+    } else {
+        Headline::InSync
+    }
+}
+
+fn stage_headline(stage: StageWord, doing: Option<&Act>) -> Headline {
+    match stage {
+        StageWord::Built | StageWord::Prepared => Headline::Preparing,
+        StageWord::Armed => Headline::Switching,
+        StageWord::Activated | StageWord::Soaking => match doing.map(|d| d.action.as_str()) {
+            Some("roll-back") => Headline::RollingBack,
+            _ => Headline::CheckingHealth,
+        },
+        StageWord::Confirming => Headline::Confirming,
+        StageWord::RollingBack => Headline::RollingBack,
+    }
+}
+
+fn bad_headline(kind: BadKind) -> Headline {
+    match kind {
+        BadKind::Refused => Headline::Refused,
+        BadKind::BuildFailed => Headline::BuildFailed,
+        BadKind::RolledBack => Headline::RolledBack,
+        BadKind::RollbackFailed => Headline::RollbackFailed,
+        BadKind::CalledOff => Headline::CalledOff,
+    }
+}
+
+/// What the headline complains about: a failed rollback until something else ended, else the newest tip that is bad.
+fn problem(snapshot: &Snapshot, settings: &Settings, status: &Status) -> Option<Bad> {
+    let last = snapshot.state.history.back().map(Entry::of);
+    if let Some(last) = last.filter(|e| e.outcome == Fate::RollbackFailed) {
+        let known = status.bad(&last.revision).filter(|b| b.kind == BadKind::RollbackFailed);
+        return Some(known.cloned().unwrap_or_else(|| bad_of_entry(&last)));
+    }
+    let since = status.test.as_ref().and_then(|t| t.since).unwrap_or(0);
+    let heads = settings.branches().into_iter().filter_map(|(branch, _)| {
+        let bad = status.bad(head(snapshot, settings, &branch)?)?;
+        // A test branch that main has overtaken is no fault; its own line tells.
+        let overtaken = matches!(bad.code.as_str(), "not-on-main" | "test-rollback");
+        (bad.branch == branch && bad.at >= since && !overtaken).then(|| bad.clone())
+    });
+    heads.max_by_key(|b| b.at)
+}
+
+/// The suspension, while it is in force.
+fn suspension(snapshot: &Snapshot) -> Option<Suspension> {
+    let in_force = plan::suspended(&snapshot.state, snapshot.facts.now);
+    snapshot.state.suspension.clone().filter(|_| in_force)
+}
+
+/// Describes a system by what is remembered of it.
+fn system(snapshot: &Snapshot, path: &StorePath) -> System {
+    let state = &snapshot.state;
+    let host = snapshot.facts.host.as_ref();
+    let of_tip = |tip: &Tip, generation, since| System {
+        toplevel: path.clone(),
+        generation,
+        revision: Some(tip.revision.clone()),
+        subject: Some(tip.subject.clone()),
+        signer: tip.signer.clone(),
+        since,
+    };
+    let on_trial = state.deployment.as_ref().filter(|d| d.toplevel == *path);
+    let mut found = if let Some((tip, at)) = entered_line(snapshot, path) {
+        of_tip(tip, None, Some(at))
+    } else if let Some(s) = state.settled.as_ref().filter(|s| s.toplevel == *path) {
+        of_tip(&s.tip, s.generation, Some(s.at))
+    } else if let Some(d) = on_trial {
+        of_tip(&d.desired.tip, None, probation_since(snapshot))
+    } else {
+        remembered(snapshot, path)
+    };
+    if let Some(h) = host.filter(|h| h.profile.as_ref() == Some(path)) {
+        found.generation = h.generation;
+    }
+    found
+}
+
+/// Describes a system by the history, else by its own word.
+fn remembered(snapshot: &Snapshot, path: &StorePath) -> System {
+    let entry = snapshot.state.history.iter().rev().find(|e| e.toplevel.as_ref() == Some(path));
+    if let Some(e) = entry.map(Entry::of) {
+        return System {
+            toplevel: path.clone(),
+            generation: e.generation,
+            revision: Some(e.revision),
+            subject: Some(e.subject),
+            signer: e.signer,
+            since: Some(e.at),
+        };
+    }
+    let says = |h: &HostFacts| h.running_revision.clone().filter(|_| h.running.as_ref() == Some(path));
+    let revision = snapshot.facts.host.as_ref().and_then(says);
+    let tip = snapshot.state.main.as_ref().filter(|t| Some(&t.revision) == revision.as_ref());
+    System {
+        toplevel: path.clone(),
+        generation: None,
+        subject: tip.map(|t| t.subject.clone()).filter(|s| !s.is_empty()),
+        signer: tip.and_then(|t| t.signer.clone()),
+        revision,
+        since: None,
+    }
+}
+
+fn probation_since(snapshot: &Snapshot) -> Option<u64> {
+    snapshot.doing.as_ref().filter(|d| d.action == "check-health").map(|d| d.since)
+}
+
+fn entered_line<'a>(snapshot: &'a Snapshot, path: &StorePath) -> Option<(&'a Tip, u64)> {
+    match snapshot.state.test.as_ref() {
+        Some(TestLine { tip, progress: TestProgress::Entered { toplevel, at }, .. }) if toplevel == path => {
+            Some((tip, *at))
+        }
+        Some(_) | None => None,
+    }
+}
+
+fn entered(snapshot: &Snapshot) -> Option<&StorePath> {
+    match &snapshot.state.test.as_ref()?.progress {
+        TestProgress::Entered { toplevel, .. } => Some(toplevel),
+        TestProgress::Accepted | TestProgress::Over { .. } => None,
+    }
+}
+
+/// Tells whether the host runs something that this agent neither confirmed nor entered. Before its first
+/// deployment an agent can't know.
+fn has_drifted(snapshot: &Snapshot) -> bool {
+    let running = snapshot.facts.host.as_ref().and_then(|h| h.running.as_ref());
+    let (Some(running), Some(settled)) = (running, &snapshot.state.settled) else { return false };
+    let ours = *running == settled.toplevel || entered(snapshot) == Some(running);
+    !ours && snapshot.state.deployment.is_none()
+}
+
+fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
+    let trouble = |t: &Trouble| TroubleStatus {
+        class: t.class.clone(),
+        text: t.text.clone(),
+        tries: t.tries,
+        since: t.since,
+        at: t.at,
+    };
+    let remote = |r: &crate::config::Remote| {
+        let facts = snapshot.facts.remotes.get(&r.name);
+        RemoteStatus {
+            name: r.name.clone(),
+            url: without_userinfo(&r.url),
+            heads: facts.and_then(|f| f.heads.clone()).unwrap_or_default(),
+            checked_at: facts.and_then(|f| f.answered_at),
+            trouble: facts.and_then(|f| f.trouble.as_ref()).map(trouble),
+        }
+    };
+    settings.remotes.iter().map(remote).collect()
+}
+
+/// Drops `user:password@`. The configuration refuses such an address; this is the second lock on that door.
+fn without_userinfo(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
+fn act(doing: &Doing) -> Option<Act> {
+    let shown = !matches!(doing.action, "observe" | "wait" | "record");
+    shown.then(|| Act {
+        action: doing.action.to_owned(),
+        revision: doing.revision.clone(),
+        since: doing.since,
+    })
+}
+
+fn commit(tip: &Tip) -> Commit {
+    Commit {
+        revision: tip.revision.clone(),
+        subject: tip.subject.clone(),
+        signer: tip.signer.clone(),
+        branch: tip.branch.clone(),
+        at: tip.accepted_at,
+    }
+}
+
+fn deployment(snapshot: &Snapshot, settings: &Settings, d: &Deployment) -> DeploymentStatus {
+    let mut status = DeploymentStatus {
+        id: d.id.clone(),
+        commit: commit(&d.desired.tip),
+        operation: d.desired.operation,
+        why: d.desired.why,
+        toplevel: d.toplevel.clone(),
+        built_at: d.at,
+        stage: StageWord::Built,
+        old: None,
+        deadline: None,
+        checks: settings.health.checks.keys().cloned().collect(),
+        soak_secs: settings.activation.soak.0.as_secs(),
+        red_before: vec![],
+        failures: vec![],
+    };
+    let Stage::Probation { trial, step } = &d.stage else { return status };
+    status.old = Some(system(snapshot, &trial.old));
+    status.deadline = deadline(snapshot, trial.deadline_boottime_ms);
+    status.red_before = trial.red_before.clone();
+    status.stage = match step {
+        Step::Prepared => StageWord::Prepared,
+        Step::Armed => StageWord::Armed,
+        Step::Activated { .. } => StageWord::Activated,
+        Step::Soaking => StageWord::Soaking,
+        Step::Confirming => StageWord::Confirming,
+        Step::RollingBack { reason, failures } => {
+            status.failures = std::iter::once(reason).chain(failures).cloned().collect();
+            StageWord::RollingBack
+        }
+    };
+    status
+}
+
+/// Converts a deadline since boot to wall-clock seconds, by the last look at both clocks.
+fn deadline(snapshot: &Snapshot, boottime_ms: u64) -> Option<u64> {
+    let host = snapshot.facts.host.as_ref()?;
+    let shift = (i128::from(boottime_ms) - i128::from(host.boottime_ms)) / 1000;
+    u64::try_from(i128::from(snapshot.facts.now) + shift).ok()
+}
+
+fn test(snapshot: &Snapshot, settings: &Settings, line: &TestLine) -> TestStatus {
+    let (progress, since, why) = match &line.progress {
+        TestProgress::Accepted => (TestProgressWord::Accepted, None, None),
+        TestProgress::Entered { at, .. } => (TestProgressWord::Entered, Some(*at), None),
+        TestProgress::Over { why } => (TestProgressWord::Over, None, Some(why.clone())),
+    };
+    let on_remote = head(snapshot, settings, &line.tip.branch) == Some(&line.tip.revision);
+    TestStatus { commit: commit(&line.tip), progress, since, why, on_remote }
+}
+
+fn head<'a>(snapshot: &'a Snapshot, settings: &Settings, branch: &str) -> Option<&'a Oid> {
+    let order: Vec<String> = settings.remotes.iter().map(|r| r.name.clone()).collect();
+    snapshot.facts.voice(&order)?.1.get(branch)
+}
+
+/// What the remotes name and nobody has dealt with: not accepted, not refused; or accepted, and neither running nor bad.
+fn pending(snapshot: &Snapshot, settings: &Settings) -> Vec<Pending> {
+    let mut pending = Vec::new();
+    for (branch, operation) in settings.branches() {
+        let tip = head(snapshot, settings, &branch);
+        let owed = match operation {
+            Operation::Switch => main_owed(snapshot, tip),
+            Operation::Test => test_owed(snapshot, tip),
+        };
+        if let Some((revision, subject, owed)) = owed {
+            pending.push(Pending { branch, revision, subject, owed });
+        }
+    }
+    pending
+}
+
+type Debt = (Oid, Option<String>, Owed);
+
+fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
+    let state = &snapshot.state;
+    let accepted = state.main.as_ref();
+    let is_bad = |oid: &Oid| {
+        state.refused.iter().any(|r| r.revision == *oid)
+            || state.quarantine.iter().any(|q| q.target.revision() == Some(oid))
+    };
+    if let Some(head) = head.filter(|h| accepted.is_none_or(|t| t.revision != **h) && !is_bad(h)) {
+        return Some((head.clone(), None, Owed::Verify));
+    }
+    let tip = accepted?;
+    let settled = state.settled.as_ref().is_some_and(|s| s.tip.revision == tip.revision);
+    let host = snapshot.facts.host.as_ref();
+    let runs = host.is_some_and(|h| {
+        h.running.is_some() && h.running == h.profile && h.running_revision.as_ref() == Some(&tip.revision)
+    });
+    let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == tip.revision);
+    let tested = entered(snapshot).is_some() && state.test.as_ref().is_some_and(|t| t.main == tip.revision);
+    if settled || runs || under_way || tested || is_bad(&tip.revision) {
+        return None;
+    }
+    Some((tip.revision.clone(), Some(tip.subject.clone()), Owed::Deploy))
+}
+
+fn test_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
+    let state = &snapshot.state;
+    if !snapshot.facts.remotes.values().any(|r| r.heads.is_some()) {
+        return None;
+    }
+    let main = state.main.as_ref()?;
+    let Some(head) = head else { return way_back(snapshot) };
+    let stands = |t: &&TestLine| t.tip.revision == *head && t.main == main.revision;
+    let Some(line) = state.test.as_ref().filter(stands) else {
+        let refused = state.refused.iter().any(|r| r.revision == *head);
+        return if refused { way_back(snapshot) } else { Some((head.clone(), None, Owed::Verify)) };
+    };
+    let bad = state.quarantine.iter().any(|q| q.target.revision() == Some(head));
+    let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == *head);
+    match line.progress {
+        TestProgress::Accepted if !bad && !under_way => {
+            Some((head.clone(), Some(line.tip.subject.clone()), Owed::Deploy))
+        }
+        TestProgress::Accepted | TestProgress::Entered { .. } | TestProgress::Over { .. } => None,
+    }
+}
+
+/// A test that runs without standing for it has to end.
+fn way_back(snapshot: &Snapshot) -> Option<Debt> {
+    entered(snapshot)?;
+    let state = &snapshot.state;
+    let good = |t: &&Tip| state.quarantined(&t.target(), None).is_none();
+    let tip = state.main.as_ref().filter(good).or(state.settled.as_ref().map(|s| &s.tip))?;
+    Some((tip.revision.clone(), Some(tip.subject.clone()), Owed::Return))
+}
+
+fn retries(snapshot: &Snapshot) -> Vec<RetryStatus> {
+    let retries = snapshot.facts.retries.iter().map(|(revision, retry)| RetryStatus {
+        revision: revision.clone(),
+        code: retry.failure.code.clone(),
+        text: retry.failure.text.clone(),
+        tries: retry.tries,
+        not_before: retry.not_before,
+    });
+    retries.collect()
+}
+
+fn set_aside(snapshot: &Snapshot) -> Vec<Bad> {
+    let refused = snapshot.state.refused.iter().map(bad_of_refusal);
+    let quarantine = snapshot.state.quarantine.iter().filter_map(|q| bad_of_quarantine(snapshot, q));
+    let mut all: Vec<Bad> = refused.chain(quarantine).collect();
+    all.sort_by_key(|b| b.at);
+    all
+}
+
+fn bad_of_refusal(r: &Refusal) -> Bad {
+    Bad {
+        revision: r.revision.clone(),
+        kind: BadKind::Refused,
+        subject: String::new(),
+        signer: None,
+        branch: r.branch.clone(),
+        remote: Some(r.remote.clone()),
+        id: None,
+        commit: r.commit.clone(),
+        code: r.code.clone(),
+        text: r.text.clone(),
+        details: vec![],
+        advice: r.advice.clone(),
+        at: r.at,
+    }
+}
+
+/// Joins a quarantine entry with its end in the history, which has the names.
+fn bad_of_quarantine(snapshot: &Snapshot, q: &Quarantined) -> Option<Bad> {
+    let revision = q.target.revision()?;
+    let same = |e: &&crate::model::Ended| e.revision == *revision && e.at == q.at;
+    if let Some(e) = snapshot.state.history.iter().rev().find(same) {
+        return Some(bad_of_entry(&Entry::of(e)));
+    }
+    Some(Bad {
+        revision: revision.clone(),
+        kind: BadKind::CalledOff,
+        subject: String::new(),
+        signer: None,
+        branch: String::new(),
+        remote: None,
+        id: None,
+        commit: None,
+        code: q.failure.code.clone(),
+        text: q.failure.text.clone(),
+        details: vec![],
+        advice: advice(BadKind::CalledOff, revision),
+        at: q.at,
+    })
+}
+
+fn bad_of_entry(e: &Entry) -> Bad {
+    let kind = match e.outcome {
+        Fate::RolledBack => BadKind::RolledBack,
+        Fate::RollbackFailed => BadKind::RollbackFailed,
+        Fate::Refused => BadKind::Refused,
+        Fate::BuildFailed => BadKind::BuildFailed,
+        Fate::Confirmed | Fate::Tested | Fate::Superseded | Fate::Abandoned | Fate::TestLost => {
+            BadKind::CalledOff
+        }
+    };
+    Bad {
+        revision: e.revision.clone(),
+        kind,
+        subject: e.subject.clone(),
+        signer: e.signer.clone(),
+        branch: e.branch.clone(),
+        remote: None,
+        id: e.id.clone(),
+        commit: None,
+        code: e.code.clone().unwrap_or_default(),
+        text: e.text.clone().unwrap_or_default(),
+        details: e.details.clone(),
+        advice: advice(kind, &e.revision),
+        at: e.at,
+    }
+}
+
+fn advice(kind: BadKind, revision: &Oid) -> String {
+    let retry = format!("pullagent retry {}", revision.short());
+    match kind {
+        BadKind::RollbackFailed => {
+            "look at the host now: neither system is whole; pushing a good revision deploys it".to_owned()
+        }
+        BadKind::Refused | BadKind::BuildFailed | BadKind::RolledBack | BadKind::CalledOff => {
+            format!("push a fix; or try the same again: {retry}")
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! The human text of a status: a pure function of the status, the time and the style.
+//!
+//! One headline with a glyph and words, then facts in two aligned columns, then what the reader can do. Whoever
+//! reads it at night has not read the manual.
+
+use super::status::{
+    Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, StageWord, Status, System,
+    TestProgressWord, TestStatus,
+};
+use super::style::{Style, Tone, ago, brief, precise, quoted, safe, span};
+use super::Life;
+use crate::model::{Oid, Operation};
+
+/// Width of the margin and the label column.
+const INDENT: usize = 13;
+/// How many failed checks are shown.
+const DETAILS_MAX: usize = 6;
+
+/// Returns the whole page.
+pub fn page(status: &Status, life: Life, now: u64, style: &Style) -> String {
+    let mut page = Page { status, now, style, text: String::new() };
+    page.head(life);
+    page.target();
+    page.systems();
+    page.deployment();
+    page.problem();
+    page.test();
+    page.waiting();
+    page.remotes();
+    page.next(life);
+    page.text
+}
+
+/// Returns one line for prompts and lists: glyph, generation, revision, state, age.
+pub fn oneline(status: &Status, life: Life, now: u64, style: &Style) -> String {
+    let running = status.running.as_ref();
+    let generation = running.and_then(|r| r.generation).map_or("-".to_owned(), |g| g.to_string());
+    let revision = running.and_then(|r| r.revision.as_ref()).map_or("-", Oid::short);
+    let (tone, glyph) = mark(status, life);
+    let (word, since) = match life {
+        Life::Dead => ("not-running".to_owned(), Some(status.agent.written_at)),
+        Life::Silent => ("silent".to_owned(), Some(status.agent.written_at)),
+        Life::Running => (state_word(status), since(status)),
+    };
+    let age = since.map(|s| format!(" {}", brief(now.saturating_sub(s)))).unwrap_or_default();
+    format!("{} {generation} {revision} {word}{age}\n", style.paint(tone, glyph))
+}
+
+fn state_word(status: &Status) -> String {
+    let word = status.state.word();
+    match subject_of_headline(status) {
+        Some(revision) if !matches!(status.state, Headline::InSync | Headline::Testing | Headline::Drift) => {
+            format!("{word} {}", revision.short())
+        }
+        Some(_) | None => word.to_owned(),
+    }
+}
+
+/// Since when the headline holds.
+fn since(status: &Status) -> Option<u64> {
+    match status.state {
+        Headline::Suspended => status.suspension.as_ref().map(|s| s.at),
+        Headline::RolledBack
+        | Headline::RollbackFailed
+        | Headline::Refused
+        | Headline::BuildFailed
+        | Headline::CalledOff => status.problem.as_ref().map(|b| b.at),
+        Headline::Unreachable => status.remotes.iter().filter_map(|r| r.trouble.as_ref()).map(|t| t.since).max(),
+        Headline::Verifying | Headline::Building => status.doing.as_ref().map(|d| d.since),
+        Headline::Preparing
+        | Headline::Switching
+        | Headline::CheckingHealth
+        | Headline::Confirming
+        | Headline::RollingBack => status.deployment.as_ref().map(|d| d.built_at),
+        Headline::InSync | Headline::Testing => status.running.as_ref().and_then(|r| r.since),
+        Headline::Starting | Headline::Waiting | Headline::Retrying | Headline::Drift | Headline::Held => None,
+    }
+}
+
+/// The revision that the headline is about.
+fn subject_of_headline(status: &Status) -> Option<&Oid> {
+    let deployed = status.deployment.as_ref().map(|d| &d.commit.revision);
+    let acted = status.doing.as_ref().and_then(|d| d.revision.as_ref());
+    match status.state {
+        Headline::Verifying | Headline::Building => acted,
+        Headline::Preparing
+        | Headline::Switching
+        | Headline::CheckingHealth
+        | Headline::Confirming
+        | Headline::RollingBack => deployed,
+        Headline::RolledBack
+        | Headline::RollbackFailed
+        | Headline::Refused
+        | Headline::BuildFailed
+        | Headline::CalledOff => status.problem.as_ref().map(|b| &b.revision),
+        Headline::Retrying => status.retries.first().map(|r| &r.revision),
+        Headline::Waiting => status.pending.first().map(|p| &p.revision),
+        Headline::InSync
+        | Headline::Testing
+        | Headline::Starting
+        | Headline::Suspended
+        | Headline::Unreachable
+        | Headline::Drift
+        | Headline::Held => None,
+    }
+}
+
+fn mark(status: &Status, life: Life) -> (Tone, &'static str) {
+    match life {
+        Life::Dead => return (Tone::Bad, "✖"),
+        Life::Silent => return (Tone::Warn, "!"),
+        Life::Running => {}
+    }
+    match status.state {
+        Headline::InSync | Headline::Testing => (Tone::Good, "✔"),
+        Headline::Starting
+        | Headline::Waiting
+        | Headline::Verifying
+        | Headline::Building
+        | Headline::Preparing
+        | Headline::Switching
+        | Headline::CheckingHealth
+        | Headline::Confirming => (Tone::Busy, "⏵"),
+        Headline::RollingBack | Headline::Retrying | Headline::Unreachable | Headline::Drift | Headline::Held => {
+            (Tone::Warn, "!")
+        }
+        Headline::RolledBack
+        | Headline::RollbackFailed
+        | Headline::Refused
+        | Headline::BuildFailed
+        | Headline::CalledOff => (Tone::Bad, "✖"),
+        Headline::Suspended => (Tone::Warn, "⏸"),
+    }
+}
+
+/// The headline in words, without the glyph.
+fn sentence(status: &Status, now: u64, style: &Style) -> String {
+    let host = safe(&status.host);
+    let what = subject_of_headline(status).map_or("a revision", Oid::short);
+    match status.state {
+        Headline::InSync => format!("{host} is up to date"),
+        Headline::Testing => {
+            let branch = status.test.as_ref().map_or("its test branch", |t| t.commit.branch.as_str());
+            format!("{host} is testing {}", safe(branch))
+        }
+        Headline::Starting => format!("{host} is starting; no remote has answered yet"),
+        Headline::Waiting => match status.pending.first().map(|p| p.owed) {
+            Some(Owed::Verify) => format!("{host} has seen {what} and is about to verify it"),
+            Some(Owed::Deploy) => format!("{host} has accepted {what} and is about to build it"),
+            Some(Owed::Return) => format!("{host} is about to return to {what}"),
+            None => format!("{host} waits for a first revision"),
+        },
+        Headline::Verifying => format!("{host} is verifying {what}"),
+        Headline::Building => format!("{host} is building {what}"),
+        Headline::Preparing => format!("{host} is preparing the switch to {what}"),
+        Headline::Switching => format!("{host} is switching to {what}"),
+        Headline::CheckingHealth => format!("{host} switched to {what} and is checking its health"),
+        Headline::Confirming => format!("{host} found {what} healthy and is confirming it"),
+        Headline::RollingBack => format!("{host} is rolling back {what}"),
+        Headline::RolledBack => format!("{host} rolled back {what}"),
+        Headline::RollbackFailed => format!("{host} could not roll back {what} and needs you"),
+        Headline::Refused => format!("{host} refused {what}"),
+        Headline::BuildFailed => format!("{host} cannot build {what}"),
+        Headline::CalledOff => format!("{host} called off {what}"),
+        Headline::Retrying => format!("{host} could not finish {what} and will try again"),
+        Headline::Suspended => suspended(status, now, style),
+        Headline::Unreachable => unreachable(status, now),
+        Headline::Drift => format!("{host} runs a system that pullagent did not deploy"),
+        Headline::Held => format!("{host} is held: pullagent changes nothing"),
+    }
+}
+
+fn suspended(status: &Status, now: u64, style: &Style) -> String {
+    let Some(s) = &status.suspension else { return format!("{} is suspended", safe(&status.host)) };
+    let until = s.until.map(|u| {
+        format!(" until {} (in {})", style.clock(u, now), span(u.saturating_sub(now)))
+    });
+    let reason = s.reason.as_deref().map(|r| format!(": {}", quoted(r)));
+    let (until, reason) = (until.unwrap_or_default(), reason.unwrap_or_default());
+    format!("{} is suspended by {}{until}{reason}", safe(&status.host), safe(&s.by))
+}
+
+fn unreachable(status: &Status, now: u64) -> String {
+    let host = safe(&status.host);
+    let who = match status.remotes.as_slice() {
+        [only] => safe(&only.name),
+        _ => "any of its remotes".to_owned(),
+    };
+    let heard = status.remotes.iter().filter_map(|r| r.checked_at).max();
+    match heard.map(|at| now.saturating_sub(at)) {
+        Some(silent) if silent > status.stale_after_secs => {
+            format!("{host} is stale: it has not reached {who} for {}", span(silent))
+        }
+        Some(_) | None => format!("{host} cannot reach {who}"),
+    }
+}
+
+struct Page<'a> {
+    status: &'a Status,
+    now: u64,
+    style: &'a Style,
+    text: String,
+}
+
+impl Page<'_> {
+    /// One fact; `text` wraps below itself.
+    fn line(&mut self, label: &str, text: &str) {
+        let mut label = label.to_owned();
+        for part in self.style.wrap(text, INDENT) {
+            let padded = format!("{label:<width$} ", width = INDENT - 3);
+            let padded = if label.is_empty() { padded } else { self.style.paint(Tone::Quiet, &padded) };
+            self.text.push_str(&format!("  {padded}{part}\n"));
+            label.clear();
+        }
+    }
+
+    fn head(&mut self, life: Life) {
+        let (tone, glyph) = mark(self.status, life);
+        let host = safe(&self.status.host);
+        let sentence = match life {
+            Life::Running => sentence(self.status, self.now, self.style),
+            Life::Dead => format!("pullagent is not running on {host}"),
+            Life::Silent => format!("pullagent on {host} is silent"),
+        };
+        self.text.push_str(&format!("{} {}\n", self.style.paint(tone, glyph), sentence));
+        if life != Life::Running {
+            let said = self::sentence(self.status, self.now, self.style);
+            let said = format!("{}: \"{said}\"; all below is as of then", ago(self.now, self.status.agent.written_at));
+            self.line("last word", &said);
+        }
+        if let Some(trouble) = &self.status.trouble {
+            self.line("reason", &safe(trouble));
+        }
+        if let Some(s) = self.status.suspension.as_ref().filter(|_| self.status.state != Headline::Suspended) {
+            let reason = s.reason.as_deref().map(|r| format!(": {}", quoted(r))).unwrap_or_default();
+            self.line("suspended", &format!("by {}, {}{reason}", safe(&s.by), ago(self.now, s.at)));
+        }
+    }
+
+    /// The commit that is on its way but does not run.
+    fn target(&mut self) {
+        let d = self.status.deployment.as_ref().filter(|d| d.stage == StageWord::Built || !self.runs(&d.toplevel));
+        if let Some(d) = d.filter(|d| d.stage != StageWord::RollingBack) {
+            let commit = self.commit(&d.commit);
+            self.line("target", &format!("{commit}, built {}", ago(self.now, d.built_at)));
+            return;
+        }
+        let Some(act) = self.status.doing.as_ref().filter(|_| self.status.deployment.is_none()) else { return };
+        let Some(revision) = &act.revision else { return };
+        let accepted = self.status.accepted.iter().chain(self.status.test.iter().map(|t| &t.commit));
+        let known = accepted.filter(|c| c.revision == *revision).max_by_key(|c| c.at);
+        let text = match known {
+            Some(commit) => format!("{}, accepted {}", self.commit(commit), ago(self.now, commit.at)),
+            None => format!("{}  {}", revision.short(), self.seen_on(revision)),
+        };
+        self.line("target", text.trim_end());
+        let spent = precise(self.now.saturating_sub(act.since));
+        match act.action.as_str() {
+            "build" => self.line("build", &format!("for {spent} so far")),
+            "verify" => self.line("verify", &format!("for {spent}: fetching it and checking every signature")),
+            _ => {}
+        }
+    }
+
+    fn seen_on(&self, revision: &Oid) -> String {
+        let names = self.status.remotes.iter().flat_map(|r| {
+            r.heads.iter().filter(|(_, oid)| *oid == revision).map(|(branch, _)| format!("{} of {}", safe(branch), safe(&r.name)))
+        });
+        let names: Vec<String> = names.collect();
+        if names.is_empty() { String::new() } else { format!("newest on {}", names.join(", ")) }
+    }
+
+    fn commit(&self, c: &Commit) -> String {
+        let subject = if c.subject.is_empty() { String::new() } else { format!("  {}", quoted(&c.subject)) };
+        let signer = c.signer.as_deref().map(|s| format!("signed by {}", safe(s)));
+        let signer = signer.unwrap_or_else(|| "pinned by root".to_owned());
+        format!("{}{subject}  {signer}", c.revision.short())
+    }
+
+    fn runs(&self, toplevel: &crate::model::StorePath) -> bool {
+        self.status.running.as_ref().is_some_and(|r| r.toplevel == *toplevel)
+    }
+
+    fn systems(&mut self) {
+        let Some(running) = &self.status.running else { return };
+        let text = format!("{}{}", name(running), self.about_running(running));
+        self.line("running", &text);
+        let Some(boot) = &self.status.boot else { return };
+        if boot.toplevel != running.toplevel {
+            self.line("boot", &format!("{}  started by the next boot", name(boot)));
+        } else if matches!(self.status.state, Headline::InSync | Headline::RolledBack) {
+            self.line("boot", &format!("{}  same", generation(boot)));
+        }
+    }
+
+    /// What else is worth knowing of the running system: since when, and by whom.
+    fn about_running(&self, running: &System) -> String {
+        let on_probation = self.status.deployment.as_ref().is_some_and(|d| d.toplevel == running.toplevel);
+        let since = running.since;
+        let mut notes = Vec::new();
+        match self.status.state {
+            Headline::Drift | Headline::RollbackFailed => {}
+            Headline::RolledBack => {
+                let at = self.status.problem.as_ref().map(|b| b.at);
+                notes.extend(at.map(|at| format!("restored {}", ago(self.now, at))));
+            }
+            Headline::Testing => notes.extend(since.map(|at| format!("entered {}", ago(self.now, at)))),
+            _ if on_probation => {
+                notes.extend(since.map(|at| format!("for {}", precise(self.now.saturating_sub(at)))));
+            }
+            Headline::Verifying | Headline::Building => notes.push("unchanged so far".to_owned()),
+            Headline::Preparing => notes.push("untouched so far".to_owned()),
+            Headline::Unreachable => notes.push("keeps running".to_owned()),
+            _ => notes.extend(since.map(|at| format!("deployed {}", ago(self.now, at)))),
+        }
+        notes.extend(running.signer.as_deref().map(|s| format!("signed by {}", safe(s))));
+        let subject = running.subject.as_deref().filter(|s| !s.is_empty());
+        let subject = subject.map(|s| format!("  {}", quoted(s))).unwrap_or_default();
+        let notes = if notes.is_empty() { String::new() } else { format!("  {}", notes.join(", ")) };
+        format!("{subject}{notes}")
+    }
+
+    fn deployment(&mut self) {
+        let Some(d) = &self.status.deployment else { return };
+        match d.stage {
+            StageWord::Built | StageWord::Prepared => {}
+            StageWord::Armed | StageWord::Activated | StageWord::Soaking => {
+                self.countdown(d);
+                self.checks(d);
+            }
+            StageWord::Confirming => self.line("health", "proven; profile and boot entry follow"),
+            StageWord::RollingBack => self.rolling_back(d),
+        }
+    }
+
+    fn countdown(&mut self, d: &DeploymentStatus) {
+        let Some(old) = &d.old else { return };
+        let left = d.deadline.map(|at| at.saturating_sub(self.now));
+        let text = match left {
+            Some(0) => format!("to {}  due now, unless it was confirmed", name(old)),
+            Some(secs) => format!("to {}  in {} unless it is confirmed before", name(old), precise(secs)),
+            None => format!("to {}  unless it is confirmed in time", name(old)),
+        };
+        self.line("roll back", &text);
+    }
+
+    fn checks(&mut self, d: &DeploymentStatus) {
+        let fate = match d.operation {
+            Operation::Switch => "then it becomes permanent",
+            Operation::Test => "then it stays until the next boot",
+        };
+        let names: Vec<String> = d.checks.iter().map(|c| safe(c)).collect();
+        let what = match names.as_slice() {
+            [] => "no checks are configured".to_owned(),
+            names => names.join(" · "),
+        };
+        self.line("health", &what);
+        if !d.red_before.is_empty() {
+            let names: Vec<String> = d.red_before.iter().map(|c| safe(c)).collect();
+            self.line("", &format!("failed before the switch already, does not count: {}", names.join(", ")));
+        }
+        self.line("confirm", &format!("by itself, once healthy for {} in one go; {fate}", precise(d.soak_secs)));
+    }
+
+    fn rolling_back(&mut self, d: &DeploymentStatus) {
+        let failed = self.commit(&d.commit);
+        self.line("failed", &failed);
+        for text in d.failures.iter().take(DETAILS_MAX) {
+            self.line("", &safe(text));
+        }
+        if let Some(old) = &d.old {
+            self.line("back to", &name(old));
+        }
+    }
+
+    fn problem(&mut self) {
+        let Some(bad) = &self.status.problem else { return };
+        let label = match bad.kind {
+            BadKind::Refused => "refused",
+            BadKind::BuildFailed | BadKind::RolledBack | BadKind::RollbackFailed => "failed",
+            BadKind::CalledOff => "called off",
+        };
+        self.line(label, &self.bad_name(bad));
+        let code = if bad.code.is_empty() { String::new() } else { format!("{}: ", safe(&bad.code)) };
+        self.line("", &format!("{code}{}", safe(&bad.text)));
+        for text in bad.details.iter().take(DETAILS_MAX) {
+            self.line("", &safe(text));
+        }
+    }
+
+    fn bad_name(&self, bad: &Bad) -> String {
+        let mut text = bad.revision.short().to_owned();
+        if !bad.subject.is_empty() {
+            text.push_str(&format!("  {}", quoted(&bad.subject)));
+        }
+        let mut notes = Vec::new();
+        if !bad.branch.is_empty() {
+            let of = bad.remote.as_deref().map(|r| format!(" of {}", safe(r))).unwrap_or_default();
+            notes.push(format!("{}{of}", safe(&bad.branch)));
+        }
+        notes.push(ago(self.now, bad.at));
+        notes.extend(bad.signer.as_deref().map(|s| format!("signed by {}", safe(s))));
+        format!("{text}  {}", notes.join(", "))
+    }
+
+    fn test(&mut self) {
+        let Some(test) = self.status.test.as_ref().filter(|t| t.on_remote || self.is_entered(t)) else {
+            return self.test_refusal();
+        };
+        let shown = self.status.problem.as_ref().is_some_and(|b| b.revision == test.commit.revision);
+        let name = format!("{} at {}", safe(&test.commit.branch), test.commit.revision.short());
+        match test.progress {
+            TestProgressWord::Accepted => {}
+            TestProgressWord::Entered => {
+                self.line("test", &format!("{name}  not permanent: a reboot or its deletion ends it"));
+            }
+            TestProgressWord::Over if shown => {}
+            TestProgressWord::Over => {
+                let why = test.why.as_deref().map(safe).unwrap_or_default();
+                self.line("test", &format!("{name}  over: {why}"));
+            }
+        }
+    }
+
+    fn is_entered(&self, test: &TestStatus) -> bool {
+        test.progress == TestProgressWord::Entered
+    }
+
+    /// A test tip that was refused for a reason that is no headline: most often the main line went past it.
+    fn test_refusal(&mut self) {
+        let heads: Vec<&Oid> = self.status.remotes.iter().flat_map(|r| r.heads.values()).collect();
+        let overtaken = |b: &&Bad| {
+            heads.contains(&&b.revision) && matches!(b.code.as_str(), "not-on-main" | "test-rollback")
+        };
+        let Some(bad) = self.status.set_aside.iter().rev().find(overtaken) else { return };
+        if self.status.problem.as_ref().is_some_and(|p| p.revision == bad.revision) {
+            return;
+        }
+        let name = format!("{} at {}", safe(&bad.branch), bad.revision.short());
+        self.line("test", &format!("{name}  not entered: {}", safe(&bad.text)));
+    }
+
+    fn waiting(&mut self) {
+        for retry in self.status.retries.iter().take(DETAILS_MAX) {
+            let text = format!("{}  {}: {}", retry.revision.short(), safe(&retry.code), safe(&retry.text));
+            self.line("error", &text);
+            let when = match retry.not_before.saturating_sub(self.now) {
+                0 => "now".to_owned(),
+                secs => format!("in {}", precise(secs)),
+            };
+            self.line("retrying", &format!("{when}, after {}", tries(retry.tries)));
+        }
+        let said = matches!(self.status.state, Headline::Waiting | Headline::Verifying | Headline::Building);
+        let failing = |r: &Oid| self.status.retries.iter().any(|t| t.revision == *r);
+        for p in self.status.pending.iter().filter(|p| !said && !failing(&p.revision)) {
+            let subject = p.subject.as_deref().filter(|s| !s.is_empty());
+            let subject = subject.map(|s| format!("  {}", quoted(s))).unwrap_or_default();
+            let owed = match p.owed {
+                Owed::Verify => "not looked at yet",
+                Owed::Deploy => "accepted, not deployed yet",
+                Owed::Return => "to return to, for the test is over",
+            };
+            self.line("waiting", &format!("{}{subject}  on {}, {owed}", p.revision.short(), safe(&p.branch)));
+        }
+    }
+
+    fn remotes(&mut self) {
+        for remote in &self.status.remotes {
+            match &remote.trouble {
+                Some(_) => self.troubled(remote),
+                None => {
+                    let names: Vec<String> = remote.heads.keys().map(|b| safe(b)).collect();
+                    let heads = if names.is_empty() { "has no branch for this host".to_owned() } else { names.join(", ") };
+                    let text = match remote.checked_at {
+                        Some(at) => format!("{} {heads}  checked {}", safe(&remote.name), ago(self.now, at)),
+                        None => format!("{}  not asked yet", safe(&remote.name)),
+                    };
+                    self.line("remote", &text);
+                }
+            }
+        }
+    }
+
+    fn troubled(&mut self, remote: &RemoteStatus) {
+        let Some(t) = &remote.trouble else { return };
+        let last = match remote.checked_at {
+            Some(at) => format!("last answer {}", ago(self.now, at)),
+            None => "no answer since the agent started".to_owned(),
+        };
+        self.line("remote", &format!("{} at {}  {last}", safe(&remote.name), safe(&remote.url)));
+        self.line("error", &format!("{}: {}", safe(&t.class), safe(&t.text)));
+        self.line("retrying", &format!("by itself; {}, the last {}", tries(t.tries), ago(self.now, t.at)));
+    }
+
+    /// What the reader can do.
+    fn next(&mut self, life: Life) {
+        let text = match life {
+            Life::Dead => "systemctl start pullagent   ·   why it stopped: journalctl -u pullagent".to_owned(),
+            Life::Silent => "systemctl restart pullagent   ·   what it did: journalctl -u pullagent".to_owned(),
+            Life::Running => match self.advice() {
+                Some(text) => text,
+                None => return,
+            },
+        };
+        self.line("next", &text);
+    }
+
+    fn advice(&self) -> Option<String> {
+        let text = match self.status.state {
+            Headline::RolledBack
+            | Headline::RollbackFailed
+            | Headline::Refused
+            | Headline::BuildFailed
+            | Headline::CalledOff => safe(&self.status.problem.as_ref()?.advice),
+            Headline::Suspended => "pullagent resume".to_owned(),
+            Headline::Unreachable => {
+                "check the network and the remote; ask again at once: pullagent sync".to_owned()
+            }
+            Headline::Drift => "kept until the main branch moves; push to it to take the host back".to_owned(),
+            Headline::Testing => {
+                let branch = self.status.test.as_ref().map_or("", |t| t.commit.branch.as_str());
+                format!("keep it: merge it into main; end it: delete {} or reboot", safe(branch))
+            }
+            Headline::Retrying => "wait, or try at once: pullagent sync".to_owned(),
+            Headline::InSync
+            | Headline::Starting
+            | Headline::Waiting
+            | Headline::Verifying
+            | Headline::Building
+            | Headline::Preparing
+            | Headline::Switching
+            | Headline::CheckingHealth
+            | Headline::Confirming
+            | Headline::RollingBack
+            | Headline::Held => return None,
+        };
+        Some(text)
+    }
+}
+
+fn tries(n: u32) -> String {
+    if n == 1 { "1 try".to_owned() } else { format!("{n} tries") }
+}
+
+fn generation(system: &System) -> String {
+    system.generation.map_or("unconfirmed".to_owned(), |g| format!("gen {g}"))
+}
+
+/// Generation and revision; the store path where the revision is not known.
+fn name(system: &System) -> String {
+    match &system.revision {
+        Some(revision) => format!("{}  {}", generation(system), revision.short()),
+        None => format!("{}  {}", generation(system), system.toplevel),
+    }
+}

@@ -1,0 +1,406 @@
+//! Goal: whatever stops the agent, wherever it stops, it ends up where an undisturbed run ends up.
+//!
+//! Method: the real loop, plan, transition table and journal run on a world in memory. A script of pushes is run once
+//! undisturbed, then again with a cut at every point, and at every pair of points, for each kind of cut. All runs must
+//! converge to the undisturbed run's end, announce nothing that the journal does not hold, and keep the invariants.
+//! Planted bugs show that the sweep would notice.
+
+mod crash {
+    pub mod world;
+}
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crash::world::{Behaviour, Bug, Commit, Cut, World, oid, system, third_system};
+use pullagent::journal::Journal;
+use pullagent::model::{Oid, Sighting, StorePath, TestProgress};
+use pullagent::plan::Policy;
+use pullagent::reconcile::{self, Inbound};
+use pullagent::report::Snapshot;
+use tokio::sync::{mpsc, watch};
+
+/// How often a future is polled before the run counts as not coming to rest.
+const POLLS_MAX: u32 = 2_000;
+const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
+
+/// One step of a script: the branches as they are from now on.
+type Heads = BTreeMap<String, Oid>;
+
+struct Script {
+    name: &'static str,
+    commits: Vec<(Oid, Commit)>,
+    pushes: Vec<Heads>,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct End {
+    running: StorePath,
+    etc: StorePath,
+    profile: StorePath,
+    boot_default: StorePath,
+    main: Option<Oid>,
+    settled: Option<Oid>,
+    test: Option<&'static str>,
+    refused: Vec<Oid>,
+    quarantined: Vec<Oid>,
+    deployment: bool,
+}
+
+struct Ran {
+    end: End,
+    points: u32,
+    wrong: Vec<String>,
+}
+
+fn policy() -> Policy {
+    Policy {
+        remotes: vec!["origin".to_owned()],
+        main_branch: "main".to_owned(),
+        test_branch: Some("test-web1".to_owned()),
+        trust_digest: "policy-1".to_owned(),
+        enforce_drift: false,
+        expected_machine_id: None,
+        arming_margin_ms: 1_000_000,
+    }
+}
+
+/// The introduction, then `behaviour` pushed on top, then a good commit on top of what was accepted.
+fn one(name: &'static str, behaviour: Behaviour) -> Script {
+    let (intro, bad, good) = (oid(0x1000), oid(0x2000), oid(0x3000));
+    let parent = if behaviour == Behaviour::Unsigned { intro.clone() } else { bad.clone() };
+    let commits = vec![
+        (bad.clone(), Commit { behaviour, parent: intro.clone() }),
+        (good.clone(), Commit { behaviour: Behaviour::Good, parent }),
+    ];
+    let main = |tip: &Oid| BTreeMap::from([("main".to_owned(), tip.clone())]);
+    Script { name, commits, pushes: vec![main(&intro), main(&bad), main(&good)] }
+}
+
+/// A test branch comes, moves, goes; then main moves on.
+fn test_branch(name: &'static str, behaviour: Behaviour) -> Script {
+    let (intro, first, second, good) = (oid(0x1000), oid(0x2000), oid(0x2100), oid(0x3000));
+    let commits = vec![
+        (first.clone(), Commit { behaviour, parent: intro.clone() }),
+        (second.clone(), Commit { behaviour: Behaviour::Good, parent: intro.clone() }),
+        (good.clone(), Commit { behaviour: Behaviour::Good, parent: intro.clone() }),
+    ];
+    let heads = |main: &Oid, test: Option<&Oid>| {
+        let test = test.map(|t| ("test-web1".to_owned(), t.clone()));
+        [("main".to_owned(), main.clone())].into_iter().chain(test).collect::<Heads>()
+    };
+    let pushes = vec![
+        heads(&intro, None),
+        heads(&intro, Some(&first)),
+        heads(&intro, Some(&second)),
+        heads(&intro, None),
+        heads(&good, Some(&second)),
+        heads(&good, None),
+    ];
+    Script { name, commits, pushes }
+}
+
+fn scripts() -> Vec<Script> {
+    use Behaviour::*;
+    vec![
+        one("good", Good),
+        one("unsigned", Unsigned),
+        one("unbuildable", Unbuildable),
+        one("flaky build", Flaky),
+        one("unhealthy", Unhealthy),
+        one("torn switch", Torn),
+        one("refusing switch", Refusing),
+        one("hanging switch", Hanging),
+        one("resets the host", Resetting),
+        one("operator switches", OperatorSwitches),
+        test_branch("test branch", Good),
+        test_branch("unhealthy test branch", Unhealthy),
+    ]
+}
+
+/// Runs a script with cuts, each counted in points from the start or from the cut before it.
+fn run(script: &Script, cuts: &[(u32, Cut)], bug: Option<Bug>) -> Ran {
+    let dir = tempfile::Builder::new().prefix("pullagent-crash").tempdir_in(memory_dir()).unwrap();
+    let world = Rc::new(World::new(oid(0x1000), bug));
+    world.inner.borrow_mut().commits = script.commits.iter().cloned().collect();
+    let mut cuts = cuts.iter();
+    let mut pushed = 0;
+    let mut total = 0;
+    loop {
+        {
+            let mut w = world.inner.borrow_mut();
+            w.points = 0;
+            w.cut = cuts.next().copied();
+        }
+        let life = live(dir.path(), &world, script, &mut pushed);
+        total += world.inner.borrow().points;
+        match life {
+            Some(cut) => {
+                world.crash(cut);
+                // A write that was under way when the agent was stopped.
+                tear(dir.path(), total);
+            }
+            None => return ran(dir.path(), &world, total),
+        }
+    }
+}
+
+/// One life of the agent. `Some`: it was cut. `None`: the script is over and all is quiet.
+fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> Option<Cut> {
+    let complain = |text: String| world.inner.borrow_mut().violations.push(text);
+    let mut journal = match Journal::open(dir, "boot") {
+        Ok(journal) => journal,
+        Err(e) => {
+            complain(format!("the journal does not open: {e}"));
+            return None;
+        }
+    };
+    let policy = policy();
+    let (show, shown) = watch::channel(Arc::new(Snapshot::default()));
+    let (send, mut inbox) = mpsc::channel(8);
+    let show = Rc::new(show);
+    let early = show.clone();
+    *world.announce_early.borrow_mut() = Some(Box::new(move || {
+        let mut snapshot = (**early.borrow()).clone();
+        snapshot.state.deployment = None;
+        early.send_replace(Arc::new(snapshot));
+    }));
+    let perform = async |action| world.perform(action).await;
+    let over = {
+        let mut future = std::pin::pin!(reconcile::run(&mut journal, &policy, &mut inbox, &show, perform));
+        let mut context = Context::from_waker(Waker::noop());
+        let push = |n: usize| {
+            let now = 1_900_000_000;
+            let heads =
+                Sighting::Heads { remote: "origin".to_owned(), heads: script.pushes[n].clone(), at: now };
+            send.try_send(Inbound::Saw(heads)).unwrap();
+        };
+        push(*pushed);
+        let mut polls = 0;
+        loop {
+            polls += 1;
+            if let Poll::Ready(Err(e)) = future.as_mut().poll(&mut context) {
+                complain(format!("the loop stopped: {e:?}"));
+                break None;
+            }
+            if let Some(cut) = world.inner.borrow().crashed {
+                break Some(cut);
+            }
+            if polls > POLLS_MAX {
+                complain("it does not come to rest".to_owned());
+                break None;
+            }
+            let quiet = std::mem::take(&mut world.inner.borrow_mut().quiet);
+            if quiet && *pushed + 1 == script.pushes.len() {
+                break None;
+            }
+            if quiet {
+                *pushed += 1;
+                push(*pushed);
+            }
+        }
+    };
+    if shown.borrow().state != *journal.state() && world.inner.borrow().points > 0 {
+        complain("something was announced that the journal does not hold".to_owned());
+    }
+    over
+}
+
+/// Leaves half a record behind, as a power cut in mid-write does.
+fn tear(dir: &Path, seed: u32) {
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new().append(true).open(dir.join("journal")).unwrap();
+    let tail: &[u8] = match seed % 3 {
+        0 => b"",
+        1 => b"1234abcd {\"v\":1,\"seq\"",
+        _ => &[0; 64],
+    };
+    file.write_all(tail).unwrap();
+}
+
+fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
+    let journal = Journal::open(dir, "boot").unwrap();
+    let state = journal.state();
+    let w = world.inner.borrow();
+    let mut refused: Vec<Oid> = state.refused.iter().map(|r| r.revision.clone()).collect();
+    let mut quarantined: Vec<Oid> =
+        state.quarantine.iter().filter_map(|q| q.target.revision().cloned()).collect();
+    refused.sort();
+    quarantined.sort();
+    quarantined.dedup();
+    let end = End {
+        running: w.running.clone(),
+        etc: w.etc.clone(),
+        profile: w.profile.clone(),
+        boot_default: w.boot_default.clone(),
+        main: state.main.as_ref().map(|t| t.revision.clone()),
+        settled: state.settled.as_ref().map(|s| s.tip.revision.clone()),
+        test: state.test.as_ref().map(|t| match t.progress {
+            TestProgress::Accepted => "accepted",
+            TestProgress::Entered { .. } => "entered",
+            TestProgress::Over { .. } => "over",
+        }),
+        refused,
+        quarantined,
+        deployment: state.deployment.is_some(),
+    };
+    Ran { end, points, wrong: w.violations.clone() }
+}
+
+fn memory_dir() -> std::path::PathBuf {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() }
+}
+
+/// Compares a disturbed run with the undisturbed one.
+fn compare(script: &Script, clean: &End, cuts: &[(u32, Cut)], ran: &Ran) -> Result<(), String> {
+    if let Some(wrong) = ran.wrong.first() {
+        return Err(wrong.clone());
+    }
+    // While the agent is dead for long, its guard rolls back even a good system: that is what it is for. Its target is
+    // then in quarantine, too, and only the pushes after it converge; each script ends with one. A target that resets
+    // the host is tried a bounded number of times, and a reset that comes from outside counts like its own.
+    let mut end = ran.end.clone();
+    if script.name == "operator switches" && !cuts.is_empty() {
+        // The operator comes once. A reset before that is noticed leaves the target as one to be tried again.
+        end.quarantined = clean.quarantined.clone();
+    }
+    if cuts.iter().any(|(_, c)| matches!(c, Cut::LongKill)) {
+        end.quarantined = clean.quarantined.clone();
+        let last = clean.main.clone();
+        if end.settled != last && clean.settled == last {
+            // The last push itself met the dead agent: the host must be healthy on what it ran before, and agree.
+            let whole =
+                end.running == end.etc && end.running == end.profile && end.profile == end.boot_default;
+            let kept = ran.end.quarantined.contains(last.as_ref().unwrap());
+            return if whole && kept && !end.deployment { Ok(()) } else { Err(format!("{:?}", ran.end)) };
+        }
+    }
+    if end == *clean { Ok(()) } else { Err(format!("ended as {:#?}\ninstead of {clean:#?}", ran.end)) }
+}
+
+#[test]
+fn undisturbed_runs_end_as_they_should() {
+    for script in scripts() {
+        let ran = run(&script, &[], None);
+        assert_eq!(ran.wrong, Vec::<String>::new(), "{}", script.name);
+        let end = ran.end;
+        let last = system(&oid(0x3000));
+        assert_eq!(
+            (&end.running, &end.etc, &end.profile, &end.boot_default),
+            (&last, &last, &last, &last),
+            "{}",
+            script.name
+        );
+        let bad = match script.name {
+            "unbuildable"
+            | "unhealthy"
+            | "torn switch"
+            | "refusing switch"
+            | "hanging switch"
+            | "resets the host"
+            | "operator switches"
+            | "unhealthy test branch" => vec![oid(0x2000)],
+            _ => vec![],
+        };
+        assert_eq!(end.quarantined, bad, "{}", script.name);
+        assert_eq!(
+            !end.refused.is_empty(),
+            matches!(script.name, "unsigned" | "test branch" | "unhealthy test branch"),
+            "{}",
+            script.name
+        );
+        assert_ne!(end.running, third_system());
+    }
+}
+
+#[test]
+fn every_cut_and_every_pair_of_cuts_converges() {
+    // Quick runs try every single cut and one of so many pairs; long ones try every pair.
+    let stride = if std::env::var_os("PULLAGENT_TEST_LONG").is_some() { 1 } else { 40 };
+    let started = std::time::Instant::now();
+    let scripts = scripts();
+    let (first, second) = scripts.split_at(scripts.len() / 2);
+    let runs: u64 = std::thread::scope(|s| {
+        let sweep = |half: &'static str, scripts: &[Script]| {
+            let runs: u64 = scripts.iter().map(|script| sweep(script, stride)).sum();
+            println!("crash sweep: {half} half done, {runs} runs");
+            runs
+        };
+        let other = s.spawn(move || sweep("second", second));
+        sweep("first", first) + other.join().unwrap()
+    });
+    println!(
+        "crash sweep: {runs} runs over {} scripts in {:.0?}, all converged",
+        scripts.len(),
+        started.elapsed()
+    );
+}
+
+fn sweep(script: &Script, stride: u32) -> u64 {
+    let clean = run(script, &[], None);
+    let mut runs = 0;
+    let mut check = |cuts: &[(u32, Cut)]| {
+        runs += 1;
+        let ran = run(script, cuts, None);
+        if let Err(text) = compare(script, &clean.end, cuts, &ran) {
+            panic!("script '{}', cuts {cuts:?}: {text}", script.name);
+        }
+    };
+    let mut pairs = 0u32;
+    for at in 1..=clean.points {
+        for first in CUTS {
+            check(&[(at, first)]);
+            // The second cut falls at each point of the life that follows.
+            for next in 1..=clean.points {
+                for second in CUTS {
+                    pairs += 1;
+                    if pairs.is_multiple_of(stride) {
+                        check(&[(at, first), (next, second)]);
+                    }
+                }
+            }
+        }
+    }
+    runs
+}
+
+/// Runs undisturbed, then with single cuts, until the sweep notices the bug.
+fn notices(bug: Bug) -> bool {
+    let scripts = scripts();
+    let wrong = |script: &Script, clean: &Ran, cuts: &[(u32, Cut)]| {
+        compare(script, &clean.end, cuts, &run(script, cuts, Some(bug))).is_err()
+    };
+    let clean: Vec<Ran> = scripts.iter().map(|script| run(script, &[], None)).collect();
+    let mut both = scripts.iter().zip(&clean);
+    both.clone().any(|(script, clean)| wrong(script, clean, &[]))
+        || both.any(|(script, clean)| {
+            (1..=clean.points).any(|at| CUTS.iter().any(|cut| wrong(script, clean, &[(at, *cut)])))
+        })
+}
+
+#[test]
+fn planted_bugs_are_noticed() {
+    let bugs = [
+        Bug::RollsBackToWrongPath,
+        Bug::AnnouncedBeforeJournaled,
+        Bug::LostQuarantine,
+        Bug::GuardNotArmed,
+        Bug::ProfileSetTooEarly,
+        Bug::BootDefaultMovedTooEarly,
+        Bug::DecisionOverwritten,
+        Bug::ConfirmForgetsBootEntry,
+        Bug::RestartedSwitchForgotten,
+        Bug::TestMadePermanent,
+    ];
+    for bug in bugs {
+        assert!(notices(bug), "{bug:?} went unnoticed");
+        println!("noticed: {bug:?}");
+    }
+    println!("{} planted bugs, all noticed", bugs.len());
+}

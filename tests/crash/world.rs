@@ -1,0 +1,692 @@
+//! A host, a remote and a guard in memory: what the real steps do to the real world, small enough to be cut anywhere.
+//!
+//! Each effect lies between two points. A cut at a point stops the agent there for good: what was done is done, what
+//! it would have said is lost. Time only passes where the agent or the test lets it pass.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use pullagent::model::{
+    Action, Arbiter, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure, GuardFacts,
+    GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, Stage, StorePath, SwitchEnd,
+    Tip, Verification,
+};
+
+/// How a commit behaves once it is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    Good,
+    Unsigned,
+    /// Can't be built, ever.
+    Unbuildable,
+    /// The build fails twice for reasons that pass.
+    Flaky,
+    Unhealthy,
+    /// The switch stops half-way.
+    Torn,
+    /// The switch says no before it changes anything, for good.
+    Refusing,
+    /// Activating it resets the host, each time.
+    Resetting,
+    /// An operator switches to a third system while it is on probation.
+    OperatorSwitches,
+    /// The switch never ends by itself.
+    Hanging,
+}
+
+#[derive(Debug, Clone)]
+pub struct Commit {
+    pub behaviour: Behaviour,
+    pub parent: Oid,
+}
+
+/// What ends the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// `kill -9`; it is started again at once.
+    Kill,
+    /// `kill -9`; it stays dead for longer than any guard waits.
+    LongKill,
+    /// The host loses power and boots again.
+    Power,
+}
+
+/// A mistake that the sweep must notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    RollsBackToWrongPath,
+    AnnouncedBeforeJournaled,
+    LostQuarantine,
+    GuardNotArmed,
+    ProfileSetTooEarly,
+    BootDefaultMovedTooEarly,
+    DecisionOverwritten,
+    ConfirmForgetsBootEntry,
+    RestartedSwitchForgotten,
+    TestMadePermanent,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Guard {
+    old: Option<StorePath>,
+    new: Option<StorePath>,
+    /// Profile and boot entry when the probation began.
+    permanent: Option<(StorePath, StorePath)>,
+    boot: u32,
+    timers: Vec<u64>,
+    decision: Option<Decision>,
+    result: Option<GuardResult>,
+    job: Option<Job>,
+}
+
+/// A switch under way: it goes on when the agent dies.
+#[derive(Debug, Clone)]
+struct Job {
+    etc_at: u64,
+    runs_at: u64,
+    ends_at: u64,
+}
+
+const GUARD_LONG_MS: u64 = 1_500_000;
+const GUARD_SHORT_MS: u64 = 400_000;
+const SWITCH_MS: u64 = 10_000;
+const SWITCH_MAX_MS: u64 = 900_000;
+const SOAK_MS: u64 = 60_000;
+const NEVER: u64 = u64::MAX;
+
+pub struct Inner {
+    pub now_ms: u64,
+    wall_offset: u64,
+    pub boots: u32,
+    pub running: StorePath,
+    pub etc: StorePath,
+    pub profile: StorePath,
+    pub boot_default: StorePath,
+    booted: StorePath,
+    generation: u64,
+    pub commits: BTreeMap<Oid, Commit>,
+    flaky_tries: BTreeMap<Oid, u32>,
+    operator_came: bool,
+    guards: BTreeMap<String, Guard>,
+    pub points: u32,
+    pub cut: Option<(u32, Cut)>,
+    pub crashed: Option<Cut>,
+    pub quiet: bool,
+    pub violations: Vec<String>,
+    pub activations: u32,
+    bug: Option<Bug>,
+}
+
+pub struct World {
+    pub inner: RefCell<Inner>,
+    pub introduction: Oid,
+    /// Called where a planted bug announces what is not in the journal yet.
+    pub announce_early: RefCell<Option<Box<dyn Fn()>>>,
+}
+
+pub fn oid(n: u32) -> Oid {
+    format!("{n:040x}").parse().unwrap()
+}
+
+pub fn system(oid: &Oid) -> StorePath {
+    // A store path's hash has no e, o, t or u.
+    let hash: String = oid.as_str()[8..].replace('e', "z");
+    format!("/nix/store/{hash}-nixos-system-web1").parse().unwrap()
+}
+
+pub fn third_system() -> StorePath {
+    "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
+}
+
+impl World {
+    pub fn new(introduction: Oid, bug: Option<Bug>) -> World {
+        let first = system(&introduction);
+        let inner = Inner {
+            now_ms: 100_000,
+            wall_offset: 1_800_000_000,
+            boots: 1,
+            running: first.clone(),
+            etc: first.clone(),
+            profile: first.clone(),
+            boot_default: first.clone(),
+            booted: first,
+            generation: 1,
+            commits: BTreeMap::new(),
+            flaky_tries: BTreeMap::new(),
+            operator_came: false,
+            guards: BTreeMap::new(),
+            points: 0,
+            cut: None,
+            crashed: None,
+            quiet: false,
+            violations: vec![],
+            activations: 0,
+            bug,
+        };
+        World { inner: RefCell::new(inner), introduction, announce_early: RefCell::new(None) }
+    }
+
+    /// The one seam: what the loop calls.
+    pub async fn perform(&self, action: Action) -> Happened {
+        match action {
+            Action::Observe(id) => self.observe(id),
+            Action::Wait { until } => self.wait(until).await,
+            Action::Record(event) => {
+                self.point().await;
+                Happened::Event(event)
+            }
+            Action::Verify(v) => self.verify(v).await,
+            Action::Build(id, desired) => self.build(id, desired).await,
+            Action::Prepare(d) => self.prepare(d).await,
+            Action::Arm(d) => self.arm(d).await,
+            Action::Switch(d) => self.switch(d).await,
+            Action::Shorten(d) => self.shorten(d).await,
+            Action::CheckHealth(d) => self.check_health(d).await,
+            Action::Decide(d, decision) => self.decide(&d.id, decision, vec![]).await,
+            Action::Confirm(d) => self.confirm(d).await,
+            Action::RollBack(d) => self.roll_back(d).await,
+            Action::Abandon(d, failure) => self.abandon(d, failure).await,
+        }
+    }
+
+    /// A place where the agent can be stopped.
+    async fn point(&self) {
+        let stop = {
+            let mut w = self.inner.borrow_mut();
+            w.points += 1;
+            w.check_invariants();
+            match w.cut {
+                Some((at, kind)) if at == w.points => {
+                    w.crashed = Some(kind);
+                    true
+                }
+                _ => w.crashed.is_some(),
+            }
+        };
+        if stop {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn bug(&self, bug: Bug) -> bool {
+        self.inner.borrow().bug == Some(bug)
+    }
+
+    fn now(&self) -> u64 {
+        let w = self.inner.borrow();
+        w.wall_offset + w.now_ms / 1000
+    }
+
+    fn observe(&self, id: Option<DeploymentId>) -> Happened {
+        let w = self.inner.borrow();
+        let guard = id.and_then(|id| w.guards.get(id.as_str()));
+        let guard = guard
+            .map(|g| GuardFacts { decision: g.decision.clone(), result: g.result.clone() })
+            .unwrap_or_default();
+        let host = HostFacts {
+            running: Some(w.running.clone()),
+            etc: Some(w.etc.clone()),
+            booted: Some(w.booted.clone()),
+            profile: Some(w.profile.clone()),
+            generation: Some(w.generation),
+            boot_default: Some(w.boot_default.clone()),
+            running_revision: w
+                .commits
+                .keys()
+                .chain([&self.introduction])
+                .find(|oid| system(oid) == w.running)
+                .cloned(),
+            leftover_lists: false,
+            boot_id: format!("boot-{}", w.boots),
+            machine_id: None,
+            boottime_ms: w.now_ms,
+        };
+        let now = w.wall_offset + w.now_ms / 1000;
+        let introduction = Some(self.introduction.clone());
+        Happened::Saw(Sighting::Host { now, host: Box::new(host), guard, introduction })
+    }
+
+    async fn wait(&self, until: Option<u64>) -> Happened {
+        self.point().await;
+        match until {
+            Some(until) => {
+                let ms = until.saturating_sub(self.now()) * 1000 + 1000;
+                self.pass(ms);
+                Happened::Saw(Sighting::Woke)
+            }
+            None => {
+                self.inner.borrow_mut().quiet = true;
+                std::future::pending().await
+            }
+        }
+    }
+
+    async fn verify(&self, v: Verification) -> Happened {
+        self.point().await;
+        let c = &v.candidate;
+        let tip = Tip {
+            revision: c.revision.clone(),
+            tree: c.revision.clone(),
+            payload_sha256: String::new(),
+            committer_time: 0,
+            signer: Some("alice".to_owned()),
+            subject: String::new(),
+            branch: c.branch.clone(),
+            remote: c.remote.clone(),
+            accepted_at: 0,
+        };
+        let event = match self.judge(&v) {
+            Some(code) => Event::Refused {
+                refusal: Refusal {
+                    revision: c.revision.clone(),
+                    branch: c.branch.clone(),
+                    remote: c.remote.clone(),
+                    operation: c.operation,
+                    commit: None,
+                    code: code.to_owned(),
+                    text: code.to_owned(),
+                    advice: String::new(),
+                    judged_by: v.judged_by.clone(),
+                    at: self.now(),
+                },
+            },
+            None => match &v.line {
+                Line::Introduction(_) | Line::Main(_) => Event::MainAccepted { tip },
+                Line::Test { main, .. } => Event::TestAccepted { tip, main: main.revision.clone() },
+            },
+        };
+        self.point().await;
+        Happened::Event(event)
+    }
+
+    /// Why a tip is refused; `None`: it is not.
+    fn judge(&self, v: &Verification) -> Option<&'static str> {
+        let (anchor, otherwise) = match &v.line {
+            Line::Introduction(oid) => (oid.clone(), "not-fast-forward"),
+            Line::Main(tip) => (tip.revision.clone(), "not-fast-forward"),
+            Line::Test { main, .. } => (main.revision.clone(), "not-on-main"),
+        };
+        let w = self.inner.borrow();
+        let mut at = v.candidate.revision.clone();
+        while at != anchor {
+            match w.commits.get(&at) {
+                Some(c) if c.behaviour == Behaviour::Unsigned => return Some("unsigned"),
+                Some(c) => at = c.parent.clone(),
+                None => return Some(otherwise),
+            }
+        }
+        None
+    }
+
+    async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {
+        self.point().await;
+        let revision = desired.tip.revision.clone();
+        let at = self.now();
+        let failure = |class, code: &str| Failure { class, code: code.to_owned(), text: code.to_owned() };
+        let behaviour = self.behaviour(&revision);
+        let happened = match behaviour {
+            Behaviour::Unbuildable => {
+                Happened::Event(Event::BuildFailed { desired, failure: failure(Class::Target, "build"), at })
+            }
+            Behaviour::Flaky if self.tries(&revision) < 2 => {
+                *self.inner.borrow_mut().flaky_tries.entry(revision.clone()).or_default() += 1;
+                Happened::Saw(Sighting::Failed {
+                    revision,
+                    failure: failure(Class::Transient, "network"),
+                    at,
+                })
+            }
+            _ => {
+                let toplevel = system(&revision);
+                Happened::Event(Event::Built { id, desired, drv: None, toplevel, at })
+            }
+        };
+        self.pass(5_000);
+        self.point().await;
+        happened
+    }
+
+    fn tries(&self, oid: &Oid) -> u32 {
+        self.inner.borrow().flaky_tries.get(oid).copied().unwrap_or(0)
+    }
+
+    fn behaviour(&self, oid: &Oid) -> Behaviour {
+        self.inner.borrow().commits.get(oid).map_or(Behaviour::Good, |c| c.behaviour)
+    }
+
+    async fn prepare(&self, d: Deployment) -> Happened {
+        self.point().await;
+        let (old, boot, deadline) = {
+            let mut w = self.inner.borrow_mut();
+            let (old, boot) = (w.running.clone(), w.boots);
+            let guard = Guard {
+                old: Some(old.clone()),
+                new: Some(d.toplevel.clone()),
+                permanent: Some((w.profile.clone(), w.boot_default.clone())),
+                boot,
+                ..Guard::default()
+            };
+            w.guards.insert(d.id.as_str().to_owned(), guard);
+            (old, boot, w.now_ms + GUARD_LONG_MS)
+        };
+        if self.bug(Bug::ProfileSetTooEarly) {
+            self.inner.borrow_mut().profile = d.toplevel.clone();
+        }
+        self.point().await;
+        let boot_id = format!("boot-{boot}");
+        Happened::Event(Event::Prepared {
+            id: d.id,
+            old,
+            boot_id,
+            deadline_boottime_ms: deadline,
+            red_before: vec![],
+        })
+    }
+
+    async fn arm(&self, d: Deployment) -> Happened {
+        self.point().await;
+        if !self.bug(Bug::GuardNotArmed) {
+            let mut w = self.inner.borrow_mut();
+            let deadline = w.now_ms + GUARD_LONG_MS;
+            w.guards.entry(d.id.as_str().to_owned()).or_default().timers.push(deadline);
+        }
+        if self.bug(Bug::BootDefaultMovedTooEarly) {
+            self.inner.borrow_mut().boot_default = d.toplevel.clone();
+        }
+        self.point().await;
+        Happened::Event(Event::Armed { id: d.id })
+    }
+
+    async fn switch(&self, d: Deployment) -> Happened {
+        self.point().await;
+        let behaviour = self.behaviour(&d.desired.tip.revision);
+        self.start_switch(&d, behaviour);
+        self.point().await;
+        if behaviour == Behaviour::Resetting {
+            self.pass(SWITCH_MS / 2);
+            self.inner.borrow_mut().crashed = Some(Cut::Power);
+            self.point().await;
+        }
+        let ends_at = self
+            .inner
+            .borrow()
+            .guards
+            .get(d.id.as_str())
+            .and_then(|g| g.job.as_ref())
+            .map_or(0, |j| j.ends_at);
+        let left = ends_at.saturating_sub(self.inner.borrow().now_ms);
+        self.pass(left);
+        self.point().await;
+        Happened::Event(Event::Switched { id: d.id.clone(), ended: self.judge_switch(&d) })
+    }
+
+    fn start_switch(&self, d: &Deployment, behaviour: Behaviour) {
+        let forget = self.bug(Bug::RestartedSwitchForgotten);
+        let w = &mut *self.inner.borrow_mut();
+        let now = w.now_ms;
+        let guard = w.guards.entry(d.id.as_str().to_owned()).or_default();
+        if guard.job.is_some() {
+            // Attach to what runs or ran: a second start is refused by the unit's name.
+            if forget {
+                w.running = d.toplevel.clone();
+            }
+            return;
+        }
+        let (etc_at, runs_at, ends_at) = match behaviour {
+            Behaviour::Torn => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MS),
+            Behaviour::Refusing => (NEVER, NEVER, now + SWITCH_MS),
+            Behaviour::Hanging => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MAX_MS),
+            _ => (now + SWITCH_MS / 2, now + SWITCH_MS, now + SWITCH_MS),
+        };
+        guard.job = Some(Job { etc_at, runs_at, ends_at });
+        w.activations += 1;
+    }
+
+    fn judge_switch(&self, d: &Deployment) -> SwitchEnd {
+        let w = self.inner.borrow();
+        let text = "the switch said something".to_owned();
+        if w.running == d.toplevel && w.etc == d.toplevel {
+            SwitchEnd::Complete { exit: Some(0) }
+        } else if w.running != w.etc {
+            SwitchEnd::Torn { text }
+        } else {
+            SwitchEnd::Unchanged {
+                failure: Failure { class: Class::Target, code: "activation".to_owned(), text },
+            }
+        }
+    }
+
+    async fn shorten(&self, d: Deployment) -> Happened {
+        self.point().await;
+        let deadline = self.inner.borrow().now_ms + GUARD_SHORT_MS;
+        if let Some(guard) = self.inner.borrow_mut().guards.get_mut(d.id.as_str()) {
+            guard.timers.push(deadline);
+        }
+        self.point().await;
+        Happened::Event(Event::SoakStarted { id: d.id, deadline_boottime_ms: deadline })
+    }
+
+    async fn check_health(&self, d: Deployment) -> Happened {
+        self.point().await;
+        let behaviour = self.behaviour(&d.desired.tip.revision);
+        if behaviour == Behaviour::OperatorSwitches && !self.inner.borrow().operator_came {
+            let mut w = self.inner.borrow_mut();
+            w.operator_came = true;
+            (w.running, w.etc) = (third_system(), third_system());
+            (w.profile, w.boot_default) = (third_system(), third_system());
+        }
+        self.pass(SOAK_MS);
+        let third = self.inner.borrow().running == third_system();
+        let decision = match behaviour {
+            _ if third => Decision::Superseded,
+            Behaviour::Unhealthy => {
+                Decision::RollBack { reason: "web is down".to_owned(), by: Arbiter::Agent }
+            }
+            _ => Decision::Confirm,
+        };
+        self.decide(&d.id, decision, vec![]).await
+    }
+
+    async fn decide(&self, id: &DeploymentId, decision: Decision, failures: Vec<String>) -> Happened {
+        self.point().await;
+        let standing = self.inner.borrow_mut().decide(id.as_str(), decision);
+        self.point().await;
+        Happened::Event(Event::Decided { id: id.clone(), decision: standing, failures })
+    }
+
+    async fn confirm(&self, d: Deployment) -> Happened {
+        self.point().await;
+        let permanent = d.desired.operation == Operation::Switch || self.bug(Bug::TestMadePermanent);
+        if permanent {
+            {
+                let mut w = self.inner.borrow_mut();
+                if w.profile != d.toplevel {
+                    w.generation += 1;
+                }
+                w.profile = d.toplevel.clone();
+            }
+            self.point().await;
+            if !self.bug(Bug::ConfirmForgetsBootEntry) {
+                self.inner.borrow_mut().boot_default = d.toplevel.clone();
+            }
+            self.point().await;
+        }
+        if self.bug(Bug::AnnouncedBeforeJournaled)
+            && let Some(announce) = &*self.announce_early.borrow()
+        {
+            announce();
+        }
+        self.point().await;
+        let generation = permanent.then(|| self.inner.borrow().generation);
+        Happened::Event(Event::Confirmed { id: d.id, generation, at: self.now() })
+    }
+
+    async fn roll_back(&self, d: Deployment) -> Happened {
+        self.point().await;
+        self.inner.borrow_mut().fire(d.id.as_str());
+        self.point().await;
+        let (id, at) = (d.id.clone(), self.now());
+        let result = self.inner.borrow().guards.get(d.id.as_str()).and_then(|g| g.result.clone());
+        if self.bug(Bug::LostQuarantine) {
+            let failure = Failure { class: Class::Transient, code: "lost".to_owned(), text: String::new() };
+            return Happened::Event(Event::Abandoned { id, failure, at });
+        }
+        Happened::Event(match result {
+            Some(GuardResult::RolledBack) | Some(GuardResult::NothingToDo) => {
+                Event::RolledBack { id, how: String::new(), at }
+            }
+            Some(GuardResult::Superseded) => {
+                Event::Superseded { id, running: Some(self.inner.borrow().running.clone()), at }
+            }
+            Some(GuardResult::Failed { text }) => Event::RollbackFailed { id, text, at },
+            None => Event::RollbackFailed { id, text: "no result".to_owned(), at },
+        })
+    }
+
+    async fn abandon(&self, d: Deployment, failure: Failure) -> Happened {
+        self.point().await;
+        let reason = failure.text.clone();
+        self.inner.borrow_mut().decide(d.id.as_str(), Decision::RollBack { reason, by: Arbiter::Agent });
+        self.point().await;
+        if let Stage::Probation { trial, .. } = &d.stage {
+            // A reset in the middle of a confirmation leaves the profile new and the host on the old system.
+            let mut w = self.inner.borrow_mut();
+            if w.running == trial.old && w.profile == d.toplevel {
+                (w.profile, w.boot_default) = (trial.old.clone(), trial.old.clone());
+            }
+        }
+        self.point().await;
+        Happened::Event(Event::Abandoned { id: d.id, failure, at: self.now() })
+    }
+
+    /// Lets time pass: guards fire, switches go on.
+    pub fn pass(&self, ms: u64) {
+        let mut w = self.inner.borrow_mut();
+        let end = w.now_ms + ms;
+        while let Some(at) = w.next_moment().filter(|at| *at <= end) {
+            w.now_ms = w.now_ms.max(at);
+            w.elapse();
+        }
+        w.now_ms = end;
+    }
+
+    /// What the crash does to the world before the agent is started again.
+    pub fn crash(&self, cut: Cut) {
+        match cut {
+            Cut::Kill => self.pass(2_000),
+            Cut::LongKill => self.pass(2 * GUARD_LONG_MS),
+            Cut::Power => {
+                let w = &mut *self.inner.borrow_mut();
+                w.check_invariants();
+                w.boots += 1;
+                w.wall_offset += w.now_ms / 1000 + 30;
+                w.now_ms = 20_000;
+                let booted = w.boot_default.clone();
+                (w.running, w.etc, w.booted) = (booted.clone(), booted.clone(), booted);
+                for guard in w.guards.values_mut() {
+                    guard.timers.clear();
+                    guard.job = None;
+                }
+            }
+        }
+        self.inner.borrow_mut().crashed = None;
+    }
+}
+
+impl Inner {
+    fn next_moment(&self) -> Option<u64> {
+        let due = |t: &u64| *t != NEVER && *t > self.now_ms;
+        let of = |g: &Guard| {
+            let timers = g.timers.iter().copied().filter(|_| g.decision.is_none());
+            let job = g.job.iter().flat_map(|j| [j.etc_at, j.runs_at]);
+            timers.chain(job).filter(due).min()
+        };
+        self.guards.values().filter_map(of).min()
+    }
+
+    fn elapse(&mut self) {
+        let now = self.now_ms;
+        for id in self.guards.keys().cloned().collect::<Vec<_>>() {
+            let Some(guard) = self.guards.get(&id) else { continue };
+            if let (Some(job), Some(new)) = (&guard.job, &guard.new) {
+                if job.etc_at == now {
+                    self.etc = new.clone();
+                }
+                if job.runs_at == now {
+                    self.running = new.clone();
+                }
+            }
+            if guard.decision.is_none() && guard.boot == self.boots && guard.timers.iter().any(|t| *t <= now)
+            {
+                self.fire(&id);
+            }
+        }
+    }
+
+    fn decide(&mut self, id: &str, decision: Decision) -> Decision {
+        let overwrite = self.bug == Some(Bug::DecisionOverwritten);
+        let guard = self.guards.entry(id.to_owned()).or_default();
+        if guard.decision.is_none() || overwrite {
+            guard.decision = Some(decision.clone());
+        }
+        guard.decision.clone().unwrap_or(decision)
+    }
+
+    /// The guard's own work.
+    fn fire(&mut self, id: &str) {
+        let by = Arbiter::Guard;
+        let decision =
+            self.decide(id, Decision::RollBack { reason: "nobody confirmed in time".to_owned(), by });
+        let Some(guard) = self.guards.get(id).cloned() else { return };
+        let (Some(old), Some(new)) = (guard.old.clone(), guard.new.clone()) else { return };
+        let result = match decision {
+            Decision::Confirm => return,
+            Decision::Superseded => GuardResult::Superseded,
+            Decision::RollBack { .. } if guard.boot != self.boots => GuardResult::NothingToDo,
+            Decision::RollBack { .. } if self.running == old && self.etc == old => GuardResult::NothingToDo,
+            Decision::RollBack { .. } if self.running != old && self.running != new => {
+                GuardResult::Superseded
+            }
+            Decision::RollBack { .. } => {
+                let back = if self.bug == Some(Bug::RollsBackToWrongPath) { third_system() } else { old };
+                (self.running, self.etc) = (back.clone(), back);
+                GuardResult::RolledBack
+            }
+        };
+        // A rollback waits for, or stops, the switch that still runs.
+        if let Some(guard) = self.guards.get_mut(id) {
+            guard.job = guard.job.take().map(|j| Job {
+                etc_at: NEVER,
+                runs_at: NEVER,
+                ends_at: j.ends_at.min(self.now_ms),
+            });
+            guard.result = guard.result.take().or(Some(result));
+        }
+    }
+
+    /// What must hold at every moment, whatever happened before.
+    fn check_invariants(&mut self) {
+        let mut wrong = vec![];
+        let permanent = (self.profile.clone(), self.boot_default.clone());
+        for (id, guard) in self.guards.iter().filter(|(_, g)| g.boot == self.boots) {
+            let (Some(old), Some(new)) = (&guard.old, &guard.new) else { continue };
+            if old == new || guard.decision == Some(Decision::Superseded) {
+                continue;
+            }
+            let confirmed = guard.decision == Some(Decision::Confirm);
+            let by_operator = self.profile == third_system();
+            if !confirmed
+                && !by_operator
+                && guard.decision.is_none()
+                && guard.permanent != Some(permanent.clone())
+            {
+                wrong.push(format!("{id}: profile or boot entry moved before it was confirmed"));
+            }
+            let armed = guard.timers.iter().any(|t| *t > self.now_ms);
+            if guard.decision.is_none() && (self.running == *new || self.etc == *new) && !armed {
+                wrong.push(format!("{id}: the new system was activated without a guard"));
+            }
+        }
+        self.violations.append(&mut wrong);
+    }
+}

@@ -1,0 +1,414 @@
+//! The network's side against real Git servers: `git http-backend` behind nginx with TLS and a token, and local
+//! repositories; and against scripted servers for what a real one does not do on demand.
+#![allow(clippy::disallowed_methods, reason = "tests start servers and look at the clock")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::git::Repo;
+use common::git_server::{GitServer, Setup, wait_until};
+use pullagent::model::Oid;
+use pullagent::repo::net::{Class, Failure, Net, Stop};
+use pullagent::repo::remote::{Limits, Link, Remote};
+
+const MAIN: &str = "refs/heads/main";
+const TEST: &str = "refs/heads/test-web1";
+const SECOND: Duration = Duration::from_secs(1);
+
+fn limits() -> Limits {
+    Limits {
+        refs: 100,
+        poll_bytes: 1 << 20,
+        pack_bytes: 64 << 20,
+        poll_within: 20 * SECOND,
+        pack_within: 20 * SECOND,
+    }
+}
+
+fn plain(url: &str) -> Remote {
+    Remote {
+        url: url.to_owned(),
+        username: GitServer::USER.to_owned(),
+        token_file: None,
+        ca_file: None,
+        limits: limits(),
+    }
+}
+
+fn remote(server: &GitServer, repo: &str) -> Remote {
+    Remote {
+        token_file: Some(server.token_file()),
+        ca_file: Some(server.ca_file()),
+        ..plain(&server.url(repo))
+    }
+}
+
+fn net() -> std::rc::Rc<Net> {
+    Net::new(Stop::default(), 10 * SECOND).unwrap()
+}
+
+fn oid(text: &str) -> Oid {
+    text.parse().unwrap()
+}
+
+/// Asks once, on a link of its own.
+fn ask(remote: &Remote, names: &[&str]) -> Result<Vec<(String, Oid)>, Failure> {
+    let net = net();
+    Link::open(remote, &net)?.ls_refs(names).map(|(refs, _)| refs)
+}
+
+/// Fetches once, on a link of its own; returns the pack as the reader of the pipe got it.
+fn fetch(remote: &Remote, want: &str, haves: &[&str]) -> (Vec<u8>, Result<u64, Failure>) {
+    let net = net();
+    match Link::open(remote, &net) {
+        Ok(link) => {
+            let (pack, done) = fetch_on(link, want, haves);
+            (pack, done.map(|(bytes, _)| bytes))
+        }
+        Err(e) => (Vec::new(), Err(e)),
+    }
+}
+
+fn fetch_on(link: Link, want: &str, haves: &[&str]) -> (Vec<u8>, Result<(u64, Option<Link>), Failure>) {
+    let haves: Vec<Oid> = haves.iter().map(|have| oid(have)).collect();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let drain = std::thread::spawn(move || {
+        let mut pack = Vec::new();
+        reader.read_to_end(&mut pack).unwrap();
+        pack
+    });
+    let done = link.pack(&oid(want), &haves, move || Ok(OwnedFd::from(writer)));
+    (drain.join().unwrap(), done)
+}
+
+fn expect(result: Result<impl Sized, Failure>, class: Class, words: &str) {
+    let failure = result.err().expect("a failure");
+    assert_eq!(failure.class, class, "{failure}");
+    assert!(failure.text.contains(words), "{failure}");
+    assert!(!failure.text.contains(GitServer::TOKEN), "{failure}");
+}
+
+/// Content that does not compress.
+fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(|| random.u8(..)).take(bytes).collect()
+}
+
+#[test]
+fn exactly_the_refs_asked_for() {
+    let server = GitServer::start();
+    let repo = server.repo("infra.git");
+    let first = repo.commit("main", &[("a", b"1")]);
+    repo.git(&["update-ref", "refs/heads/main2", &first]);
+    repo.git(&["update-ref", "refs/tags/main", &first]);
+    repo.git(&["tag", "-m", "annotated", "v1", &first]);
+    repo.git(&["symbolic-ref", "refs/heads/alias", MAIN]);
+    let tip = repo.commit("main", &[("a", b"2")]);
+    let remote = remote(&server, "infra.git");
+    let check = |names: &[&str], expected: &[(&str, &str)]| {
+        let expected: Vec<(String, Oid)> =
+            expected.iter().map(|(name, id)| ((*name).to_owned(), oid(id))).collect();
+        assert_eq!(ask(&remote, names), Ok(expected), "{names:?}");
+    };
+    check(&[MAIN], &[(MAIN, &tip)]);
+    check(&[TEST], &[]);
+    check(&[MAIN, TEST], &[(MAIN, &tip)]);
+    check(&["refs/heads/alias"], &[("refs/heads/alias", &tip)]);
+    check(&["refs/tags/main"], &[("refs/tags/main", &first)]);
+    let tag = repo.git(&["rev-parse", "refs/tags/v1"]);
+    check(&["refs/tags/v1"], &[("refs/tags/v1", &tag)]);
+    expect(ask(&remote, &[]), Class::Local, "no ref");
+
+    server.repo("empty.git");
+    assert_eq!(ask(&Remote { url: server.url("empty.git"), ..remote }, &[MAIN]), Ok(vec![]));
+}
+
+#[test]
+fn packs_by_id_are_whole_thin_and_on_one_link() {
+    let server = GitServer::start();
+    let repo = server.repo("infra.git");
+    let big = noise(3 << 20, 1);
+    let first = repo.commit("main", &[("big", &big), ("a", b"1")]);
+    let second = repo.commit("main", &[("big", &big), ("a", b"2")]);
+    let remote = remote(&server, "infra.git");
+    let net = net();
+    let link = Link::open(&remote, &net).unwrap();
+    assert_eq!(link.object_format(), "sha1");
+
+    let (full, done) = fetch_on(link, &first, &[]);
+    let (bytes, link) = done.unwrap();
+    assert_eq!(bytes, full.len() as u64);
+    let dir = tempfile::tempdir().unwrap();
+    let copy = Repo::init(dir.path(), "sha1");
+    copy.index(&full);
+
+    // By id, although no ref points there any more; thin, so it needs what was fetched first.
+    repo.git(&["update-ref", MAIN, &first]);
+    let (thin, done) = fetch_on(link.unwrap(), &second, &[&first]);
+    let (_, link) = done.unwrap();
+    assert!(thin.len() < 2000, "{} bytes", thin.len());
+    copy.index(&thin);
+    assert_eq!(copy.git(&["rev-list", "--objects", "--count", &second]), "7");
+
+    // An unknown have costs bytes, not correctness; what nobody has is refused, and then the link is gone.
+    let (all, done) = fetch_on(link.unwrap(), &second, &[&"d".repeat(40)]);
+    assert!(all.len() > full.len());
+    let (nothing, done) = fetch_on(done.unwrap().1.unwrap(), &"e".repeat(40), &[]);
+    assert!(nothing.is_empty());
+    expect(done, Class::Refused, "not our ref");
+    let connections: std::collections::BTreeSet<u64> =
+        server.requests().iter().map(|r| r.connection).collect();
+    assert_eq!(connections.len(), 1);
+}
+
+/// Passes connections on to a server, and counts them and their bytes both ways, TLS records and all.
+#[derive(Clone, Default)]
+struct Relay {
+    connections: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Relay {
+    /// Returns the relay and `remote` as it is reached through it.
+    fn before(server: &GitServer, remote: Remote) -> (Relay, Remote) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (there, here) = (server.port(), listener.local_addr().unwrap().port());
+        let relay = Relay::default();
+        let counting = relay.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                counting.connections.fetch_add(1, Ordering::SeqCst);
+                let client = client.unwrap();
+                let server = TcpStream::connect(("127.0.0.1", there)).unwrap();
+                let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                for (from, to) in [(client, server), back] {
+                    let counting = counting.clone();
+                    std::thread::spawn(move || counting.pass(from, to));
+                }
+            }
+        });
+        let url = remote.url.replace(&there.to_string(), &here.to_string());
+        (relay, Remote { url, ..remote })
+    }
+
+    fn pass(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut buffer = [0; 16384];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            self.bytes.fetch_add(n as u64, Ordering::SeqCst);
+            if to.write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
+        let _closed = to.shutdown(std::net::Shutdown::Both).is_ok();
+    }
+}
+
+fn polls_share_one_connection(setup: Setup) -> Vec<common::git_server::Request> {
+    const POLLS: usize = 50;
+    let server = GitServer::start_with(setup);
+    let repo = server.repo("infra.git");
+    let tip = repo.commit("main", &[("a", b"1")]);
+    let (relay, remote) = Relay::before(&server, remote(&server, "infra.git"));
+    let net = net();
+    let mut link = Link::open(&remote, &net).unwrap();
+    for _ in 0..POLLS {
+        let (refs, kept) = link.ls_refs(&[MAIN, TEST]).unwrap();
+        assert_eq!(refs, [(MAIN.to_owned(), oid(&tip))]);
+        link = kept.unwrap();
+    }
+    drop(link);
+    assert_eq!(relay.connections.load(Ordering::SeqCst), 1);
+    // One handshake, then one request per poll; nginx logs each a moment after its answer.
+    wait_until("the access log", || server.requests().len() > POLLS);
+    let requests = server.requests();
+    assert_eq!(requests.len(), POLLS + 1);
+    assert!(requests.iter().all(|r| r.connection == requests[0].connection), "{requests:?}");
+    requests
+}
+
+#[test]
+fn polls_share_one_connection_on_http_2() {
+    assert!(polls_share_one_connection(Setup::default())[0].line.ends_with("HTTP/2.0"));
+}
+
+#[test]
+fn polls_share_one_connection_on_http_1_1() {
+    let setup = Setup { http2: false, ..Setup::default() };
+    assert!(polls_share_one_connection(setup)[0].line.ends_with("HTTP/1.1"));
+}
+
+#[test]
+fn a_poll_costs_little_however_many_refs_there_are() {
+    let server = GitServer::start();
+    let repo = server.repo("infra.git");
+    let tip = repo.commit("main", &[("a", b"1")]);
+    repo.git(&["update-ref", TEST, &tip]);
+    repo.many_refs("refs/pull/", 1000, &tip);
+    repo.many_refs("refs/heads/b", 1000, &tip);
+    let (relay, remote) = Relay::before(&server, remote(&server, "infra.git"));
+    let net = net();
+    let mut link = Link::open(&remote, &net).unwrap();
+    link = link.ls_refs(&[MAIN, TEST]).unwrap().1.unwrap();
+    let before = relay.bytes.load(Ordering::SeqCst);
+    for _ in 0..10 {
+        let (refs, kept) = link.ls_refs(&[MAIN, TEST]).unwrap();
+        assert_eq!(refs.len(), 2);
+        link = kept.unwrap();
+    }
+    let bytes = (relay.bytes.load(Ordering::SeqCst) - before) / 10;
+    println!("{bytes} bytes a poll over TLS, both ways");
+    assert!(bytes <= 800, "{bytes} bytes a poll");
+}
+
+#[test]
+fn each_way_to_be_turned_away_has_its_class_and_reason() {
+    let mut server = GitServer::start();
+    let repo = server.repo("infra.git");
+    repo.commit("main", &[("a", b"1")]);
+    let good = remote(&server, "infra.git");
+    let check = |remote: &Remote, class, words: &str| expect(ask(remote, &[MAIN]), class, words);
+
+    check(&Remote { ca_file: None, ..good.clone() }, Class::Tls, "UnknownIssuer");
+    check(&Remote { ca_file: Some(server.other_ca_file()), ..good.clone() }, Class::Tls, "UnknownIssuer");
+    check(&Remote { ca_file: Some(server.token_file()), ..good.clone() }, Class::Local, "no certificate");
+    check(&Remote { ca_file: Some("/nonexistent".into()), ..good.clone() }, Class::Local, "'/nonexistent'");
+    check(&Remote { token_file: None, ..good.clone() }, Class::Auth, "no token file");
+    check(
+        &Remote { token_file: Some("/nonexistent".into()), ..good.clone() },
+        Class::Local,
+        "'/nonexistent'",
+    );
+    check(&Remote { username: "mallory".to_owned(), ..good.clone() }, Class::Auth, "401");
+    check(&Remote { url: server.url("missing.git"), ..good.clone() }, Class::NotFound, "404");
+    check(&Remote { url: server.moved_url("infra.git"), ..good.clone() }, Class::Refused, "redirects");
+    check(
+        &Remote { url: "https://nowhere.invalid/x".to_owned(), ..good.clone() },
+        Class::Dns,
+        "nowhere.invalid",
+    );
+    for (url, words) in [
+        ("http://git.example.org/x", "plain http"),
+        ("http://10.0.0.1/x", "plain http"),
+        ("https://me:s3cret@127.0.0.1/x", "user or a password"),
+        ("ssh://git@127.0.0.1/x", "'ssh' is not supported"),
+        ("git@127.0.0.1:x", "not usable"),
+        ("relative/path", "not usable"),
+    ] {
+        check(&plain(url), Class::Local, words);
+    }
+    wait_until("the access log", || server.requests().len() > 3);
+    let all: Vec<u16> = server.requests().iter().map(|r| r.status).collect();
+    assert_eq!(all, [401, 401, 404, 301], "nothing was sent that should not have been");
+
+    // The token is read anew for each request: when it changes on both sides, the same link goes on.
+    let net = net();
+    let link = Link::open(&good, &net).unwrap().ls_refs(&[MAIN]).unwrap().1.unwrap();
+    server.set_token("another");
+    std::fs::write(server.token_file(), "another").unwrap();
+    let link = link.ls_refs(&[MAIN]).unwrap().1.unwrap();
+    std::fs::write(server.token_file(), "wrong\n").unwrap();
+    expect(link.ls_refs(&[MAIN]), Class::Auth, "not accepted");
+
+    server.stop();
+    check(&good, Class::Network, "refused");
+}
+
+#[test]
+fn an_old_server_is_told_from_a_broken_one() {
+    let server = GitServer::start_with(Setup { protocol_v2: false, ..Setup::default() });
+    let repo = server.repo("infra.git");
+    let tip = repo.commit("main", &[("a", b"1")]);
+    repo.many_refs("refs/heads/b", 2000, &tip);
+    let remote = remote(&server, "infra.git");
+    expect(ask(&remote, &[MAIN]), Class::Protocol, "version 2 is needed");
+}
+
+#[test]
+fn sha_256_repositories_work_alike() {
+    let server = GitServer::start();
+    let repo = server.repo_with("new.git", "sha256");
+    let tip = repo.commit("main", &[("a", b"1")]);
+    let remote = remote(&server, "new.git");
+    let net = net();
+    let link = Link::open(&remote, &net).unwrap();
+    assert_eq!(link.object_format(), "sha256");
+    let (refs, link) = link.ls_refs(&[MAIN]).unwrap();
+    assert_eq!(refs, [(MAIN.to_owned(), oid(&tip))]);
+    let (pack, done) = fetch_on(link.unwrap(), &tip, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    Repo::init(dir.path(), "sha256").index(&pack);
+    expect(
+        done.unwrap().1.unwrap().pack(&oid(&"a".repeat(40)), &[], || unreachable!()),
+        Class::Local,
+        "sha256",
+    );
+}
+
+#[test]
+fn what_is_too_much_is_cut_off() {
+    let server = GitServer::start();
+    let repo = server.repo("infra.git");
+    let tip = repo.commit("main", &[("big", &noise(4 << 20, 2))]);
+    repo.many_refs("refs/heads/main-", 200, &tip);
+    let remote = remote(&server, "infra.git");
+    expect(ask(&remote, &[MAIN]), Class::Limit, "more than 100 refs");
+    let few = Remote { limits: Limits { poll_bytes: 5_000, refs: 1000, ..limits() }, ..remote.clone() };
+    expect(ask(&few, &[MAIN]), Class::Limit, "larger than 5000 bytes");
+    let small = Remote { limits: Limits { pack_bytes: 1 << 20, ..limits() }, ..remote };
+    let (pack, done) = fetch(&small, &tip, &[]);
+    expect(done, Class::Limit, "larger than 1048576 bytes");
+    assert!(pack.len() <= 1 << 20);
+}
+
+fn local_remote(url: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = Repo::init(&dir.path().join("infra.git"), "sha1");
+    let first = repo.commit("main", &[("a", b"1")]);
+    let remote = plain(&url.replace("DIR", &dir.path().display().to_string()));
+    let net = net();
+    let (refs, link) = Link::open(&remote, &net).unwrap().ls_refs(&[MAIN]).unwrap();
+    assert_eq!(refs, [(MAIN.to_owned(), oid(&first))]);
+    assert!(link.is_none(), "a process that saw the refs once would never see them move");
+    let second = repo.commit("main", &[("a", b"2")]);
+    assert_eq!(ask(&remote, &[MAIN]), Ok(vec![(MAIN.to_owned(), oid(&second))]));
+
+    let copy = Repo::init(&dir.path().join("copy.git"), "sha1");
+    copy.index(&fetch(&remote, &first, &[]).0);
+    let (thin, done) = fetch(&remote, &second, &[&first]);
+    assert_eq!(done, Ok(thin.len() as u64));
+    copy.index(&thin);
+    assert_eq!(copy.git(&["rev-list", "--objects", "--count", &second]), "6");
+    let (_, done) = fetch(&remote, &"e".repeat(40), &[]);
+    expect(done, Class::Refused, "not our ref");
+
+    // Whoever owns it: the operator named it. Only root can give files away.
+    if rustix::process::geteuid().is_root() {
+        let nobody = rustix::process::Uid::from_raw(65534);
+        rustix::fs::chown(&repo.path, Some(nobody), None).unwrap();
+        assert!(ask(&remote, &[MAIN]).is_ok());
+    }
+}
+
+#[test]
+fn a_local_path_is_a_remote_too() {
+    local_remote("DIR/infra.git");
+    local_remote("file://DIR/infra.git");
+}
+
+#[test]
+fn a_local_path_that_is_no_repository_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing").display().to_string();
+    expect(ask(&plain(&missing), &[MAIN]), Class::NotFound, "failed to find");
+    let empty = dir.path().display().to_string();
+    expect(ask(&plain(&empty), &[MAIN]), Class::NotFound, "not appear to be a git repository");
+    assert!(Path::new(&empty).read_dir().unwrap().next().is_none());
+}

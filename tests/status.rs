@@ -1,0 +1,560 @@
+//! What `pullagent status` says, in every situation it has words for: each page is compared, character by character,
+//! with a file in `tests/fixtures/status/`. `UPDATE_FIXTURES=1` writes the files anew; read them before committing.
+//!
+//! The snapshots are made of the same types that the loop shows, so a page can't promise what the agent doesn't know.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+
+use pullagent::config::{self, Settings};
+use pullagent::model::{
+    Class, Deployment, DeploymentId, Desired, Ended, Failure, HostFacts, Oid, Operation, Outcome, Quarantined,
+    Refusal, Settled, Stage, State, Step, StorePath, Suspension, Target, TestLine, TestProgress, Tip,
+    Trial, Why,
+};
+use pullagent::plan::{Facts, RemoteFacts, Retry, Trouble};
+use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
+
+/// The time of every page: 2027-01-15, 08:00:00 UTC.
+const NOW: u64 = 1_800_000_000;
+const MINUTE: u64 = 60;
+const HOUR: u64 = 3600;
+
+#[test]
+fn up_to_date() {
+    let status = check("up-to-date", &host_in_sync());
+    assert_eq!(status.state, Headline::InSync);
+    assert_eq!(status.running.unwrap().generation, Some(42));
+}
+
+#[test]
+fn verifying() {
+    let mut s = host_in_sync();
+    push(&mut s, "main", &new_rev());
+    s.doing = Some(Doing { action: "verify", revision: Some(new_rev()), since: NOW - 2 });
+    assert_eq!(check("verifying", &s).state, Headline::Verifying);
+}
+
+#[test]
+fn building() {
+    let mut s = host_in_sync();
+    accept(&mut s);
+    s.doing = Some(Doing { action: "build", revision: Some(new_rev()), since: NOW - 102 });
+    assert_eq!(check("building", &s).state, Headline::Building);
+}
+
+#[test]
+fn switching() {
+    let s = on_probation(Step::Armed, Operation::Switch);
+    assert_eq!(check("switching", &s).state, Headline::Switching);
+}
+
+#[test]
+fn checking_health() {
+    let mut s = on_probation(Step::Soaking, Operation::Switch);
+    run(&mut s, &new_path());
+    s.doing = Some(Doing { action: "check-health", revision: Some(new_rev()), since: NOW - 38 });
+    let status = check("checking-health", &s);
+    assert_eq!(status.state, Headline::CheckingHealth);
+    assert_eq!(status.running.unwrap().generation, None, "a system on probation has no generation");
+    assert_eq!(status.deployment.unwrap().deadline, Some(NOW + 82));
+}
+
+#[test]
+fn rolling_back() {
+    let step = Step::RollingBack {
+        reason: "check 'web' failed 3 times in a row".to_owned(),
+        failures: vec!["web: GET http://127.0.0.1/healthz answered 502".to_owned()],
+    };
+    let mut s = on_probation(step, Operation::Switch);
+    run(&mut s, &new_path());
+    assert_eq!(check("rolling-back", &s).state, Headline::RollingBack);
+}
+
+#[test]
+fn rolled_back() {
+    assert_eq!(check("rolled-back", &rolled_back_host()).state, Headline::RolledBack);
+}
+
+#[test]
+fn rollback_failed() {
+    let mut s = rolled_back_host();
+    s.state.history.back_mut().unwrap().outcome = Outcome::RollbackFailed {
+        reason: "check 'web' failed 3 times in a row".to_owned(),
+        text: "'switch-to-configuration test' of the old system exited with 4".to_owned(),
+    };
+    run(&mut s, &new_path());
+    assert_eq!(check("rollback-failed", &s).state, Headline::RollbackFailed);
+}
+
+#[test]
+fn suspended() {
+    let mut s = host_in_sync();
+    accept(&mut s);
+    s.state.suspension = Some(Suspension {
+        by: "root".to_owned(),
+        reason: Some("disk swap".to_owned()),
+        until: Some(NOW + 2 * HOUR),
+        at: NOW - 10 * MINUTE,
+    });
+    assert_eq!(check("suspended", &s).state, Headline::Suspended);
+    s.facts.now = NOW + 2 * HOUR;
+    let over = Status::from_snapshot(&s, &settings());
+    assert_eq!((over.state, over.suspension), (Headline::Waiting, None), "a suspension ends by itself");
+}
+
+#[test]
+fn unreachable() {
+    assert_eq!(check("unreachable", &unreachable_host()).state, Headline::Unreachable);
+}
+
+#[test]
+fn stale() {
+    let mut s = unreachable_host();
+    s.facts.remotes.get_mut("origin").unwrap().answered_at = Some(NOW - 26 * HOUR);
+    assert_eq!(check("stale", &s).state, Headline::Unreachable);
+}
+
+#[test]
+fn refused() {
+    assert_eq!(check("refused", &refused_host("unsigned", "main")).state, Headline::Refused);
+}
+
+#[test]
+fn a_test_branch_that_main_has_overtaken_is_no_alarm() {
+    let s = refused_host("not-on-main", "test-web1");
+    assert_eq!(check("overtaken", &s).state, Headline::InSync);
+}
+
+#[test]
+fn build_failed() {
+    let mut s = host_in_sync();
+    accept(&mut s);
+    let failure = failure("eval", "attribute 'web1' missing, at flake.nix:12:9");
+    quarantine(&mut s, None, failure.clone(), Outcome::BuildFailed { failure });
+    assert_eq!(check("build-failed", &s).state, Headline::BuildFailed);
+}
+
+#[test]
+fn quarantined_and_then_pushed_again() {
+    let mut s = rolled_back_host();
+    let fix = oid("f00dfeed");
+    push(&mut s, "main", &fix);
+    let status = check("quarantined-then-fixed", &s);
+    assert_eq!(status.state, Headline::Waiting, "the old failure is no longer the headline");
+    assert_eq!(status.set_aside.len(), 1, "and is still remembered");
+}
+
+#[test]
+fn drift() {
+    let mut s = host_in_sync();
+    run(&mut s, &path("9", "nixos-system-web1-26.05.dirty"));
+    s.facts.host.as_mut().unwrap().running_revision = None;
+    assert_eq!(check("drift", &s).state, Headline::Drift);
+}
+
+#[test]
+fn testing() {
+    let mut s = host_in_sync();
+    let tip = Tip { branch: "test-web1".to_owned(), ..tip(&new_rev(), "nixpkgs: bump", "bob", NOW - 9 * MINUTE) };
+    push(&mut s, "test-web1", &new_rev());
+    let progress = TestProgress::Entered { toplevel: new_path(), at: NOW - 5 * MINUTE };
+    s.state.test = Some(TestLine { tip, main: old_rev(), progress });
+    run(&mut s, &new_path());
+    let status = check("testing", &s);
+    assert_eq!(status.state, Headline::Testing);
+    assert_eq!(status.running.unwrap().generation, None, "a test has no generation");
+}
+
+#[test]
+fn retrying() {
+    let mut s = host_in_sync();
+    accept(&mut s);
+    let failure = Failure {
+        class: Class::Transient,
+        code: "space".to_owned(),
+        text: "only 12 MiB are free in '/nix/store', 64 MiB are needed".to_owned(),
+    };
+    s.facts.retries.insert(new_rev(), Retry { failure, tries: 4, not_before: NOW + 14 });
+    assert_eq!(check("retrying", &s).state, Headline::Retrying);
+}
+
+#[test]
+fn held() {
+    let mut s = host_in_sync();
+    s.trouble = Some("this is another machine than the configuration is for (expectedMachineId)".to_owned());
+    assert_eq!(check("held", &s).state, Headline::Held);
+}
+
+#[test]
+fn starting() {
+    let mut s = host_in_sync();
+    s.facts.remotes.clear();
+    assert_eq!(check("starting", &s).state, Headline::Starting);
+}
+
+#[test]
+fn the_agent_is_dead() {
+    let status = Status::from_snapshot(&host_in_sync(), &settings());
+    compare("dead", &report::page(&status_written(status, 2 * HOUR), Life::Dead, NOW, &Style::plain()));
+}
+
+#[test]
+fn the_agent_is_silent() {
+    let mut s = host_in_sync();
+    accept(&mut s);
+    s.doing = Some(Doing { action: "build", revision: Some(new_rev()), since: NOW - 3 * HOUR });
+    let status = Status::from_snapshot(&s, &settings());
+    compare("silent", &report::page(&status_written(status, 2 * HOUR), Life::Silent, NOW, &Style::plain()));
+}
+
+#[test]
+fn a_narrow_terminal_wraps_under_the_column() {
+    let status = Status::from_snapshot(&rolled_back_host(), &settings());
+    let narrow = Style { width: 60, ..Style::plain() };
+    let text = report::page(&status, Life::Running, NOW, &narrow);
+    assert!(text.lines().all(|l| l.chars().count() <= 60), "{text}");
+    compare("narrow", &text);
+}
+
+#[test]
+fn one_line() {
+    let mut lines = String::new();
+    let dead = status_written(Status::from_snapshot(&host_in_sync(), &settings()), 2 * HOUR);
+    let worlds = [host_in_sync(), rolled_back_host(), refused_host("unsigned", "main"), unreachable_host()];
+    for s in &worlds {
+        let status = Status::from_snapshot(s, &settings());
+        lines.push_str(&report::oneline(&status, Life::Running, NOW, &Style::plain()));
+    }
+    lines.push_str(&report::oneline(&dead, Life::Dead, NOW, &Style::plain()));
+    compare("oneline", &lines);
+}
+
+#[test]
+fn history_is_a_table() {
+    let history = History::of(&refused_host("unsigned", "main").state, "web1");
+    let mut both = report::history_text(&history, 20, &Style::plain());
+    let history = History::of(&rolled_back_host().state, "web1");
+    both.push_str(&report::history_text(&history, 20, &Style::plain()));
+    compare("history", &both);
+    let one = report::history_text(&history, 1, &Style::plain());
+    assert_eq!(one.lines().count(), 2, "a head and one line: {one}");
+}
+
+#[test]
+fn colours_only_where_they_are_wanted() {
+    let status = Status::from_snapshot(&rolled_back_host(), &settings());
+    let plain = report::page(&status, Life::Running, NOW, &Style::plain());
+    let bright = report::page(&status, Life::Running, NOW, &Style { color: true, ..Style::plain() });
+    assert!(!plain.contains('\u{1b}'));
+    assert!(bright.contains("\u{1b}["));
+    assert_eq!(anstream::adapter::strip_str(&bright).to_string(), plain, "colours carry no meaning of their own");
+}
+
+#[test]
+fn every_status_survives_json() {
+    let worlds = [host_in_sync(), rolled_back_host(), refused_host("unsigned", "main"), unreachable_host()];
+    for s in worlds {
+        let status = Status::from_snapshot(&s, &settings());
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["schema"], 1);
+        assert_eq!(json["state"], status.state.word());
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);
+        let history = History::of(&s.state, "web1");
+        let json = serde_json::to_string(&history).unwrap();
+        assert_eq!(serde_json::from_str::<History>(&json).unwrap(), history);
+    }
+}
+
+#[test]
+fn what_the_network_says_cannot_move_the_cursor() {
+    let mut s = unreachable_host();
+    let trouble = s.facts.remotes.get_mut("origin").unwrap().trouble.as_mut().unwrap();
+    trouble.text = "\u{1b}[2J\u{1b}[1;1H✔ web1 is up to date\n  running".to_owned();
+    let text = report::page(&Status::from_snapshot(&s, &settings()), Life::Running, NOW, &Style::plain());
+    assert!(!text.contains('\u{1b}'), "{text}");
+    assert!(!text.lines().any(|l| l.starts_with('✔')), "{text}");
+}
+
+#[test]
+fn explanations() {
+    let mut text = String::new();
+    let mut tell = |s: &Snapshot, revision: &Oid| {
+        let status = Status::from_snapshot(s, &settings());
+        let e = report::explain(revision, &status, &History::of(&s.state, "web1"), NOW);
+        text.push_str(&format!("{:?}\n", e.verdict));
+        e.text.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+        e.advice.iter().for_each(|line| text.push_str(&format!("  next: {line}\n")));
+        e.verdict
+    };
+    assert_eq!(tell(&host_in_sync(), &old_rev()), Verdict::Running);
+    assert_eq!(tell(&host_in_sync(), &oid("5eed")), Verdict::Unknown);
+    assert_eq!(tell(&refused_host("unsigned", "main"), &new_rev()), Verdict::Refused);
+    assert_eq!(tell(&rolled_back_host(), &new_rev()), Verdict::Failed);
+    let mut s = on_probation(Step::Soaking, Operation::Switch);
+    run(&mut s, &new_path());
+    assert_eq!(tell(&s, &new_rev()), Verdict::UnderWay);
+    let mut s = host_in_sync();
+    accept(&mut s);
+    assert_eq!(tell(&s, &new_rev()), Verdict::Waiting);
+    s.state.suspension =
+        Some(Suspension { by: "alice".to_owned(), reason: None, until: None, at: NOW - 2 * MINUTE });
+    assert_eq!(tell(&s, &new_rev()), Verdict::Waiting);
+    assert_eq!(tell(&unreachable_host(), &oid("5eed")), Verdict::Unknown);
+    compare("explain", &text);
+}
+
+#[test]
+fn abbreviations_mean_one_known_revision() {
+    let s = rolled_back_host();
+    let status = Status::from_snapshot(&s, &settings());
+    let history = History::of(&s.state, "web1");
+    let resolve = |text: &str| report::resolve(text, &status, &history).map_err(|e| e.to_string());
+    assert_eq!(resolve("a1b2"), Ok(old_rev()));
+    assert_eq!(resolve("D4E5F6A"), Ok(new_rev()));
+    assert_eq!(resolve(oid("abcd").as_str()), Ok(oid("abcd")), "a full id needs no introduction");
+    assert!(resolve("a1b").unwrap_err().contains("4 to 64"));
+    assert!(resolve("main").unwrap_err().contains("not a revision"));
+    assert!(resolve("ffff").unwrap_err().contains("not heard of"));
+    let mut twin = history.clone();
+    let second: Oid = format!("a1b2{}", "f".repeat(36)).parse().unwrap();
+    twin.entries[0].revision = second.clone();
+    let error = report::resolve("a1b2", &status, &twin).unwrap_err().to_string();
+    assert!(error.contains("ambiguous") && error.contains(second.as_str()), "{error}");
+}
+
+/// Renders a snapshot and compares it with the file of that name.
+fn check(name: &str, snapshot: &Snapshot) -> Status {
+    let status = Status::from_snapshot(snapshot, &settings());
+    compare(name, &report::page(&status, Life::Running, NOW, &Style::plain()));
+    status
+}
+
+fn compare(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/status/{name}.txt"));
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, golden, "\n--- is:\n{text}\n--- {}:\n{golden}", path.display());
+}
+
+fn settings() -> Settings {
+    config::parse(include_bytes!("fixtures/config.json")).unwrap().settings
+}
+
+fn oid(start: &str) -> Oid {
+    format!("{start:0<40}").parse().unwrap()
+}
+
+fn old_rev() -> Oid {
+    oid("a1b2c3d")
+}
+
+fn new_rev() -> Oid {
+    oid("d4e5f6a")
+}
+
+fn path(digit: &str, name: &str) -> StorePath {
+    format!("/nix/store/{}-{name}", digit.repeat(32)).parse().unwrap()
+}
+
+fn old_path() -> StorePath {
+    path("1", "nixos-system-web1-26.05")
+}
+
+fn new_path() -> StorePath {
+    path("2", "nixos-system-web1-26.05")
+}
+
+fn tip(revision: &Oid, subject: &str, signer: &str, accepted_at: u64) -> Tip {
+    Tip {
+        revision: revision.clone(),
+        tree: oid("eeee"),
+        payload_sha256: String::new(),
+        committer_time: 0,
+        signer: Some(signer.to_owned()),
+        subject: subject.to_owned(),
+        branch: "main".to_owned(),
+        remote: "origin".to_owned(),
+        accepted_at,
+    }
+}
+
+fn new_tip() -> Tip {
+    tip(&new_rev(), "nixpkgs: bump", "bob", NOW - 2 * MINUTE)
+}
+
+fn host_in_sync() -> Snapshot {
+    let tip = tip(&old_rev(), "nginx: raise limits", "alice", NOW - 3 * HOUR - 5 * MINUTE);
+    let id = DeploymentId::new(11, &old_rev());
+    let deployed = Ended {
+        id: Some(id.clone()),
+        toplevel: Some(old_path()),
+        outcome: Outcome::Confirmed { generation: Some(42) },
+        began: NOW - 3 * HOUR - 4 * MINUTE,
+        ..ended(&tip, NOW - 3 * HOUR)
+    };
+    let settled = Settled {
+        tip: tip.clone(),
+        toplevel: old_path(),
+        generation: Some(42),
+        id,
+        at: NOW - 3 * HOUR,
+    };
+    let state = State {
+        main: Some(tip),
+        settled: Some(settled),
+        history: VecDeque::from([deployed]),
+        deployments_begun: 11,
+        ..State::default()
+    };
+    let host = HostFacts {
+        running: Some(old_path()),
+        etc: Some(old_path()),
+        booted: Some(old_path()),
+        profile: Some(old_path()),
+        generation: Some(42),
+        boot_default: Some(old_path()),
+        running_revision: Some(old_rev()),
+        boottime_ms: 1_000_000,
+        ..HostFacts::default()
+    };
+    let origin = RemoteFacts {
+        heads: Some(BTreeMap::from([("main".to_owned(), old_rev())])),
+        answered_at: Some(NOW - 12),
+        trouble: None,
+    };
+    let remotes = BTreeMap::from([("origin".to_owned(), origin)]);
+    let facts = Facts { now: NOW, host: Some(host), remotes, ..Facts::default() };
+    Snapshot { state, facts, doing: None, trouble: None }
+}
+
+fn ended(tip: &Tip, at: u64) -> Ended {
+    Ended {
+        id: None,
+        revision: tip.revision.clone(),
+        subject: tip.subject.clone(),
+        signer: tip.signer.clone(),
+        branch: tip.branch.clone(),
+        operation: Operation::Switch,
+        why: Why::NewRevision,
+        toplevel: None,
+        outcome: Outcome::Superseded,
+        began: at - 2 * MINUTE,
+        at,
+    }
+}
+
+/// A remote names `revision` as the tip of `branch`.
+fn push(s: &mut Snapshot, branch: &str, revision: &Oid) {
+    let heads = s.facts.remotes.get_mut("origin").unwrap().heads.as_mut().unwrap();
+    heads.insert(branch.to_owned(), revision.clone());
+}
+
+/// The new revision was pushed and verified.
+fn accept(s: &mut Snapshot) {
+    push(s, "main", &new_rev());
+    s.state.main = Some(new_tip());
+}
+
+/// The host runs `toplevel`; profile and boot entry stay.
+fn run(s: &mut Snapshot, toplevel: &StorePath) {
+    let host = s.facts.host.as_mut().unwrap();
+    host.running = Some(toplevel.clone());
+    host.etc = Some(toplevel.clone());
+}
+
+fn on_probation(step: Step, operation: Operation) -> Snapshot {
+    let mut s = host_in_sync();
+    accept(&mut s);
+    let trial = Trial {
+        old: old_path(),
+        boot_id: "b".to_owned(),
+        deadline_boottime_ms: 1_082_000,
+        red_before: vec![],
+    };
+    s.state.deployment = Some(Deployment {
+        id: DeploymentId::new(12, &new_rev()),
+        desired: Desired { tip: new_tip(), operation, why: Why::NewRevision },
+        drv: None,
+        toplevel: new_path(),
+        at: NOW - MINUTE,
+        stage: Stage::Probation { trial, step },
+    });
+    s
+}
+
+fn failure(code: &str, text: &str) -> Failure {
+    Failure { class: Class::Target, code: code.to_owned(), text: text.to_owned() }
+}
+
+fn quarantine(s: &mut Snapshot, toplevel: Option<StorePath>, failure: Failure, outcome: Outcome) {
+    let at = NOW - 6 * MINUTE;
+    let id = toplevel.as_ref().map(|_| DeploymentId::new(12, &new_rev()));
+    let ended = Ended { id, toplevel: toplevel.clone(), outcome, ..ended(&new_tip(), at) };
+    s.state.history.push_back(ended);
+    let target = Target::config(new_rev());
+    s.state.quarantine.push_back(Quarantined { target, toplevel, failure, at });
+}
+
+fn rolled_back_host() -> Snapshot {
+    let mut s = host_in_sync();
+    accept(&mut s);
+    let reason = "check 'web' failed 3 times in a row".to_owned();
+    let failures = vec!["web: GET http://127.0.0.1/healthz answered 502".to_owned()];
+    let outcome = Outcome::RolledBack { reason: reason.clone(), failures };
+    quarantine(&mut s, Some(new_path()), failure("health", &reason), outcome);
+    s
+}
+
+fn refused_host(code: &str, branch: &str) -> Snapshot {
+    let mut s = host_in_sync();
+    push(&mut s, branch, &new_rev());
+    let (text, advice) = match code {
+        "unsigned" => (
+            "commit d4e5f6a0000000000000000000000000000000000 has no signature",
+            "Sign it with `git commit --amend -S` (or `git rebase -S` for several) and push again.",
+        ),
+        _ => (
+            "commit d4e5f6a does not descend from the accepted main",
+            "Rebase the test branch onto the main branch this host has accepted.",
+        ),
+    };
+    let refusal = Refusal {
+        revision: new_rev(),
+        branch: branch.to_owned(),
+        remote: "origin".to_owned(),
+        operation: Operation::Switch,
+        commit: Some(new_rev()),
+        code: code.to_owned(),
+        text: text.to_owned(),
+        advice: advice.to_owned(),
+        judged_by: String::new(),
+        at: NOW - 2 * MINUTE,
+    };
+    let outcome = Outcome::Refused { code: code.to_owned(), text: text.to_owned() };
+    let nobody = Tip { signer: None, subject: String::new(), ..new_tip() };
+    s.state.history.push_back(Ended { outcome, began: refusal.at, ..ended(&nobody, refusal.at) });
+    s.state.refused.push_back(refusal);
+    s
+}
+
+fn unreachable_host() -> Snapshot {
+    let mut s = host_in_sync();
+    let origin = s.facts.remotes.get_mut("origin").unwrap();
+    origin.answered_at = Some(NOW - 2 * HOUR - 10 * MINUTE);
+    origin.trouble = Some(Trouble {
+        class: "tls".to_owned(),
+        text: "the certificate of git.example.org expired on 2027-01-14".to_owned(),
+        tries: 9,
+        since: NOW - 2 * HOUR - 9 * MINUTE,
+        at: NOW - 12,
+    });
+    s
+}
+
+fn status_written(mut status: Status, age: u64) -> Status {
+    status.agent.written_at = NOW - age;
+    status
+}

@@ -1,0 +1,6 @@
+//! The trusted store against real Git repositories: what is accepted can be read by git and is complete, what is
+//! refused leaves no trace, whatever the pack is and whenever the import dies.
+
+mod git;
+mod host;
+mod imports;

@@ -1,1 +1,241 @@
-//! (room under construction)
+//! The composition root: opens what the agent needs, ties the rooms together, and runs until it is told to stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use crate::config::{self, Settings};
+use crate::control::server::{self, Ordered};
+use crate::gateway::{self, link::Link};
+use crate::guard;
+use crate::host::facts::{self, HostPaths};
+use crate::host::{self, clock, nix::Nix};
+use crate::journal::{Journal, JournalError};
+use crate::model::{Command, Sighting};
+use crate::reconcile::{self, INBOX_MAX, Inbound};
+use crate::repo::store::Store;
+use crate::report::{Publisher, Snapshot, Status};
+use crate::steps::Steps;
+use crate::wire::{self, Source};
+
+/// How often the status is written again although nothing changed.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(600);
+/// How many orders of operators may wait.
+const ORDERS_MAX: usize = 16;
+/// How often an agent that may only observe looks at the host.
+const OBSERVE_EVERY: Duration = Duration::from_secs(60);
+
+/// What `pullagent run` was told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The host lies below this directory; `/` but for demo and tests.
+    pub root: PathBuf,
+    /// The configuration file.
+    pub config: PathBuf,
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The configuration can't be read, or another agent runs.
+pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let loaded = config::load(&options.config)?;
+    for key in &loaded.unknown {
+        tracing::warn!(key, "this pullagent does not know the configuration key");
+    }
+    // An error only says that some provider is installed already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, live(options, loaded.settings))
+}
+
+/// Returns where the host at `root` keeps what `settings` calls its state directory.
+pub fn state_directory(root: &std::path::Path, settings: &Settings) -> PathBuf {
+    root.join(settings.state_directory.strip_prefix("/").unwrap_or(&settings.state_directory))
+}
+
+async fn live(options: &Options, settings: Settings) -> anyhow::Result<ExitCode> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let work = work(options, Arc::new(settings));
+    tokio::select! {
+        done = work => done.map(|()| ExitCode::SUCCESS),
+        _ = term.recv() => Ok(stop()),
+        _ = int.recv() => Ok(stop()),
+    }
+}
+
+/// What is under way on the host goes on by itself: switch and guard are processes of their own.
+fn stop() -> ExitCode {
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    ExitCode::SUCCESS
+}
+
+async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> {
+    let host = HostPaths::under(options.root.clone());
+    let state = state_directory(&options.root, &settings);
+    let boot_id = facts::observe(&host)?.boot_id;
+    let (show, shown) = watch::channel(Arc::new(Snapshot::default()));
+    let publisher = Publisher::open(&options.root)?;
+    tokio::task::spawn_local(publish(publisher, shown.clone(), settings.clone()));
+    let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+    let listener = server::bind(&options.root)?;
+    tokio::task::spawn_local(server::serve(listener, orders, shown, settings.clone()));
+    let journal = match Journal::open(&state, &boot_id) {
+        Ok(journal) => journal,
+        Err(locked @ JournalError::Locked(_)) => return Err(locked.into()),
+        Err(error) => return observe_only(&host, &show, ordered, &host::chain(&error)).await,
+    };
+    notify(&[NotifyState::Ready]);
+    tracing::info!(host = settings.hostname, version = env!("CARGO_PKG_VERSION"), "started");
+    let nix = Nix::detect([]).await.context("pullagent needs Nix on its PATH")?;
+    // What an earlier run left unfinished.
+    Store::sweep(&state)?;
+    drop(std::fs::remove_dir_all(state.join("export")));
+    let keep: Vec<_> = journal.state().deployment.iter().map(|d| d.id.clone()).collect();
+    if let Err(error) = guard::sweep(&state.join("guard"), &keep, &boot_id) {
+        tracing::warn!("old guards can't be removed: {}", host::chain(&error));
+    }
+    let (ours, theirs) = wire::pair()?;
+    let gateway = tokio::task::spawn_local(gateway::run(theirs));
+    let steps = Rc::new(Steps {
+        trust: settings.policy()?,
+        host: host.clone(),
+        state_directory: state,
+        link: Link::new(ours),
+        nix,
+        settings: (*settings).clone(),
+    });
+    steps.link.watch(sources(&settings)).await?;
+    let stopped = reconcile(journal, &steps, &show, ordered).await;
+    gateway.abort();
+    match stopped {
+        Ok(()) => Ok(()),
+        Err((error, ordered)) => observe_only(&host, &show, ordered, &host::chain(&error)).await,
+    }
+}
+
+type Orders = mpsc::Receiver<Ordered>;
+
+/// Runs the loop with everything that feeds it. It only ends by a failure of the journal.
+async fn reconcile(
+    mut journal: Journal,
+    steps: &Rc<Steps>,
+    show: &watch::Sender<Arc<Snapshot>>,
+    mut ordered: Orders,
+) -> Result<(), (JournalError, Orders)> {
+    let (send, mut inbox) = mpsc::channel(INBOX_MAX);
+    let policy = Steps::policy(&steps.settings);
+    let listen = async {
+        let see = async |sighting| drop(send.send(Inbound::Saw(sighting)).await);
+        if let Err(error) = steps.link.listen(clock::unix_secs, see).await {
+            tracing::error!("the gateway failed: {}", host::chain(&error));
+        }
+        std::future::pending().await
+    };
+    let obey = async {
+        while let Some((command, reply)) = ordered.recv().await {
+            if matches!(command, Command::Sync)
+                && let Err(error) = steps.link.poll().await
+            {
+                tracing::error!("the gateway can't be asked to poll: {}", host::chain(&error));
+            }
+            drop(send.send(Inbound::Asked { command, at: clock::unix_secs(), reply }).await);
+        }
+        std::future::pending().await
+    };
+    let perform = async |action| steps.perform(action).await;
+    let stopped = tokio::select! {
+        stopped = reconcile::run(&mut journal, &policy, &mut inbox, show, perform) => stopped,
+        () = listen => Ok(()),
+        () = obey => Ok(()),
+    };
+    stopped.map_err(|error| (error, ordered))
+}
+
+/// Without a journal nothing may be done: the host stays as it is, and says so.
+async fn observe_only(
+    host: &HostPaths,
+    show: &watch::Sender<Arc<Snapshot>>,
+    mut ordered: Orders,
+    trouble: &str,
+) -> anyhow::Result<()> {
+    tracing::error!("only observing, nothing is deployed: {trouble}");
+    notify(&[NotifyState::Ready, NotifyState::Status("only observing; see 'pullagent status'")]);
+    let mut snapshot = (**show.borrow()).clone();
+    snapshot.doing = None;
+    snapshot.trouble = Some(trouble.to_owned());
+    loop {
+        if let Ok(facts) = facts::observe(host) {
+            let (now, guard) = (clock::unix_secs(), snapshot.facts.guard.clone());
+            let seen = Sighting::Host { now, host: Box::new(facts), guard, introduction: None };
+            snapshot.facts.see(seen);
+        }
+        show.send_replace(Arc::new(snapshot.clone()));
+        tokio::select! {
+            () = tokio::time::sleep(OBSERVE_EVERY) => {}
+            Some((_, reply)) = ordered.recv() => {
+                drop(reply.send(Err(format!("nothing can be done: {trouble}"))));
+            }
+        }
+    }
+}
+
+/// Writes status and history whenever something changed.
+async fn publish(
+    mut publisher: Publisher,
+    mut shown: watch::Receiver<Arc<Snapshot>>,
+    settings: Arc<Settings>,
+) {
+    let mut said = "";
+    loop {
+        let snapshot = shown.borrow_and_update().clone();
+        if snapshot.facts.host.is_some() || snapshot.trouble.is_some() {
+            if let Err(error) = publisher.publish(&snapshot, &settings, clock::unix_secs()) {
+                tracing::error!("the status can't be written: {}", host::chain(&error));
+            }
+            let word = Status::from_snapshot(&snapshot, &settings).state.word();
+            if word != said {
+                notify(&[NotifyState::Status(word)]);
+                said = word;
+            }
+        }
+        match tokio::time::timeout(PUBLISH_AGAIN, shown.changed()).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(_)) => return,
+        }
+    }
+}
+
+fn sources(settings: &Settings) -> Vec<Source> {
+    let refs: Vec<String> =
+        settings.branches().into_iter().map(|(name, _)| format!("refs/heads/{name}")).collect();
+    let source = |r: &config::Remote| Source {
+        name: r.name.clone(),
+        url: r.url.clone(),
+        refs: refs.clone(),
+        interval_ms: u64::try_from(r.interval.0.as_millis()).unwrap_or(u64::MAX),
+        username: r.username.clone(),
+        token_file: r.token_file.clone(),
+        ca_file: r.ca_file.clone(),
+        limits: wire::Limits::default(),
+    };
+    settings.remotes.iter().map(source).collect()
+}
+
+/// Tells systemd, where there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd can't be told");
+    }
+}

@@ -3,14 +3,17 @@
 //!
 //! The snapshots are made of the same types that the loop shows, so a page can't promise what the agent doesn't know.
 
+#![expect(clippy::unwrap_used, reason = "this is a test")]
+#![expect(clippy::disallowed_methods, reason = "a test reads its own settings from the environment")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use pullagent::config::{self, Settings};
 use pullagent::model::{
-    Class, Deployment, DeploymentId, Desired, Ended, Failure, HostFacts, Oid, Operation, Outcome, Quarantined,
-    Refusal, Settled, Stage, State, Step, StorePath, Suspension, Target, TestLine, TestProgress, Tip,
-    Trial, Why,
+    Class, Deployment, DeploymentId, Desired, Ended, Failure, HostFacts, Oid, Operation, Outcome,
+    Quarantined, Refusal, Settled, Stage, State, Step, StorePath, Suspension, Target, TestLine, TestProgress,
+    Tip, Trial, Why,
 };
 use pullagent::plan::{Facts, RemoteFacts, Retry, Trouble};
 use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
@@ -156,7 +159,8 @@ fn drift() {
 #[test]
 fn testing() {
     let mut s = host_in_sync();
-    let tip = Tip { branch: "test-web1".to_owned(), ..tip(&new_rev(), "nixpkgs: bump", "bob", NOW - 9 * MINUTE) };
+    let tip =
+        Tip { branch: "test-web1".to_owned(), ..tip(&new_rev(), "nixpkgs: bump", "bob", NOW - 9 * MINUTE) };
     push(&mut s, "test-web1", &new_rev());
     let progress = TestProgress::Entered { toplevel: new_path(), at: NOW - 5 * MINUTE };
     s.state.test = Some(TestLine { tip, main: old_rev(), progress });
@@ -177,6 +181,10 @@ fn retrying() {
     };
     s.facts.retries.insert(new_rev(), Retry { failure, tries: 4, not_before: NOW + 14 });
     assert_eq!(check("retrying", &s).state, Headline::Retrying);
+    push(&mut s, "main", &old_rev());
+    s.state.main = s.state.settled.as_ref().map(|settled| settled.tip.clone());
+    let status = Status::from_snapshot(&s, &settings());
+    assert_eq!((status.state, status.retries), (Headline::InSync, vec![]), "nobody wants it any more");
 }
 
 #[test]
@@ -248,7 +256,11 @@ fn colours_only_where_they_are_wanted() {
     let bright = report::page(&status, Life::Running, NOW, &Style { color: true, ..Style::plain() });
     assert!(!plain.contains('\u{1b}'));
     assert!(bright.contains("\u{1b}["));
-    assert_eq!(anstream::adapter::strip_str(&bright).to_string(), plain, "colours carry no meaning of their own");
+    assert_eq!(
+        anstream::adapter::strip_str(&bright).to_string(),
+        plain,
+        "colours carry no meaning of their own"
+    );
 }
 
 #[test]
@@ -395,13 +407,8 @@ fn host_in_sync() -> Snapshot {
         began: NOW - 3 * HOUR - 4 * MINUTE,
         ..ended(&tip, NOW - 3 * HOUR)
     };
-    let settled = Settled {
-        tip: tip.clone(),
-        toplevel: old_path(),
-        generation: Some(42),
-        id,
-        at: NOW - 3 * HOUR,
-    };
+    let settled =
+        Settled { tip: tip.clone(), toplevel: old_path(), generation: Some(42), id, at: NOW - 3 * HOUR };
     let state = State {
         main: Some(tip),
         settled: Some(settled),

@@ -21,6 +21,7 @@ pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
             .map(|(parent, limits, argv)| child::exec_child_main(&ExecChild { parent, limits, argv })),
         "detach" => after_dashes(rest).map(detach::detach_main),
         "record-exit" => record_exit(rest).map(|args| job::record_exit_main(&args)),
+        crate::steps::PROBE_VERB => one(rest).and_then(OsStr::to_str).map(crate::steps::probe_main),
         "guard" => guard_args(rest).map(|args| guard::main(&args)),
         import::VERB => one_path(rest).map(import::run_child),
         _ => return None,
@@ -66,6 +67,14 @@ fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
 fn one_path(args: &[OsString]) -> Option<&Path> {
     match args {
         [path] => Some(Path::new(path)),
+        _ => None,
+    }
+}
+
+/// Takes the one argument of a role that has just one.
+fn one(args: &[OsString]) -> Option<&OsStr> {
+    match args {
+        [only] => Some(only),
         _ => None,
     }
 }

@@ -1,3 +1,206 @@
-//! (room under construction)
+//! The command line: one file per verb. A verb reads the files that the agent publishes, or gives it an order; only
+//! `run` is the agent itself.
+
+mod exit;
+
+mod output;
 
 pub mod hidden;
+
+mod run;
+
+mod status;
+
+mod wait;
+
+mod sync;
+
+mod history;
+
+mod explain;
+
+mod suspend;
+
+mod resume;
+
+mod retry;
+
+mod verify;
+
+mod config;
+
+pub mod demo;
+
+mod completions;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{Loaded, Settings};
+use crate::control::client;
+use crate::control::protocol::Order;
+use exit::{Exit, Fail};
+
+/// Where the configuration lies unless `--config` says otherwise, below the root.
+const CONFIG_FILE: &str = "etc/pullagent/config.json";
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 ok or in sync, 1 error, 2 usage, 3 failed or rolled back, 4 pending or in progress, \
+5 suspended, 6 no agent answers, 7 not permitted, 124 timed out.";
+
+/// Keeps this NixOS host equal to what a Git repository says, trusting keys and never the server
+#[derive(Debug, Parser)]
+#[command(name = "pullagent", version, after_help = AFTER_HELP, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The root of the host's file system
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", env = "PULLAGENT_ROOT")]
+    pub root: PathBuf,
+    /// The configuration file [default: <root>/etc/pullagent/config.json]
+    #[arg(long, global = true, value_name = "FILE", env = "PULLAGENT_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say no more than was asked for
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Log more; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// When to send colours
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: output::Color,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the agent; this is what the service does
+    Run,
+    /// Say what runs, what is under way, and what is wrong
+    Status(status::Args),
+    /// Ask the remotes now
+    Sync(sync::Args),
+    /// Wait until a revision runs, or until nothing is left to do
+    Wait(wait::Args),
+    /// List what was deployed, refused and rolled back
+    History(history::Args),
+    /// Say why a revision runs, or does not
+    Explain(explain::Args),
+    /// Check the signatures of a local repository, without the agent
+    Verify(verify::Args),
+    /// Stop deploying
+    Suspend(suspend::Args),
+    /// Deploy again
+    Resume,
+    /// Try again what failed or was refused
+    Retry(retry::Args),
+    /// Check, show or describe the configuration
+    #[command(subcommand)]
+    Config(config::Verb),
+    /// Show what pullagent does, on a host that is a throw-away directory
+    Demo(demo::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// Plays the role that the command line asks for.
+pub fn main() -> ExitCode {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = hidden::dispatch(argv.get(1..).unwrap_or_default()) {
+        return code;
+    }
+    let matches = match Cli::command().try_get_matches_from(argv) {
+        Ok(matches) => matches,
+        Err(wrong) => {
+            // Help and version are "errors" that go to stdout; a reader that has gone away is none.
+            wrong.print().ok();
+            return if wrong.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+        }
+    };
+    let ended = Cli::from_arg_matches(&matches)
+        .map_err(|e| Fail::from(anyhow::Error::from(e)))
+        .and_then(|cli| play(cli.verb, &cli.options));
+    match ended {
+        Ok(code) => code,
+        Err(fail) => {
+            fail.report();
+            fail.exit.into()
+        }
+    }
+}
+
+fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
+    let exit = match verb {
+        Verb::Run => return run::run(options),
+        Verb::Status(args) => status::run(options, &args)?,
+        Verb::Sync(args) => sync::run(options, &args)?,
+        Verb::Wait(args) => wait::run(options, &args)?,
+        Verb::History(args) => history::run(options, &args)?,
+        Verb::Explain(args) => explain::run(options, &args)?,
+        Verb::Verify(args) => verify::run(options, &args)?,
+        Verb::Suspend(args) => suspend::run(options, &args)?,
+        Verb::Resume => resume::run(options)?,
+        Verb::Retry(args) => retry::run(options, &args)?,
+        Verb::Config(verb) => config::run(options, &verb)?,
+        Verb::Demo(args) => return Ok(demo::run(&args)?),
+        Verb::Completions(args) => completions::run(&args, &mut Cli::command())?,
+    };
+    Ok(exit.into())
+}
+
+impl Options {
+    /// Returns the path of the configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| self.root.join(CONFIG_FILE))
+    }
+
+    /// Reads the configuration. Unknown keys are told, and are no error.
+    ///
+    /// # Errors
+    /// The file can't be read or used.
+    fn settings(&self) -> Result<Settings, Fail> {
+        let path = self.config_path();
+        let Loaded { settings, unknown } = crate::config::load(&path)?;
+        for key in unknown {
+            output::tell(self, &format!("warning: unknown key '{key}' in '{}'", path.display()));
+        }
+        Ok(settings)
+    }
+}
+
+/// Gives an order to the running agent and says what came of it.
+fn order(options: &Options, order: &Order) -> Result<(), Fail> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("failed to start the runtime")?;
+    let message = runtime.block_on(client::give(&options.root, order))?;
+    if options.json {
+        output::print_json(&serde_json::json!({ "schema": 1, "ok": true, "message": message }))
+    } else if options.quiet {
+        Ok(())
+    } else {
+        output::print(&format!("{message}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

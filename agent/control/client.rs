@@ -78,7 +78,9 @@ pub async fn give(root: &Path, order: &Order) -> Result<String, ClientError> {
 fn knock(path: &Path) -> Result<(), ClientError> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(ClientError::NotPermitted(path.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            Err(ClientError::NotPermitted(path.to_owned()))
+        }
         Err(source) => Err(ClientError::Unreachable { path: path.to_owned(), source }),
     }
 }

@@ -168,12 +168,18 @@ async fn command(
     tracing::info!(%by, ?order, "an operator gave an order");
     let (reply, answer) = oneshot::channel();
     if served.orders.try_send((order.given_by(by), reply)).is_err() {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or is ending".to_owned(), Some("try again"));
+        return refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent is busy or is ending".to_owned(),
+            Some("try again"),
+        );
     }
     match tokio::time::timeout(ANSWER_TIME_MAX, answer).await {
         Ok(Ok(Ok(message))) => Json(Reply { schema: SCHEMA, ok: true, message, hint: None }).into_response(),
         Ok(Ok(Err(message))) => refuse(StatusCode::CONFLICT, message, None),
-        Ok(Err(_)) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending".to_owned(), Some("try again")),
+        Ok(Err(_)) => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending".to_owned(), Some("try again"))
+        }
         Err(_) => {
             let text = format!("the agent has not answered within {} s", ANSWER_TIME_MAX.as_secs());
             refuse(StatusCode::GATEWAY_TIMEOUT, text, Some("see whether it was heard: pullagent status"))
@@ -257,7 +263,11 @@ impl Guest {
 }
 
 impl AsyncRead for Guest {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.in_time(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
@@ -287,7 +297,8 @@ mod tests {
     fn accounts_are_found_by_name_or_number() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("passwd");
-        std::fs::write(&file, "root:x:0:0:root:/root:/bin/sh\n\nbroken\nalice:x:1000:100::/home/alice:\n").unwrap();
+        std::fs::write(&file, "root:x:0:0:root:/root:/bin/sh\n\nbroken\nalice:x:1000:100::/home/alice:\n")
+            .unwrap();
         assert_eq!(account(&file, |_, uid| uid == 1000), Some(("alice".to_owned(), 1000)));
         assert_eq!(account(&file, |name, _| name == "root"), Some(("root".to_owned(), 0)));
         assert_eq!(account(&file, |name, _| name == "broken"), None);

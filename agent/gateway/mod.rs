@@ -1,6 +1,8 @@
 //! The process that talks to the network and decides nothing: it polls remotes, says what it saw, and passes packs on
 //! unread. It has no repository and opens no file besides credentials; whoever takes it over can delay, and no more.
 
+pub mod link;
+
 mod watch;
 
 use std::collections::BTreeMap;

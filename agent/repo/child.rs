@@ -126,7 +126,8 @@ fn verify(
 ) -> Result<Report, Failure> {
     let trusted = store.objects(limits.object_bytes)?;
     let (fresh, pack) = match task.pack {
-        true => receive(store, stream, &trusted, quarantine, limits).map(|(fresh, pack)| (Some(fresh), Some(pack)))?,
+        true => receive(store, stream, &trusted, quarantine, limits)
+            .map(|(fresh, pack)| (Some(fresh), Some(pack)))?,
         false => (None, None),
     };
     let layers: Vec<&Objects> = fresh.iter().map(|fresh| &fresh.objects).chain([&trusted]).collect();

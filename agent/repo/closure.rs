@@ -22,8 +22,10 @@ pub(super) struct Fresh {
 impl Fresh {
     /// Opens the object directory `dir`, whose only pack has the index `index`.
     pub(super) fn open(dir: &Path, index: &Path, format: Format, limits: &Limits) -> Result<Fresh, Failure> {
-        let objects = Objects::open(dir, format, limits.object_bytes).map_err(|e| Failure::io("open the quarantine", &e))?;
-        let index = gix_pack::index::File::at(index, format).map_err(|e| Failure::of_pack("open the new index", &e))?;
+        let objects = Objects::open(dir, format, limits.object_bytes)
+            .map_err(|e| Failure::io("open the quarantine", &e))?;
+        let index = gix_pack::index::File::at(index, format)
+            .map_err(|e| Failure::of_pack("open the new index", &e))?;
         Ok(Fresh { objects, index })
     }
 }
@@ -40,7 +42,12 @@ pub(super) fn check(fresh: &Fresh, trusted: &Objects, tip: &oid, limits: &Limits
         walk.spend(object.data.len(), limits)?;
         match walk.expected[position as usize] {
             Some(kind) if kind == object.kind => walk.follow(id, &object)?,
-            _ => return Err(Failure::incomplete(format!("object '{id}' is a {}, which is not expected", object.kind))),
+            _ => {
+                return Err(Failure::incomplete(format!(
+                    "object '{id}' is a {}, which is not expected",
+                    object.kind
+                )));
+            }
         }
     }
     walk.nothing_else()
@@ -63,7 +70,9 @@ impl Walk<'_> {
             None => self.todo.push(position),
             Some(before) if before == kind => {}
             Some(before) => {
-                return Err(Failure::incomplete(format!("object '{id}' is expected to be a {before} and a {kind}")));
+                return Err(Failure::incomplete(format!(
+                    "object '{id}' is expected to be a {before} and a {kind}"
+                )));
             }
         }
         Ok(())
@@ -72,7 +81,9 @@ impl Walk<'_> {
     fn expect_trusted(&self, id: &oid, kind: Kind) -> Result<(), Failure> {
         match self.trusted.header(id) {
             Ok(Some((there, _))) if there == kind => Ok(()),
-            Ok(Some((there, _))) => Err(Failure::incomplete(format!("object '{id}' is a {there} and not a {kind}"))),
+            Ok(Some((there, _))) => {
+                Err(Failure::incomplete(format!("object '{id}' is a {there} and not a {kind}")))
+            }
             Ok(None) => Err(Failure::incomplete(format!("the {kind} '{id}' was not sent"))),
             Err(e) => Err(Failure::of_store(&format!("find the trusted object '{id}'"), &e)),
         }

@@ -96,7 +96,8 @@ pub fn export(store: &Store, revision: &Oid, work: &Path, limits: &Limits) -> Re
     files::create_private(&parent).map_err(|e| write_error("create", &parent, e))?;
     let export = Export { parent, commit_time };
     let mut writer = Writer::new(&export.path(), &objects, commit_time)?;
-    let written = walk(&[&objects], &to_oid(&tree), &mut |step| writer.step(&step)).and_then(|()| writer.leave());
+    let written =
+        walk(&[&objects], &to_oid(&tree), &mut |step| writer.step(&step)).and_then(|()| writer.leave());
     written.map_err(|e| e.of(revision))?;
     Ok(export)
 }
@@ -171,8 +172,11 @@ impl<'a> Writer<'a> {
     /// Sets the directory's time last: every entry made in it has changed it.
     fn leave(&mut self) -> Result<(), Stop> {
         match self.open.pop() {
-            Some((dir, path)) => rustix::fs::futimens(&dir, &self.time)
-                .map_err(|e| Stop::Write { operation: "set the time of", path, source: e.into() }),
+            Some((dir, path)) => rustix::fs::futimens(&dir, &self.time).map_err(|e| Stop::Write {
+                operation: "set the time of",
+                path,
+                source: e.into(),
+            }),
             None => Ok(()),
         }
     }

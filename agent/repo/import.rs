@@ -111,7 +111,9 @@ pub async fn import(
         }
         Report::Refused(refusal) => Ok(Verdict::Refused(refusal)),
         Report::Failed(failure) => Err(failure),
-        Report::Accepted { .. } | Report::Repacked { .. } => Err(Failure::crashed("it answered another question")),
+        Report::Accepted { .. } | Report::Repacked { .. } => {
+            Err(Failure::crashed("it answered another question"))
+        }
     }
 }
 
@@ -157,7 +159,8 @@ async fn run(
         None => command,
     };
     let output = command.run().await.map_err(|e| of_command(&e))?;
-    serde_json::from_slice(&output.stdout).map_err(|e| Failure::crashed(&format!("its report is malformed: {e}")))
+    serde_json::from_slice(&output.stdout)
+        .map_err(|e| Failure::crashed(&format!("its report is malformed: {e}")))
 }
 
 /// Runs file work beside the loop. Once begun it runs to its end, even if nobody waits for it any more.
@@ -174,7 +177,9 @@ fn of_command(error: &CommandError) -> Failure {
     const OF_LIMITS: [i32; 4] = [6, 9, 24, 25];
     let class = match error {
         CommandError::TimedOut { .. } => FailureClass::Limit,
-        CommandError::Failed { end: Ending::Signal(signal), .. } if OF_LIMITS.contains(signal) => FailureClass::Limit,
+        CommandError::Failed { end: Ending::Signal(signal), .. } if OF_LIMITS.contains(signal) => {
+            FailureClass::Limit
+        }
         CommandError::NotFound { .. } | CommandError::Io { .. } => FailureClass::Io,
         CommandError::Failed { .. } | CommandError::TooMuchOutput { .. } | CommandError::Stopped { .. } => {
             FailureClass::Crashed
@@ -214,10 +219,15 @@ pub(super) struct ImportTask {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Report {
     /// `pack` is the name of the pack to publish, without extension.
-    Accepted { accepted: Box<Accepted>, pack: Option<String> },
+    Accepted {
+        accepted: Box<Accepted>,
+        pack: Option<String>,
+    },
     Refused(Refusal),
     Failed(Failure),
-    Repacked { pack: String },
+    Repacked {
+        pack: String,
+    },
 }
 
 /// A [`Policy`] as text: it is made of checked keys, and the child checks them again.
@@ -238,7 +248,8 @@ struct SignerText {
 impl PolicyText {
     fn of(policy: &Policy) -> PolicyText {
         let lines = |keys: &[PublicKey]| keys.iter().map(PublicKey::to_string).collect();
-        let signer = |s: &Signer| SignerText { name: s.name.clone(), keys: lines(&s.keys), roles: s.roles.clone() };
+        let signer =
+            |s: &Signer| SignerText { name: s.name.clone(), keys: lines(&s.keys), roles: s.roles.clone() };
         PolicyText {
             signers: policy.signers().iter().map(signer).collect(),
             revoked: lines(policy.revoked()),
@@ -248,7 +259,8 @@ impl PolicyText {
 
     /// Returns the policy again.
     pub(super) fn parse(self) -> Result<Policy, Failure> {
-        let malformed = |e: &dyn std::error::Error| Failure::crashed(&format!("the policy got lost on the way: {e}"));
+        let malformed =
+            |e: &dyn std::error::Error| Failure::crashed(&format!("the policy got lost on the way: {e}"));
         let keys = |lines: Vec<String>| -> Result<Vec<PublicKey>, Failure> {
             lines.iter().map(|line| line.parse()).collect::<Result<_, _>>().map_err(|e| malformed(&e))
         };

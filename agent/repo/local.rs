@@ -55,7 +55,8 @@ pub fn open_for_verify(dir: &Path) -> Result<LocalRepository, LocalError> {
         .with(gix::sec::Trust::Full)
         .config_overrides(["gitoxide.objects.noReplace=true"]);
     let opened = gix::ThreadSafeRepository::open_opts(dir, options);
-    let repository = opened.map_err(|source| LocalError::Open { path: dir.to_owned(), source: source.into() })?;
+    let repository =
+        opened.map_err(|source| LocalError::Open { path: dir.to_owned(), source: source.into() })?;
     Ok(LocalRepository { path: dir.to_owned(), repository: repository.to_thread_local() })
 }
 

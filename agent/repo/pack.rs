@@ -49,7 +49,8 @@ pub(super) fn write(
         format,
         options,
     );
-    let outcome = outcome.map_err(|e| exceeded.take().unwrap_or_else(|| Failure::of_pack("index the pack", &e)))?;
+    let outcome =
+        outcome.map_err(|e| exceeded.take().unwrap_or_else(|| Failure::of_pack("index the pack", &e)))?;
     if let Some(keep) = outcome.keep_path {
         files::remove(&keep).map_err(|e| Failure::io("delete the pack's '.keep' file", &e))?;
     }
@@ -75,7 +76,9 @@ pub(super) fn verify_checksums(index: &Path, format: Format) -> Result<(), Strin
     let bundle = open(index, format)?;
     let never = AtomicBool::new(false);
     let index_sum = bundle.index.verify_checksum(&mut Discard, &never);
-    index_sum.and_then(|_| bundle.pack.verify_checksum(&mut Discard, &never)).map_err(|e| broken(index, &e))?;
+    index_sum
+        .and_then(|_| bundle.pack.verify_checksum(&mut Discard, &never))
+        .map_err(|e| broken(index, &e))?;
     Ok(())
 }
 
@@ -93,8 +96,8 @@ fn read_header(stream: &mut impl Read, limits: &Limits) -> Result<[u8; HEADER_BY
         io::ErrorKind::UnexpectedEof => Failure::incomplete("the pack ends within its header"),
         _ => Failure::io("read the pack", &e),
     })?;
-    let (_, objects) =
-        gix_pack::data::header::decode(&header).map_err(|e| Failure::of_pack("read the pack's header", &e))?;
+    let (_, objects) = gix_pack::data::header::decode(&header)
+        .map_err(|e| Failure::of_pack("read the pack's header", &e))?;
     match objects {
         // An empty pack would leave its trailer unread and yield no index.
         0 => Err(Failure::incomplete("the pack holds no object")),

@@ -48,7 +48,9 @@ pub(super) fn run(store: &Store, quarantine: &Path, limits: &Limits) -> Result<S
     // The new ids were computed from the bytes, so nothing got lost or altered if all old ones are among them.
     match all.iter().find(|id| written.lookup(id).is_none()) {
         None => Ok(pack::name(&index)),
-        Some(id) => Err(Failure::new(FailureClass::Corrupt, format!("object '{id}' got lost while repacking"))),
+        Some(id) => {
+            Err(Failure::new(FailureClass::Corrupt, format!("object '{id}' got lost while repacking")))
+        }
     }
 }
 
@@ -79,7 +81,13 @@ fn copy(store: &Store, ids: &[ObjectId], to: &File, limits: &Limits) -> gix::Res
     let number = u32::try_from(counts.len()).or_error()?;
     let options = Options { thread_limit: Some(1), chunk_size: CHUNK, ..Options::default() };
     let entries = iter_from_counts(counts, odb, Box::new(Discard), options)?;
-    let output = FromEntriesIter::new(InOrderIter::from(entries), BufWriter::new(to), number, Version::V2, store.format());
+    let output = FromEntriesIter::new(
+        InOrderIter::from(entries),
+        BufWriter::new(to),
+        number,
+        Version::V2,
+        store.format(),
+    );
     for written in output {
         written?;
     }

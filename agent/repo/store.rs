@@ -124,8 +124,10 @@ impl Store {
         if !git_dir.try_exists().map_err(io_error("look for", &git_dir))? {
             return Ok(None);
         }
-        let config = read_small(&git_dir.join("config"), Store::SMALL_FILE_BYTES).map_err(corrupt(&git_dir))?;
-        let format = parse_format(&config).ok_or("its 'config' names no object format").map_err(corrupt(&git_dir))?;
+        let config =
+            read_small(&git_dir.join("config"), Store::SMALL_FILE_BYTES).map_err(corrupt(&git_dir))?;
+        let format =
+            parse_format(&config).ok_or("its 'config' names no object format").map_err(corrupt(&git_dir))?;
         let store = Store { state_directory: state_directory.to_owned(), git_dir, format };
         store.check_layout()?;
         store.check_packs()?;
@@ -170,7 +172,11 @@ impl Store {
     /// Returns the bytes of commit `oid`, after comparing them with the id.
     pub fn commit(&self, oid: &Oid) -> Result<Vec<u8>, StoreError> {
         let mut buf = Vec::new();
-        match self.objects(Limits::OBJECT_BYTES)?.find(&to_gix(oid), &mut buf).map_err(corrupt(&self.git_dir))? {
+        match self
+            .objects(Limits::OBJECT_BYTES)?
+            .find(&to_gix(oid), &mut buf)
+            .map_err(corrupt(&self.git_dir))?
+        {
             Some(object) if object.kind == Kind::Commit => Ok(object.data.to_vec()),
             Some(_) | None => Err(StoreError::Missing(oid.clone())),
         }
@@ -187,7 +193,8 @@ impl Store {
     /// Makes `oid` the last accepted revision that `reference` keeps, so that `git gc` keeps it and `git log` shows it.
     pub fn set_tip(&self, reference: Reference, oid: &Oid) -> Result<(), StoreError> {
         let path = self.git_dir.join(reference.name());
-        files::replace(&path, &lock_of(&path), format!("{oid}\n").as_bytes()).map_err(io_error("write", &path))
+        files::replace(&path, &lock_of(&path), format!("{oid}\n").as_bytes())
+            .map_err(io_error("write", &path))
     }
 
     /// Tells whether there are more packs than [`Store::PACKS_MAX`].
@@ -224,7 +231,8 @@ impl Store {
     /// Returns how many bytes of packs and indices there are.
     pub(super) fn size(&self) -> Result<u64, StoreError> {
         let files = self.packs()?.into_iter().flat_map(|index| [index.with_extension("pack"), index]);
-        let sizes = files.map(|file| fs::metadata(&file).map(|m| m.len()).map_err(io_error("look at", &file)));
+        let sizes =
+            files.map(|file| fs::metadata(&file).map(|m| m.len()).map_err(io_error("look at", &file)));
         sizes.sum()
     }
 
@@ -258,7 +266,11 @@ impl Store {
             }
         }
         let pack_dir = self.pack_dir();
-        if pack_dir.is_dir() { Ok(()) } else { Err(corrupt(&self.git_dir)("it has no directory 'objects/pack'")) }
+        if pack_dir.is_dir() {
+            Ok(())
+        } else {
+            Err(corrupt(&self.git_dir)("it has no directory 'objects/pack'"))
+        }
     }
 
     fn check_packs(&self) -> Result<(), StoreError> {

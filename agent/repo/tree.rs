@@ -33,7 +33,8 @@ pub(super) fn walk<E: From<TreeError>>(
     root: &Oid,
     visit: &mut dyn FnMut(Step<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let format = if format_of(root) == gix::hash::Kind::Sha256 { ObjectFormat::Sha256 } else { ObjectFormat::Sha1 };
+    let format =
+        if format_of(root) == gix::hash::Kind::Sha256 { ObjectFormat::Sha256 } else { ObjectFormat::Sha1 };
     Walk { layers, format, budget: Budget::new() }.directory(root, &mut Vec::new(), visit)
 }
 
@@ -89,7 +90,8 @@ impl Walk<'_> {
 
     fn find<T>(&self, id: &Oid, look: impl Fn(&Objects) -> gix::Result<Option<T>>) -> Result<T, TreeError> {
         for objects in self.layers {
-            let found = look(objects).map_err(|e| TreeError::Failed(Failure::of_store(&format!("read '{id}'"), &e)))?;
+            let found = look(objects)
+                .map_err(|e| TreeError::Failed(Failure::of_store(&format!("read '{id}'"), &e)))?;
             if let Some(found) = found {
                 return Ok(found);
             }

@@ -87,7 +87,9 @@ impl Case<'_> {
         let step = match (self.status.state, deployment, act) {
             (Headline::Preparing, Some(_), _) => "it is built, and the switch to it is being prepared",
             (Headline::Switching, Some(_), _) => "the host is being switched to it",
-            (Headline::CheckingHealth, Some(_), _) => "the host runs it on probation while its health is checked",
+            (Headline::CheckingHealth, Some(_), _) => {
+                "the host runs it on probation while its health is checked"
+            }
             (Headline::Confirming, Some(_), _) => "it proved healthy and is being made permanent",
             (Headline::RollingBack, Some(_), _) => "it failed and is being rolled back",
             (_, Some(_), _) => "its deployment is under way",
@@ -105,10 +107,13 @@ impl Case<'_> {
 
     fn running(&self) -> Answer {
         let running = self.status.running.as_ref().filter(|r| r.revision.as_ref() == Some(self.revision))?;
-        let signed = running.signer.as_deref().map(|s| format!(", signed by {}", safe(s))).unwrap_or_default();
-        let since = |did| running.since.map(|at| format!(", {did} {}", ago(self.now, at))).unwrap_or_default();
+        let signed =
+            running.signer.as_deref().map(|s| format!(", signed by {}", safe(s))).unwrap_or_default();
+        let since =
+            |did| running.since.map(|at| format!(", {did} {}", ago(self.now, at))).unwrap_or_default();
         if self.status.state == Headline::Testing {
-            let text = format!("{} runs for a test{}{signed}. A reboot ends it.", self.short(), since("entered"));
+            let text =
+                format!("{} runs for a test{}{signed}. A reboot ends it.", self.short(), since("entered"));
             return Some((Verdict::Testing, vec![text], None));
         }
         let generation = running.generation.map(|g| format!(" as generation {g}")).unwrap_or_default();
@@ -133,10 +138,13 @@ impl Case<'_> {
 
     fn how_bad(&self, bad: &Bad) -> String {
         let when = ago(self.now, bad.at);
-        let subject = if bad.subject.is_empty() { String::new() } else { format!(" {}", quoted(&bad.subject)) };
+        let subject =
+            if bad.subject.is_empty() { String::new() } else { format!(" {}", quoted(&bad.subject)) };
         let name = format!("{}{subject}", self.short());
         match bad.kind {
-            BadKind::Refused => format!("{name} was refused {when} on {}; nothing of it was built.", safe(&bad.branch)),
+            BadKind::Refused => {
+                format!("{name} was refused {when} on {}; nothing of it was built.", safe(&bad.branch))
+            }
             BadKind::BuildFailed => format!("{name} could not be built {when}; the host was not touched."),
             BadKind::RolledBack => format!("{name} was activated and rolled back {when}."),
             BadKind::RollbackFailed => format!("{name} was activated, and rolling it back failed {when}."),
@@ -200,11 +208,13 @@ impl Case<'_> {
                 None => format!("{name} was deployed {when}."),
             },
             Fate::Tested | Fate::TestLost => format!("{name} ran for a test, {when}."),
-            Fate::RolledBack => format!("{name} was rolled back {when}; that was forgiven since."),
-            Fate::RollbackFailed => format!("{name} could not be rolled back {when}; that was forgiven since."),
+            Fate::RolledBack => format!("{name} was rolled back {when}; it was to be tried again since."),
+            Fate::RollbackFailed => {
+                format!("{name} could not be rolled back {when}; it was to be tried again since.")
+            }
             Fate::Superseded => format!("{name} was given up {when}, for somebody else switched the host."),
             Fate::Refused => format!("{name} was refused {when}, and the branch has moved since."),
-            Fate::BuildFailed => format!("{name} could not be built {when}; that was forgiven since."),
+            Fate::BuildFailed => format!("{name} could not be built {when}; it was to be tried again since."),
             Fate::Abandoned => format!("{name} was called off {when}."),
         }
     }
@@ -219,7 +229,10 @@ impl Case<'_> {
                 (None, None) => format!("{name} has not been asked yet."),
             });
         }
-        text.push("Only the newest commit of a branch is ever looked at by itself; those below come with it.".to_owned());
+        text.push(
+            "Only the newest commit of a branch is ever looked at by itself; those below come with it."
+                .to_owned(),
+        );
         Some((Verdict::Unknown, text, Some("ask the remotes now: pullagent sync".to_owned())))
     }
 

@@ -32,8 +32,8 @@ pub use publish::{
 };
 pub use snapshot::{Doing, Snapshot};
 pub use status::{
-    Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus, StageWord,
-    Status, System, TestProgressWord, TestStatus, TroubleStatus,
+    Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,
+    StageWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
 };
 pub use style::Style;
 pub use table::history as history_text;

@@ -15,8 +15,8 @@ const FILE_MAX: u64 = 4 << 20;
 const SILENT_INTERVALS: u64 = 3;
 /// Seconds that a busy host may be late in addition.
 const SILENT_GRACE_SECS: u64 = 120;
-/// Seconds that may lie between two tries to reach a remote that does not answer.
-const BACKOFF_SECS_MAX: u64 = 3600;
+/// Seconds that may come on top of the interval while a remote does not answer ([`crate::plan::backoff`]).
+const BACKOFF_SECS_MAX: u64 = 900;
 
 /// Says why the files could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +95,12 @@ impl Publisher {
     ///
     /// # Errors
     /// A file can't be written. The next call tries again.
-    pub fn publish(&mut self, snapshot: &Snapshot, settings: &Settings, now: u64) -> Result<(), PublishError> {
+    pub fn publish(
+        &mut self,
+        snapshot: &Snapshot,
+        settings: &Settings,
+        now: u64,
+    ) -> Result<(), PublishError> {
         let history = History::of(&snapshot.state, &settings.hostname);
         if self.history.as_ref() != Some(&history) {
             write(&history_path(&self.root), &history)?;
@@ -103,7 +108,8 @@ impl Publisher {
         }
         let status = Status::from_snapshot(snapshot, settings);
         if self.status.as_ref() != Some(&status) {
-            let agent = Agent { written_at: now, due_at: due_at(&status, settings, now), ..self.agent.clone() };
+            let agent =
+                Agent { written_at: now, due_at: due_at(&status, settings, now), ..self.agent.clone() };
             write(&status_path(&self.root), &Status { agent, ..status.clone() })?;
             self.status = Some(status);
         }
@@ -115,7 +121,7 @@ impl Publisher {
 fn due_at(status: &Status, settings: &Settings, now: u64) -> Option<u64> {
     let interval = settings.remotes.iter().map(|r| r.interval.0.as_secs()).max()?;
     let troubled = status.remotes.iter().any(|r| r.trouble.is_some());
-    let pause = if troubled { interval.max(BACKOFF_SECS_MAX) } else { interval };
+    let pause = if troubled { interval.saturating_add(BACKOFF_SECS_MAX) } else { interval };
     let silence = pause.saturating_mul(SILENT_INTERVALS).saturating_add(SILENT_GRACE_SECS);
     status.trouble.is_none().then(|| now.saturating_add(silence))
 }

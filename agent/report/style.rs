@@ -94,7 +94,9 @@ pub(super) fn safe(text: &str) -> String {
     let harmless = |c: char| match c {
         '\n' | '\t' | '\r' => ' ',
         c if c.is_control() => '\u{fffd}',
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => '\u{fffd}',
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => {
+            '\u{fffd}'
+        }
         c => c,
     };
     clip(text.trim().chars().map(harmless), TEXT_MAX)
@@ -175,7 +177,10 @@ mod tests {
             (100_800, "1 d 4 h", "1 d 4 h", "1d"),
         ];
         for (secs, rough, exact, short) in table {
-            assert_eq!((span(secs).as_str(), precise(secs).as_str(), brief(secs).as_str()), (rough, exact, short));
+            assert_eq!(
+                (span(secs).as_str(), precise(secs).as_str(), brief(secs).as_str()),
+                (rough, exact, short)
+            );
         }
         assert_eq!(ago(100, 100), "just now");
         assert_eq!(ago(100, 200), "just now", "a clock that was set back");

@@ -3,12 +3,12 @@
 //! One headline with a glyph and words, then facts in two aligned columns, then what the reader can do. Whoever
 //! reads it at night has not read the manual.
 
+use super::Life;
 use super::status::{
     Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, StageWord, Status, System,
     TestProgressWord, TestStatus,
 };
 use super::style::{Style, Tone, ago, brief, precise, quoted, safe, span};
-use super::Life;
 use crate::model::{Oid, Operation};
 
 /// Width of the margin and the label column.
@@ -65,7 +65,9 @@ fn since(status: &Status) -> Option<u64> {
         | Headline::Refused
         | Headline::BuildFailed
         | Headline::CalledOff => status.problem.as_ref().map(|b| b.at),
-        Headline::Unreachable => status.remotes.iter().filter_map(|r| r.trouble.as_ref()).map(|t| t.since).max(),
+        Headline::Unreachable => {
+            status.remotes.iter().filter_map(|r| r.trouble.as_ref()).map(|t| t.since).max()
+        }
         Headline::Verifying | Headline::Building => status.doing.as_ref().map(|d| d.since),
         Headline::Preparing
         | Headline::Switching
@@ -73,7 +75,9 @@ fn since(status: &Status) -> Option<u64> {
         | Headline::Confirming
         | Headline::RollingBack => status.deployment.as_ref().map(|d| d.built_at),
         Headline::InSync | Headline::Testing => status.running.as_ref().and_then(|r| r.since),
-        Headline::Starting | Headline::Waiting | Headline::Retrying | Headline::Drift | Headline::Held => None,
+        Headline::Starting | Headline::Waiting | Headline::Retrying | Headline::Drift | Headline::Held => {
+            None
+        }
     }
 }
 
@@ -121,9 +125,11 @@ fn mark(status: &Status, life: Life) -> (Tone, &'static str) {
         | Headline::Switching
         | Headline::CheckingHealth
         | Headline::Confirming => (Tone::Busy, "⏵"),
-        Headline::RollingBack | Headline::Retrying | Headline::Unreachable | Headline::Drift | Headline::Held => {
-            (Tone::Warn, "!")
-        }
+        Headline::RollingBack
+        | Headline::Retrying
+        | Headline::Unreachable
+        | Headline::Drift
+        | Headline::Held => (Tone::Warn, "!"),
         Headline::RolledBack
         | Headline::RollbackFailed
         | Headline::Refused
@@ -172,9 +178,8 @@ fn sentence(status: &Status, now: u64, style: &Style) -> String {
 
 fn suspended(status: &Status, now: u64, style: &Style) -> String {
     let Some(s) = &status.suspension else { return format!("{} is suspended", safe(&status.host)) };
-    let until = s.until.map(|u| {
-        format!(" until {} (in {})", style.clock(u, now), span(u.saturating_sub(now)))
-    });
+    let until =
+        s.until.map(|u| format!(" until {} (in {})", style.clock(u, now), span(u.saturating_sub(now))));
     let reason = s.reason.as_deref().map(|r| format!(": {}", quoted(r)));
     let (until, reason) = (until.unwrap_or_default(), reason.unwrap_or_default());
     format!("{} is suspended by {}{until}{reason}", safe(&status.host), safe(&s.by))
@@ -225,13 +230,17 @@ impl Page<'_> {
         self.text.push_str(&format!("{} {}\n", self.style.paint(tone, glyph), sentence));
         if life != Life::Running {
             let said = self::sentence(self.status, self.now, self.style);
-            let said = format!("{}: \"{said}\"; all below is as of then", ago(self.now, self.status.agent.written_at));
+            let said = format!(
+                "{}: \"{said}\"; all below is as of then",
+                ago(self.now, self.status.agent.written_at)
+            );
             self.line("last word", &said);
         }
         if let Some(trouble) = &self.status.trouble {
             self.line("reason", &safe(trouble));
         }
-        if let Some(s) = self.status.suspension.as_ref().filter(|_| self.status.state != Headline::Suspended) {
+        if let Some(s) = self.status.suspension.as_ref().filter(|_| self.status.state != Headline::Suspended)
+        {
             let reason = s.reason.as_deref().map(|r| format!(": {}", quoted(r))).unwrap_or_default();
             self.line("suspended", &format!("by {}, {}{reason}", safe(&s.by), ago(self.now, s.at)));
         }
@@ -239,13 +248,19 @@ impl Page<'_> {
 
     /// The commit that is on its way but does not run.
     fn target(&mut self) {
-        let d = self.status.deployment.as_ref().filter(|d| d.stage == StageWord::Built || !self.runs(&d.toplevel));
+        let d = self
+            .status
+            .deployment
+            .as_ref()
+            .filter(|d| d.stage == StageWord::Built || !self.runs(&d.toplevel));
         if let Some(d) = d.filter(|d| d.stage != StageWord::RollingBack) {
             let commit = self.commit(&d.commit);
             self.line("target", &format!("{commit}, built {}", ago(self.now, d.built_at)));
             return;
         }
-        let Some(act) = self.status.doing.as_ref().filter(|_| self.status.deployment.is_none()) else { return };
+        let Some(act) = self.status.doing.as_ref().filter(|_| self.status.deployment.is_none()) else {
+            return;
+        };
         let Some(revision) = &act.revision else { return };
         let accepted = self.status.accepted.iter().chain(self.status.test.iter().map(|t| &t.commit));
         let known = accepted.filter(|c| c.revision == *revision).max_by_key(|c| c.at);
@@ -257,14 +272,19 @@ impl Page<'_> {
         let spent = precise(self.now.saturating_sub(act.since));
         match act.action.as_str() {
             "build" => self.line("build", &format!("for {spent} so far")),
-            "verify" => self.line("verify", &format!("for {spent}: fetching it and checking every signature")),
+            "verify" => {
+                self.line("verify", &format!("for {spent}: fetching it and checking every signature"))
+            }
             _ => {}
         }
     }
 
     fn seen_on(&self, revision: &Oid) -> String {
         let names = self.status.remotes.iter().flat_map(|r| {
-            r.heads.iter().filter(|(_, oid)| *oid == revision).map(|(branch, _)| format!("{} of {}", safe(branch), safe(&r.name)))
+            r.heads
+                .iter()
+                .filter(|(_, oid)| *oid == revision)
+                .map(|(branch, _)| format!("{} of {}", safe(branch), safe(&r.name)))
         });
         let names: Vec<String> = names.collect();
         if names.is_empty() { String::new() } else { format!("newest on {}", names.join(", ")) }
@@ -359,7 +379,10 @@ impl Page<'_> {
             let names: Vec<String> = d.red_before.iter().map(|c| safe(c)).collect();
             self.line("", &format!("failed before the switch already, does not count: {}", names.join(", ")));
         }
-        self.line("confirm", &format!("by itself, once healthy for {} in one go; {fate}", precise(d.soak_secs)));
+        self.line(
+            "confirm",
+            &format!("by itself, once healthy for {} in one go; {fate}", precise(d.soak_secs)),
+        );
     }
 
     fn rolling_back(&mut self, d: &DeploymentStatus) {
@@ -470,7 +493,11 @@ impl Page<'_> {
                 Some(_) => self.troubled(remote),
                 None => {
                     let names: Vec<String> = remote.heads.keys().map(|b| safe(b)).collect();
-                    let heads = if names.is_empty() { "has no branch for this host".to_owned() } else { names.join(", ") };
+                    let heads = if names.is_empty() {
+                        "has no branch for this host".to_owned()
+                    } else {
+                        names.join(", ")
+                    };
                     let text = match remote.checked_at {
                         Some(at) => format!("{} {heads}  checked {}", safe(&remote.name), ago(self.now, at)),
                         None => format!("{}  not asked yet", safe(&remote.name)),
@@ -495,8 +522,12 @@ impl Page<'_> {
     /// What the reader can do.
     fn next(&mut self, life: Life) {
         let text = match life {
-            Life::Dead => "systemctl start pullagent   ·   why it stopped: journalctl -u pullagent".to_owned(),
-            Life::Silent => "systemctl restart pullagent   ·   what it did: journalctl -u pullagent".to_owned(),
+            Life::Dead => {
+                "systemctl start pullagent   ·   why it stopped: journalctl -u pullagent".to_owned()
+            }
+            Life::Silent => {
+                "systemctl restart pullagent   ·   what it did: journalctl -u pullagent".to_owned()
+            }
             Life::Running => match self.advice() {
                 Some(text) => text,
                 None => return,
@@ -516,7 +547,9 @@ impl Page<'_> {
             Headline::Unreachable => {
                 "check the network and the remote; ask again at once: pullagent sync".to_owned()
             }
-            Headline::Drift => "kept until the main branch moves; push to it to take the host back".to_owned(),
+            Headline::Drift => {
+                "kept until the main branch moves; push to it to take the host back".to_owned()
+            }
             Headline::Testing => {
                 let branch = self.status.test.as_ref().map_or("", |t| t.commit.branch.as_str());
                 format!("keep it: merge it into main; end it: delete {} or reboot", safe(branch))

@@ -1,1 +1,136 @@
-//! (room under construction)
+//! What each action does to the world: [`Steps::perform`] has one arm per [`Action`], and each arm is one function.
+//!
+//! The values that travel the line can only be made by the step before them: [`Built`] takes a [`Verified`], and
+//! activation takes a [`Built`]. The other door to each stands beside it and is for what the journal says.
+//!
+//! ```compile_fail
+//! # use pullagent::{model, steps};
+//! // What was not verified can't be built:
+//! fn sneak(tip: model::Tip) -> steps::Verified {
+//!     steps::Verified { tip }
+//! }
+//! ```
+
+mod activate;
+mod build;
+mod health;
+mod observe;
+mod prepare;
+mod probe;
+mod settle;
+mod verify;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::Settings;
+use crate::gateway::link::Link;
+use crate::host::clock;
+use crate::host::facts::HostPaths;
+use crate::host::nix::Nix;
+use crate::model::{Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting};
+use crate::plan::Policy;
+use crate::{host, trust};
+
+pub use build::Built;
+pub use probe::{CheckResult, ProbeSpec, VERB as PROBE_VERB, probe_main};
+pub use verify::Verified;
+
+/// How much longer than switch, window and the like a guard waits before it fires.
+const GUARD_MARGIN: Duration = Duration::from_secs(20);
+/// How long a boot loader may take to be written.
+const BOOT_MAX: Duration = Duration::from_secs(600);
+
+/// Everything that the steps need to reach the world.
+#[derive(Debug)]
+pub struct Steps {
+    /// The configuration of the running system.
+    pub settings: Settings,
+    /// Whose signatures count.
+    pub trust: trust::Policy,
+    /// Where the host keeps what it says of itself.
+    pub host: HostPaths,
+    /// Journal, trusted store, guards and roots lie here.
+    pub state_directory: PathBuf,
+    /// The way to the gateway.
+    pub link: Link,
+    /// The way to Nix.
+    pub nix: Nix,
+}
+
+impl Steps {
+    /// Performs one action. Its future may be dropped where [`Action::may_be_dropped`] says so; that kills its children.
+    pub async fn perform(&self, action: Action) -> Happened {
+        match action {
+            Action::Observe(id) => self.observe(id.as_ref()).await,
+            Action::Wait { until } => wait(until).await,
+            Action::Record(event) => Happened::Event(event),
+            Action::Verify(verification) => self.verify(&verification).await,
+            Action::Build(id, desired) => self.build(id, desired).await,
+            Action::Prepare(d) => self.prepare(&d).await,
+            Action::Arm(d) => self.arm(&d).await,
+            Action::Switch(d) => self.switch(&d).await,
+            Action::Shorten(d) => self.shorten(&d).await,
+            Action::CheckHealth(d) => self.check_health(&d).await,
+            Action::Decide(d, decision) => self.decide(&d, &decision, vec![]),
+            Action::Confirm(d) => self.confirm(&d).await,
+            Action::RollBack(d) => self.roll_back(&d).await,
+            Action::Abandon(d, failure) => self.abandon(&d, failure).await,
+        }
+    }
+
+    /// Returns what the configuration says about decisions.
+    pub fn policy(settings: &Settings) -> Policy {
+        let branches = settings.branches();
+        let of = |op| branches.iter().find(|(_, o)| *o == op).map(|(name, _)| name.clone());
+        Policy {
+            remotes: settings.remotes.iter().map(|r| r.name.clone()).collect(),
+            main_branch: of(crate::model::Operation::Switch).unwrap_or_default(),
+            test_branch: of(crate::model::Operation::Test),
+            trust_digest: settings.trust_digest(),
+            enforce_drift: settings.activation.drift == crate::config::Drift::Enforce,
+            expected_machine_id: settings.expected_machine_id.clone(),
+            arming_margin_ms: millis(settings.activation.switch_timeout.0),
+        }
+    }
+
+    fn guard_dir(&self, id: &DeploymentId) -> PathBuf {
+        self.guards_dir().join(id.as_str())
+    }
+
+    fn guards_dir(&self) -> PathBuf {
+        self.state_directory.join("guard")
+    }
+
+    fn roots_dir(&self) -> PathBuf {
+        self.state_directory.join("roots")
+    }
+}
+
+/// Sleeps until a wall-clock second. The clock may jump, so it is looked at again now and then.
+async fn wait(until: Option<u64>) -> Happened {
+    const LOOK: Duration = Duration::from_secs(60);
+    let Some(until) = until else { return std::future::pending().await };
+    loop {
+        let left = until.saturating_sub(clock::unix_secs());
+        if left == 0 {
+            return Happened::Saw(Sighting::Woke);
+        }
+        tokio::time::sleep(Duration::from_secs(left).min(LOOK)).await;
+    }
+}
+
+/// Reports that a step failed in a way that may pass.
+fn failed(revision: &Oid, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {
+    let failure = Failure { class: Class::Transient, code: code.to_owned(), text: host::chain(error) };
+    tracing::warn!(revision = revision.short(), code, "{}", failure.text);
+    Happened::Saw(Sighting::Failed { revision: revision.clone(), failure, at: clock::unix_secs() })
+}
+
+fn failed_step(d: &Deployment, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {
+    failed(&d.desired.tip.revision, code, error)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

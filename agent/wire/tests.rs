@@ -122,7 +122,10 @@ fn what_is_no_message_is_refused_with_the_cause() {
     check(r#"{"pack":{"want":1}} {}"#, "trailing characters");
     check(r#"{"seen":{"source":"","refs":[]}}"#, "no usable name");
     check(&format!(r#"{{"seen":{{"source":"{}","refs":[]}}}}"#, "x".repeat(256)), "no usable name");
-    check(r#"{"seen":{"source":"a","refs":[{"name":"refs/heads/x","oid":"HEAD"}]}}"#, "not a full Git object id");
+    check(
+        r#"{"seen":{"source":"a","refs":[{"name":"refs/heads/x","oid":"HEAD"}]}}"#,
+        "not a full Git object id",
+    );
     for name in ["main", "refs/heads/a b", "refs/../x", "refs/heads/\\u0000", "refs/heads/*"] {
         let frame = format!(r#"{{"seen":{{"source":"a","refs":[{{"name":"{name}","oid":"{id}"}}]}}}}"#);
         check(&frame, "no usable ref name");
@@ -130,7 +133,8 @@ fn what_is_no_message_is_refused_with_the_cause() {
     let one = format!(r#"{{"name":"refs/heads/x","oid":"{id}"}}"#);
     let refs = vec![one; REFS_MAX + 1].join(",");
     check(&format!(r#"{{"seen":{{"source":"a","refs":[{refs}]}}}}"#), "too many refs");
-    let failed = |text: &str| format!(r#"{{"failed":{{"source":"a","want":1,"class":"tls","text":"{text}"}}}}"#);
+    let failed =
+        |text: &str| format!(r#"{{"failed":{{"source":"a","want":1,"class":"tls","text":"{text}"}}}}"#);
     check(&failed(&"x".repeat(TEXT_BYTES_MAX + 1)), "too long a text");
     check(&failed("\\u001b[2J"), "control characters");
     check(&format!("\"{}\"", "x".repeat(FRAME_BYTES_MAX)), "longer than");
@@ -177,8 +181,7 @@ fn a_sender_waits_for_a_reader_that_does_not_read() {
         let (ours, theirs) = pair().unwrap();
         let notice = Notice::Seen { source: "x".repeat(200), refs: vec![] };
         let mut sent = 0;
-        while let Ok(done) =
-            tokio::time::timeout(Duration::from_millis(50), theirs.send(&notice, None)).await
+        while let Ok(done) = tokio::time::timeout(Duration::from_millis(50), theirs.send(&notice, None)).await
         {
             done.unwrap();
             sent += 1;

@@ -103,7 +103,10 @@ impl Repo {
         for have in haves {
             revs.push_str(&format!("^{have}\n"));
         }
-        self.pipe(&["pack-objects", "-q", "--revs", "--thin", "--delta-base-offset", "--stdout"], revs.as_bytes())
+        self.pipe(
+            &["pack-objects", "-q", "--revs", "--thin", "--delta-base-offset", "--stdout"],
+            revs.as_bytes(),
+        )
     }
 
     /// A pack of exactly these objects.
@@ -120,7 +123,8 @@ impl Repo {
 
 /// Runs a program with `input`; it must succeed.
 pub fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let output = std::thread::scope(|scope| {
         scope.spawn(move || stdin.write_all(input).ok());

@@ -52,7 +52,10 @@ fn a_thin_pack_is_completed_from_the_store() {
     host.accept(&tip, Some(&thin));
     host.fsck();
     assert_eq!(host.packs(), 2);
-    assert_eq!(host.git(&["rev-list", "--objects", "refs/pullagent/main"]), repo.git(&["rev-list", "--objects", "HEAD"]));
+    assert_eq!(
+        host.git(&["rev-list", "--objects", "refs/pullagent/main"]),
+        repo.git(&["rev-list", "--objects", "HEAD"])
+    );
 }
 
 #[test]
@@ -82,8 +85,10 @@ fn a_tip_in_the_store_needs_no_pack() {
     repo.git(&["checkout", "-q", "-b", "test-web1"]);
     let test = repo.change("x", "tried");
     let main = host.main.clone();
-    let request =
-        ImportRequest { against: Against::Test { main: main.clone(), previous: None }, ..host.request(&test) };
+    let request = ImportRequest {
+        against: Against::Test { main: main.clone(), previous: None },
+        ..host.request(&test)
+    };
     let pack = repo.pack(&test, &[&main.revision]);
     let Ok(Verdict::Accepted(accepted)) = host.ask(&request, Some(&pack)) else { panic!("not accepted") };
     assert_eq!(accepted.signer.as_deref(), Some("alice"));
@@ -103,7 +108,8 @@ fn an_older_test_tip_is_refused() {
     let main = host.main.clone();
     let test = repo.change("x", "tried");
     let previous = Some((main.revision.clone(), i64::MAX));
-    let request = ImportRequest { against: Against::Test { main: main.clone(), previous }, ..host.request(&test) };
+    let request =
+        ImportRequest { against: Against::Test { main: main.clone(), previous }, ..host.request(&test) };
     let Ok(Verdict::Refused(refusal)) = host.ask(&request, Some(&repo.pack(&test, &[&main.revision]))) else {
         panic!("not refused")
     };

@@ -1,0 +1,37 @@
+//! `pullagent retry`: forget that a revision was bad.
+
+use super::exit::{Exit, Fail};
+use super::{Options, order};
+use crate::control::protocol::Order;
+use crate::report::{self, RevisionError};
+
+/// What to try again.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The commit, or the first digits of its id [default: everything that failed]
+    #[arg(value_name = "REV")]
+    revision: Option<String>,
+}
+
+/// Gives the order.
+pub fn run(options: &Options, args: &Args) -> Result<Exit, Fail> {
+    let revision = match &args.revision {
+        None => None,
+        // A full id needs no file to be understood.
+        Some(text) => match text.to_ascii_lowercase().parse() {
+            Ok(oid) => Some(oid),
+            Err(_) => Some(resolve(options, text)?),
+        },
+    };
+    order(options, &Order::Retry { revision })?;
+    Ok(Exit::Ok)
+}
+
+fn resolve(options: &Options, text: &str) -> Result<crate::model::Oid, Fail> {
+    if text.len() < report::PREFIX_MIN {
+        return Err(RevisionError::Malformed(text.to_owned()).into());
+    }
+    let status = report::read_status(&options.root)?;
+    let history = report::read_history(&options.root)?;
+    Ok(report::resolve(text, &status, &history)?)
+}

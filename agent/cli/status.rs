@@ -1,0 +1,90 @@
+//! `pullagent status`: from the file that the agent publishes, whether it lives or not.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Options;
+use super::exit::{Exit, Fail};
+use super::output;
+use crate::host::clock;
+use crate::report::{self, Life, Status};
+
+/// The pause between two looks of `--watch`.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// Moves the cursor home and clears the screen below it.
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+
+/// How to say it.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Say it in one line
+    #[arg(long, conflicts_with = "json")]
+    oneline: bool,
+    /// Say it again whenever it changes, until Ctrl-C
+    #[arg(long, conflicts_with = "exit_code")]
+    watch: bool,
+    /// Exit with a code that says how the host is, instead of 0
+    #[arg(long)]
+    exit_code: bool,
+}
+
+/// A status, and what became of its writer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    /// `running`, `silent` or `dead`.
+    life: Life,
+}
+
+/// Prints the status once, or until Ctrl-C.
+pub fn run(options: &Options, args: &Args) -> Result<Exit, Fail> {
+    if args.watch {
+        return watch(options, args);
+    }
+    let status = report::read_status(&options.root)?;
+    let life = show(options, args, &status)?;
+    Ok(if args.exit_code { Exit::of_state(status.state, life) } else { Exit::Ok })
+}
+
+fn show(options: &Options, args: &Args, status: &Status) -> Result<Life, Fail> {
+    let now = clock::unix_secs();
+    let life = report::life(&status.agent, now);
+    if options.json {
+        output::print_json(&Told { status, life })?;
+    } else {
+        output::print(&text(options, args, status, life, now))?;
+    }
+    Ok(life)
+}
+
+fn text(options: &Options, args: &Args, status: &Status, life: Life, now: u64) -> String {
+    let style = output::style(options);
+    if args.oneline {
+        report::oneline(status, life, now, &style)
+    } else {
+        report::page(status, life, now, &style)
+    }
+}
+
+/// On a terminal the page is redrawn every second, for its times pass; elsewhere every change is printed once.
+fn watch(options: &Options, args: &Args) -> Result<Exit, Fail> {
+    let redraw = std::io::stdout().is_terminal() && !options.json && !args.oneline;
+    let mut shown: Option<(Status, Life)> = None;
+    loop {
+        let status = report::read_status(&options.root)?;
+        let life = report::life(&status.agent, clock::unix_secs());
+        let news = Some((status, life));
+        if let Some((status, _)) = news.as_ref().filter(|_| redraw || news != shown) {
+            if redraw {
+                output::print(CLEAR)?;
+            }
+            show(options, args, status)?;
+        }
+        shown = news;
+        std::thread::sleep(WATCH_PAUSE);
+    }
+}

@@ -1,0 +1,151 @@
+//! From a verified commit to a system in the store: export, one evaluation, realise. Works without a network.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Steps, Verified, failed};
+use crate::host::clock;
+use crate::host::nix::{EvalLimits, FlakeSource, NixError};
+use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, StorePath};
+use crate::repo::Limits;
+use crate::repo::export::{self, ExportError};
+use crate::repo::store::{Store, StoreError};
+
+/// A build without a configured limit ends after this all the same; nothing waits for ever.
+const BUILD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How many lines of a failed build's log are told.
+const LOG_LINES: usize = 5;
+
+/// A system that Nix says is valid, built from a verified commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    drv: Option<StorePath>,
+    toplevel: StorePath,
+}
+
+impl Built {
+    /// Takes the journal's word for a deployment that was built before.
+    pub(super) fn journaled(d: &Deployment) -> Built {
+        Built { drv: d.drv.as_ref().and_then(|drv| drv.parse().ok()), toplevel: d.toplevel.clone() }
+    }
+
+    /// Returns the system.
+    pub fn toplevel(&self) -> &StorePath {
+        &self.toplevel
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BuildError {
+    #[error(transparent)]
+    Nix(#[from] NixError),
+    #[error("failed to export the revision")]
+    Export(#[from] ExportError),
+    #[error("the trusted store can't be used")]
+    Store(#[from] StoreError),
+    #[error("the trusted store is gone; it is fetched again")]
+    NoStore,
+    #[error("failed to prepare '{0}'")]
+    Folder(std::path::PathBuf, #[source] std::io::Error),
+}
+
+impl Steps {
+    pub(super) async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {
+        let revision = desired.tip.revision.clone();
+        tracing::info!(deployment = id.as_str(), revision = revision.short(), "building");
+        match self.build_verified(&id, &Verified::journaled(desired.tip.clone())).await {
+            Ok(Built { drv, toplevel }) => {
+                let drv = drv.map(|d| d.to_string());
+                Happened::Event(Event::Built { id, desired, drv, toplevel, at: clock::unix_secs() })
+            }
+            Err(BuildError::Nix(error)) if error.is_deterministic() => {
+                let failure =
+                    Failure { class: Class::Target, code: code(&error).to_owned(), text: text(&error) };
+                tracing::warn!(revision = revision.short(), code = failure.code, "{}", failure.text);
+                Happened::Event(Event::BuildFailed { desired, failure, at: clock::unix_secs() })
+            }
+            Err(error) => {
+                let code = match &error {
+                    BuildError::Nix(e) => code(e),
+                    BuildError::Export(_) | BuildError::Store(_) | BuildError::NoStore => "store",
+                    BuildError::Folder(..) => "state",
+                };
+                failed(&revision, code, &error)
+            }
+        }
+    }
+
+    async fn build_verified(&self, id: &DeploymentId, verified: &Verified) -> Result<Built, BuildError> {
+        let roots = self.roots_dir();
+        std::fs::create_dir_all(&roots).map_err(|e| BuildError::Folder(roots.clone(), e))?;
+        let source_root = roots.join(format!("{id}-source"));
+        let flake = self.add_source(verified, &source_root).await?;
+        let build = &self.settings.build;
+        let limits = EvalLimits { time: build.eval_timeout.0, address_space: build.eval_memory_max };
+        let drv = self.nix.eval_drv(&flake, limits).await?;
+        let limit = build.timeout.map_or(BUILD_MAX, |t| t.0);
+        let toplevel = self.nix.realise(&drv, &roots.join(id.as_str()), limit).await?;
+        // The source was only needed for the evaluation; a root that stays behind is swept later.
+        drop(std::fs::remove_file(source_root));
+        Ok(Built { drv: Some(drv), toplevel })
+    }
+
+    /// Puts the commit's tree into the Nix store, exactly as it was signed.
+    async fn add_source(&self, verified: &Verified, root: &Path) -> Result<FlakeSource, BuildError> {
+        let store = Store::open(&self.state_directory)?.ok_or(BuildError::NoStore)?;
+        let (revision, work) = (verified.tip().revision.clone(), self.state_directory.join("export"));
+        let export =
+            tokio::task::spawn_blocking(move || export::export(&store, &revision, &work, &Limits::default()));
+        let export =
+            export.await.map_err(|e| BuildError::Folder(self.state_directory.clone(), e.into()))??;
+        let source = self.nix.add_source(&export.path(), root).await?;
+        Ok(FlakeSource {
+            source,
+            revision: verified.tip().revision.clone(),
+            last_modified: export.commit_time(),
+            subdir: self.settings.source.subdir.clone(),
+            attribute: self.settings.attribute(),
+        })
+    }
+
+    /// Drops the roots of all builds but one's.
+    pub(super) fn sweep_roots(&self, keep: &DeploymentId) {
+        for entry in std::fs::read_dir(self.roots_dir()).into_iter().flatten().flatten() {
+            if entry.file_name().to_str() != Some(keep.as_str()) {
+                // It stays a root until the next sweep; nothing depends on its being gone.
+                drop(std::fs::remove_file(entry.path()));
+            }
+        }
+    }
+}
+
+/// Names the kind of failure in one word.
+fn code(error: &NixError) -> &'static str {
+    use crate::host::nix::Cause;
+    match error {
+        NixError::Evaluation { .. } => "eval",
+        NixError::Build { .. } => "build",
+        NixError::Transient { cause, .. } => match cause {
+            Cause::Network => "network",
+            Cause::NoSpace => "space",
+            Cause::Memory => "memory",
+            Cause::Timeout => "timeout",
+            Cause::Killed => "killed",
+            Cause::Store | Cause::Unknown => "nix",
+        },
+        NixError::Command(_) | NixError::Answer { .. } | NixError::TooOld { .. } => "nix",
+        NixError::File(_) => "state",
+    }
+}
+
+/// The error with the end of the log, which is what people look for.
+fn text(error: &NixError) -> String {
+    let said = crate::host::chain(error);
+    match error {
+        NixError::Build { log, .. } if !log.is_empty() => {
+            let tail = log.iter().skip(log.len().saturating_sub(LOG_LINES)).map(String::as_str);
+            format!("{said}; its log ends with: {}", tail.collect::<Vec<_>>().join(" ⏎ "))
+        }
+        _ => said,
+    }
+}

@@ -1,0 +1,41 @@
+//! Looking at the host. What can't be read is never guessed: the step waits until it can.
+
+use std::time::Duration;
+
+use super::Steps;
+use crate::guard;
+use crate::host::{self, clock, facts};
+use crate::model::{DeploymentId, GuardFacts, Happened, Sighting};
+
+/// How long to wait before unreadable facts are read again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+impl Steps {
+    pub(super) async fn observe(&self, id: Option<&DeploymentId>) -> Happened {
+        let mut said = false;
+        loop {
+            match self.look(id) {
+                Ok(sighting) => return Happened::Saw(sighting),
+                Err(text) if !said => {
+                    tracing::error!("the host can't be observed, so nothing is done: {text}")
+                }
+                Err(_) => {}
+            }
+            said = true;
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn look(&self, id: Option<&DeploymentId>) -> Result<Sighting, String> {
+        let mut known = Vec::new();
+        let mut guard = GuardFacts::default();
+        if let Some(dir) = id.map(|id| self.guard_dir(id)).filter(|dir| dir.join("plan.json").exists()) {
+            guard = guard::facts(&dir).map_err(|e| host::chain(&e))?;
+            let plan = guard::read_plan(&dir).map_err(|e| host::chain(&e))?;
+            known = vec![plan.old, plan.new];
+        }
+        let host = facts::observe_knowing(&self.host, &known).map_err(|e| host::chain(&e))?;
+        let introduction = host.running_revision.clone().or_else(|| self.settings.trust.introduction.clone());
+        Ok(Sighting::Host { now: clock::unix_secs(), host: Box::new(host), guard, introduction })
+    }
+}

@@ -1,0 +1,201 @@
+//! Everything that a rollback needs, put in place before the host is touched; and whatever speaks against the switch.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Built, GUARD_MARGIN, Steps, failed_step, millis, probe};
+use crate::config::{self, Settings};
+use crate::guard::{self, GuardPlan};
+use crate::host::{self, clock, command::CommandError, facts, files, switch};
+use crate::model::{Class, Deployment, Event, Failure, Happened, StorePath};
+
+/// How long the new system's pre-switch checks may take.
+const CHECK_MAX: Duration = Duration::from_secs(60);
+/// Where a system says how its agent is configured.
+pub(super) const CONFIG_IN_SYSTEM: &str = "etc/pullagent/config.json";
+
+/// Why a deployment is not begun.
+enum Stop {
+    /// It is called off, with this verdict on the target.
+    Off(Failure),
+    /// Something on the host failed; it is tried again.
+    Again(Happened),
+}
+
+impl Steps {
+    pub(super) async fn prepare(&self, d: &Deployment) -> Happened {
+        match self.try_prepare(d).await {
+            Ok(event) => Happened::Event(event),
+            Err(Stop::Again(happened)) => happened,
+            Err(Stop::Off(failure)) => {
+                tracing::warn!(
+                    deployment = d.id.as_str(),
+                    code = failure.code,
+                    "not begun: {}",
+                    failure.text
+                );
+                Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
+            }
+        }
+    }
+
+    async fn try_prepare(&self, d: &Deployment) -> Result<Event, Stop> {
+        let built = Built::journaled(d);
+        let new = self.configuration_of(built.toplevel())?;
+        self.check_machine(&new)?;
+        self.check_space()?;
+        self.check_valid(d, built.toplevel()).await?;
+        check_switch(built.toplevel()).await?;
+        let facts = facts::observe(&self.host).map_err(|e| Stop::Again(failed_step(d, "host", &e)))?;
+        let Some(old) = facts.running else {
+            return Err(off(
+                Class::Transient,
+                "host",
+                "the host does not say which system it runs".to_owned(),
+            ));
+        };
+        let red_before = self.baseline(&new).await;
+        let plan = self
+            .write_plan(d, &old, &facts.boot_id)
+            .await
+            .map_err(|e| Stop::Again(failed_step(d, "guard", &e)))?;
+        self.sweep_roots(&d.id);
+        let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
+        Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before })
+    }
+
+    /// Reads the new system's own configuration out of the store; nothing is evaluated.
+    pub(super) fn configuration_of(&self, toplevel: &StorePath) -> Result<Settings, Failure> {
+        let path = toplevel.join(CONFIG_IN_SYSTEM);
+        let failure = |code: &str, text| Failure { class: Class::Target, code: code.to_owned(), text };
+        if !path.exists() {
+            let text =
+                "the new system has no pullagent, so the host could not be updated any more".to_owned();
+            return Err(failure("no-agent", text));
+        }
+        match config::load(&path) {
+            Ok(loaded) => Ok(loaded.settings),
+            Err(e) => Err(failure(
+                "config",
+                format!("the new system's pullagent is misconfigured: {}", host::chain(&e)),
+            )),
+        }
+    }
+
+    fn check_machine(&self, new: &Settings) -> Result<(), Stop> {
+        let Some(expected) = &new.expected_machine_id else { return Ok(()) };
+        let here = facts::observe(&self.host).ok().and_then(|f| f.machine_id);
+        if here.as_ref() == Some(expected) {
+            return Ok(());
+        }
+        let text =
+            format!("the new system is for machine '{expected}' (expectedMachineId), this is another one");
+        Err(off(Class::Target, "machine-id", text))
+    }
+
+    fn check_space(&self) -> Result<(), Stop> {
+        let needed = self.settings.activation.free_bytes_min;
+        for dir in [&self.state_directory, &PathBuf::from(self.host.root())] {
+            let free = match files::free_space(dir) {
+                Ok(free) => free.bytes,
+                Err(e) => return Err(off(Class::Transient, "space", host::chain(&e))),
+            };
+            if free < needed {
+                let text = format!(
+                    "'{}' has {} MiB free, {} MiB are needed to switch safely",
+                    dir.display(),
+                    free >> 20,
+                    needed >> 20
+                );
+                return Err(off(Class::Transient, "space", text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nix is asked, since a path that exists may be half-written.
+    async fn check_valid(&self, d: &Deployment, toplevel: &StorePath) -> Result<(), Stop> {
+        match self.nix.is_valid(toplevel).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(off(Class::Transient, "gone", format!("'{toplevel}' is no longer in the Nix store")))
+            }
+            Err(e) => Err(Stop::Again(failed_step(d, "nix", &e))),
+        }
+    }
+
+    /// Probes the checks that both systems have, and returns those that are red already: they can't speak against
+    /// the new system.
+    async fn baseline(&self, new: &Settings) -> Vec<String> {
+        let both = |name: &String| self.settings.health.checks.contains_key(name);
+        let checks = new.health.checks.iter().filter(|(name, _)| both(name));
+        let probes = checks.map(async |(name, check)| {
+            let result = probe::run(check).await;
+            (!result.ok).then(|| name.clone())
+        });
+        futures_util::future::join_all(probes).await.into_iter().flatten().collect()
+    }
+
+    async fn write_plan(
+        &self,
+        d: &Deployment,
+        old: &StorePath,
+        boot_id: &str,
+    ) -> Result<GuardPlan, guard::GuardError> {
+        let keep = std::slice::from_ref(&d.id);
+        let left = guard::sweep(&self.guards_dir(), keep, boot_id)?;
+        if !left.is_empty() {
+            tracing::warn!("guards of ended deployments are still at work: {left:?}");
+        }
+        let dir = self.guard_dir(&d.id);
+        let activation = &self.settings.activation;
+        let until = activation.switch_timeout.0 * 2 + activation.window.0 + GUARD_MARGIN;
+        let plan = GuardPlan {
+            schema: guard::SCHEMA,
+            deployment: d.id.clone(),
+            old: old.clone(),
+            new: d.toplevel.clone(),
+            revision: d.desired.tip.revision.clone(),
+            branch: d.desired.tip.branch.clone(),
+            operation: d.desired.operation.to_string(),
+            root: self.host.root().to_owned(),
+            switch_job: dir.join(super::activate::JOB),
+            boot_id: boot_id.to_owned(),
+            deadline_boottime_ms: clock::boottime_ms() + millis(until),
+            switch_limit_ms: millis(activation.switch_timeout.0),
+            old_checks: serde_json::to_value(&self.settings.health.checks).unwrap_or_default(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let plan = guard::write_plan(&dir, &plan)?;
+        guard::pin(&dir, old, Some(&self.nix)).await?;
+        guard::selftest(&dir).await?;
+        Ok(plan)
+    }
+}
+
+/// Asks the new system whether it lets itself be switched to.
+async fn check_switch(toplevel: &StorePath) -> Result<(), Stop> {
+    match switch::check(toplevel, CHECK_MAX).await {
+        Ok(()) => Ok(()),
+        Err(e @ CommandError::NotFound { .. }) => Err(off(
+            Class::Target,
+            "activation",
+            format!("the new system can't be switched to: {}", host::chain(&e)),
+        )),
+        // A switch inhibitor, most of the time. It may let the switch pass after a reboot, so the target is not bad.
+        Err(e) => {
+            let text = format!("the new system's pre-switch check says no: {}", host::chain(&e));
+            Err(off(Class::Transient, "inhibited", text))
+        }
+    }
+}
+
+fn off(class: Class, code: &str, text: String) -> Stop {
+    Stop::Off(Failure { class, code: code.to_owned(), text })
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Stop {
+        Stop::Off(failure)
+    }
+}

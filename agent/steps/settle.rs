@@ -1,0 +1,123 @@
+//! How a deployment ends: the one decision, then permanence, or the way back.
+
+use std::time::Duration;
+
+use super::{BOOT_MAX, GUARD_MARGIN, Steps, failed_step, millis};
+use crate::guard::{self, Fired};
+use crate::host::{self, clock, facts, switch};
+use crate::model::{Arbiter, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation, Stage};
+
+impl Steps {
+    /// Writes the decision unless somebody was first, and reports the one that stands.
+    pub(super) fn decide(&self, d: &Deployment, decision: &Decision, failures: Vec<String>) -> Happened {
+        match guard::decide(&self.guard_dir(&d.id), decision) {
+            Ok(decision) => {
+                tracing::info!(deployment = d.id.as_str(), ?decision, "decided");
+                Happened::Event(Event::Decided { id: d.id.clone(), decision, failures })
+            }
+            Err(error) => failed_step(d, "guard", &error),
+        }
+    }
+
+    /// Makes the new system permanent. Every part is safe to repeat; a failure never rolls back, since what runs is
+    /// healthy.
+    pub(super) async fn confirm(&self, d: &Deployment) -> Happened {
+        if d.desired.operation == Operation::Test {
+            return Happened::Event(Event::Confirmed {
+                id: d.id.clone(),
+                generation: None,
+                at: clock::unix_secs(),
+            });
+        }
+        if let Err(error) = self.nix.set_profile(&self.host.profile(), &d.toplevel).await {
+            return failed_step(d, "profile", &error);
+        }
+        if let Err(error) = switch::boot(&d.toplevel, BOOT_MAX).await {
+            return failed_step(d, "bootloader", &error);
+        }
+        match facts::observe(&self.host) {
+            Ok(facts) if facts.profile.as_ref() == Some(&d.toplevel) => {
+                tracing::info!(deployment = d.id.as_str(), generation = facts.generation, "confirmed");
+                let (id, generation) = (d.id.clone(), facts.generation);
+                Happened::Event(Event::Confirmed { id, generation, at: clock::unix_secs() })
+            }
+            Ok(_) => failed_step(
+                d,
+                "profile",
+                &std::io::Error::other("the profile does not say what it was set to"),
+            ),
+            Err(error) => failed_step(d, "host", &error),
+        }
+    }
+
+    /// Has the guard's pinned binary roll back, and sees it end.
+    pub(super) async fn roll_back(&self, d: &Deployment) -> Happened {
+        let (id, at) = (d.id.clone(), clock::unix_secs());
+        tracing::warn!(deployment = id.as_str(), "rolling back");
+        let fired = guard::fire_now(&self.guard_dir(&d.id), self.roll_back_max()).await;
+        let how = |how: &str| Event::RolledBack { id: id.clone(), how: how.to_owned(), at };
+        let event = match fired {
+            Ok(Fired::Ended(GuardResult::RolledBack)) => how("the guard switched back"),
+            Ok(Fired::Ended(GuardResult::NothingToDo)) => how("the old system ran already"),
+            Ok(Fired::Ended(GuardResult::Superseded) | Fired::Stands(Decision::Superseded)) => {
+                let running = facts::observe(&self.host).ok().and_then(|f| f.running);
+                Event::Superseded { id: id.clone(), running, at }
+            }
+            Ok(Fired::Ended(GuardResult::Failed { text })) => {
+                Event::RollbackFailed { id: id.clone(), text, at }
+            }
+            Ok(Fired::Stands(decision)) => {
+                let text = format!("the guard keeps to another decision: {decision:?}");
+                Event::RollbackFailed { id: id.clone(), text, at }
+            }
+            Err(error) => Event::RollbackFailed { id: id.clone(), text: host::chain(&error), at },
+        };
+        tracing::warn!(deployment = id.as_str(), "{event:?}");
+        Happened::Event(event)
+    }
+
+    /// Calls off what did not change the host, or what a reset undid, and disarms its guard.
+    pub(super) async fn abandon(&self, d: &Deployment, failure: Failure) -> Happened {
+        let dir = self.guard_dir(&d.id);
+        if dir.join("plan.json").exists() {
+            let decision = Decision::RollBack { reason: failure.text.clone(), by: Arbiter::Agent };
+            if let Err(error) = guard::decide(&dir, &decision) {
+                return failed_step(d, "guard", &error);
+            }
+            // With nothing to roll back this only leaves the result that ends its timers.
+            if let Err(error) = guard::fire_now(&dir, self.roll_back_max()).await {
+                tracing::warn!(
+                    deployment = d.id.as_str(),
+                    "the guard can't be disarmed: {}",
+                    host::chain(&error)
+                );
+            }
+        }
+        if let Err(error) = self.restore_profile(d).await {
+            return failed_step(d, "profile", &*error);
+        }
+        tracing::warn!(deployment = d.id.as_str(), code = failure.code, "called off: {}", failure.text);
+        Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
+    }
+
+    /// A reset in the middle of a confirmation leaves the profile new and the host on the old system: the old one is
+    /// made permanent again, since a probation may only begin with the system that runs as the one that boots.
+    async fn restore_profile(&self, d: &Deployment) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let Stage::Probation { trial, .. } = &d.stage else { return Ok(()) };
+        let facts = facts::observe(&self.host)?;
+        if trial.old == d.toplevel || facts.running.as_ref() != Some(&trial.old) {
+            return Ok(());
+        }
+        if facts.profile.as_ref() == Some(&d.toplevel) {
+            self.nix.set_profile(&self.host.profile(), &trial.old).await?;
+            switch::boot(&trial.old, BOOT_MAX).await?;
+        }
+        Ok(())
+    }
+
+    fn roll_back_max(&self) -> Duration {
+        // The guard tries twice, and may have to wait for a switch to end.
+        let once = millis(self.settings.activation.switch_timeout.0);
+        Duration::from_millis(3 * once) + GUARD_MARGIN
+    }
+}

@@ -1,0 +1,206 @@
+//! From a tip that a remote named to a verified commit in the trusted store.
+
+use super::{Steps, failed};
+use crate::gateway::link::FetchError;
+use crate::host::clock;
+use crate::model::{Event, Happened, Line, Oid, Operation, Refusal, Tip, Verification};
+use crate::repo::import::{self, Against, ImportRequest, Verdict};
+use crate::repo::store::{Reference, Store, StoreError};
+use crate::repo::{FailureClass, Limits};
+use crate::trust::{Accepted, AnchorFacts};
+
+/// A commit whose signature and history were verified, and which is whole in the trusted store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    tip: Tip,
+}
+
+impl Verified {
+    /// Takes the journal's word: only [`Steps::perform`] puts tips there, and only verified ones.
+    pub(super) fn journaled(tip: Tip) -> Verified {
+        Verified { tip }
+    }
+
+    fn proven(accepted: Accepted, v: &Verification) -> Verified {
+        let tip = Tip {
+            revision: accepted.revision,
+            tree: accepted.tree,
+            payload_sha256: accepted.payload_sha256,
+            committer_time: accepted.committer_time,
+            signer: accepted.signer,
+            subject: accepted.subject,
+            branch: v.candidate.branch.clone(),
+            remote: v.candidate.remote.clone(),
+            accepted_at: clock::unix_secs(),
+        };
+        Verified { tip }
+    }
+
+    /// Returns the commit.
+    pub fn tip(&self) -> &Tip {
+        &self.tip
+    }
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+enum VerifyError {
+    #[error("failed to fetch {0}")]
+    Fetch(String, #[source] FetchError),
+    #[error("failed to verify {0}")]
+    Import(String, #[source] crate::repo::Failure),
+    #[error("the trusted store can't be used")]
+    Store(#[from] StoreError),
+}
+
+impl VerifyError {
+    fn is_corruption(&self) -> bool {
+        match self {
+            VerifyError::Store(StoreError::Corrupt { .. }) => true,
+            VerifyError::Import(_, failure) => failure.class == FailureClass::Corrupt,
+            VerifyError::Fetch(..) | VerifyError::Store(_) => false,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            VerifyError::Fetch(_, e) => e.class,
+            VerifyError::Import(_, failure) => match failure.class {
+                FailureClass::Corrupt => "store-corrupt",
+                FailureClass::Limit => "fetch-limit",
+                FailureClass::Io => "store",
+                FailureClass::Incomplete => "incomplete",
+                FailureClass::Crashed => "import",
+            },
+            VerifyError::Store(_) => "store",
+        }
+    }
+}
+
+impl Steps {
+    pub(super) async fn verify(&self, v: &Verification) -> Happened {
+        match self.try_verify(v).await {
+            Ok(Verdict::Accepted(accepted)) => {
+                let tip = Verified::proven(*accepted, v).tip;
+                let revision = tip.revision.short().to_owned();
+                tracing::info!(revision, branch = tip.branch, signer = tip.signer, "verified");
+                Happened::Event(match &v.line {
+                    Line::Introduction(_) | Line::Main(_) => Event::MainAccepted { tip },
+                    Line::Test { main, .. } => Event::TestAccepted { tip, main: main.revision.clone() },
+                })
+            }
+            Ok(Verdict::Refused(refusal)) if refusal.code.is_final() => {
+                let refusal = refused(v, &refusal);
+                tracing::warn!(
+                    revision = refusal.revision.short(),
+                    branch = refusal.branch,
+                    code = refusal.code,
+                    "refused: {}",
+                    refusal.text
+                );
+                Happened::Event(Event::Refused { refusal })
+            }
+            Ok(Verdict::Refused(refusal)) => failed(&v.candidate.revision, refusal.code.as_str(), &refusal),
+            Err(error) => {
+                if error.is_corruption() {
+                    self.discard_store();
+                }
+                failed(&v.candidate.revision, error.code(), &error)
+            }
+        }
+    }
+
+    async fn try_verify(&self, v: &Verification) -> Result<Verdict, VerifyError> {
+        let tip = &v.candidate.revision;
+        let name = || format!("{} from '{}'", tip.short(), v.candidate.remote);
+        let store = Store::open_or_create(&self.state_directory, tip)?;
+        let incoming = if store.has(tip)? && self.has_anchor(&store, &v.line)? {
+            None
+        } else {
+            let haves = haves(&store)?;
+            let wanted = self.link.want(&v.candidate.remote, tip, haves).await;
+            Some(wanted.map_err(|e| VerifyError::Fetch(name(), e))?)
+        };
+        let request = ImportRequest {
+            tip: tip.clone(),
+            against: against(&v.line),
+            policy: self.trust.clone(),
+            now: clock::unix_secs(),
+            limits: Limits::default(),
+        };
+        let (pack, number) = incoming.map_or((None, None), |i| (Some(i.pack), Some(i.number)));
+        let verdict = import::import(&store, &request, pack).await;
+        // What the gateway says of a broken transfer is nearer to the cause than "the pack is incomplete".
+        match verdict {
+            Err(failure) => match number.and_then(|n| self.link.why_broken(n)) {
+                Some(broke) => Err(VerifyError::Fetch(name(), broke)),
+                None => Err(VerifyError::Import(name(), failure)),
+            },
+            Ok(verdict) => Ok(verdict),
+        }
+    }
+
+    /// A store that was rebuilt may lack the anchor of the journal; then everything is fetched.
+    fn has_anchor(&self, store: &Store, line: &Line) -> Result<bool, StoreError> {
+        match line {
+            Line::Introduction(revision) => store.has(revision),
+            Line::Main(tip) | Line::Test { main: tip, .. } => store.has(&tip.revision),
+        }
+    }
+
+    /// The store is a cache of verified history: what is damaged is thrown away and fetched and verified again.
+    fn discard_store(&self) {
+        tracing::error!("the trusted store is damaged; it is deleted and fetched again");
+        if let Err(error) = Store::discard(&self.state_directory) {
+            tracing::error!("the damaged store can't be deleted: {}", crate::host::chain(&error));
+        }
+    }
+}
+
+/// What the store has, for the server to build on.
+fn haves(store: &Store) -> Result<Vec<Oid>, StoreError> {
+    let mut haves = Vec::new();
+    for tip in [Reference::Main, Reference::Test].into_iter().filter_map(|r| store.tip(r)) {
+        if store.has(&tip)? && !haves.contains(&tip) {
+            haves.push(tip);
+        }
+    }
+    Ok(haves)
+}
+
+fn against(line: &Line) -> Against {
+    match line {
+        Line::Introduction(revision) => Against::Main { anchor: AnchorFacts::introduction(revision.clone()) },
+        Line::Main(tip) => Against::Main { anchor: anchor(tip) },
+        Line::Test { main, previous } => Against::Test {
+            main: anchor(main),
+            previous: previous.as_ref().map(|p| (p.revision.clone(), p.committer_time)),
+        },
+    }
+}
+
+fn anchor(tip: &Tip) -> AnchorFacts {
+    AnchorFacts {
+        revision: tip.revision.clone(),
+        payload_sha256: Some(tip.payload_sha256.clone()),
+        tree: Some(tip.tree.clone()),
+        committer_time: Some(tip.committer_time),
+    }
+}
+
+fn refused(v: &Verification, refusal: &crate::trust::Refusal) -> Refusal {
+    let c = &v.candidate;
+    let operation: Operation = c.operation;
+    Refusal {
+        revision: c.revision.clone(),
+        branch: c.branch.clone(),
+        remote: c.remote.clone(),
+        operation,
+        commit: refusal.commit.clone(),
+        code: refusal.code.as_str().to_owned(),
+        text: refusal.to_string(),
+        advice: refusal.code.advice().to_owned(),
+        judged_by: v.judged_by.clone(),
+        at: clock::unix_secs(),
+    }
+}

@@ -14,7 +14,6 @@ use pullagent::cli::demo::people::{Change, Person};
 use pullagent::cli::demo::{Setup, World};
 use pullagent::model::Oid;
 use pullagent::report::{BadKind, Headline, Status};
-use tokio::time::Instant;
 
 const KILLS_QUICK: u32 = 8;
 const KILLS_LONG: u32 = 50;
@@ -28,6 +27,9 @@ const DEATH_MS: u64 = 500;
 
 /// How long the host may take to end right after the last kill.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// How much later than announced the guard may be: it has to start a process and a switch.
+const GUARD_LATE_SECS_MAX: u64 = 3;
 
 /// A window that no series of kills fills: what ends right must end right by health and not by the clock.
 const PATIENT: Tempo =
@@ -66,35 +68,32 @@ async fn no_kill_leaves_a_wrong_state() {
     println!("{} kills of the agent, every final state right (PULLAGENT_SEED={seed})", run.kills.len());
 }
 
-/// Nobody is left but the guard: it brings the old system back when the window is over.
+/// Nobody is left but the guard: it brings the old system back by the deadline that the status announced.
 #[tokio::test]
 async fn the_guard_alone_rolls_back_what_nobody_confirmed() {
-    let window = Duration::from_secs(4);
-    let tempo = Tempo { interval: Duration::from_secs(1), soak: Duration::from_secs(3), window };
+    let tempo = Tempo { soak: Duration::from_secs(3), window: Duration::from_secs(4), ..PATIENT };
     let mut run = Run::begin("guard", tempo, 0).await;
     let tip = run.push(0, Kind::Good).await;
     let soaking = |status: &Status| status.state == Headline::CheckingHealth;
-    run.world.agent.await_status(SETTLE_TIME_MAX, soaking).await.unwrap();
+    let deadline = run.await_status(soaking).await.deployment.unwrap().deadline.unwrap();
     run.world.agent.kill_9().await.unwrap();
-    let killed = Instant::now();
     let view = run.world.host.view().await.unwrap();
     assert_ne!(view.running, run.settled.running, "the new system runs, unconfirmed: {view:?}");
 
     while run.world.host.view().await.unwrap() != run.settled {
-        assert!(killed.elapsed() < SETTLE_TIME_MAX, "the guard never rolled back");
+        assert!(unix_secs() <= deadline + GUARD_LATE_SECS_MAX, "the guard does not keep its deadline");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let took = killed.elapsed();
-    println!(
-        "the guard rolled back {:.1} s after the agent was killed, window {window:?}",
-        took.as_secs_f32()
-    );
-    assert!(took < window + Duration::from_secs(5), "the guard was late: {took:?}");
+    assert!(unix_secs() + 1 >= deadline, "the guard rolled back before its time");
 
     // The agent learns what happened without it, and does not try the same again.
     run.world.agent.start().await.unwrap();
     run.await_bad(&tip, BadKind::RolledBack).await;
     run.check_everything_is_over().await;
+}
+
+fn unix_secs() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
 fn default_kills() -> u32 {

@@ -25,7 +25,7 @@ use pullagent::report::Snapshot;
 use tokio::sync::{mpsc, watch};
 
 /// How often a future is polled before the run counts as not coming to rest.
-const POLLS_MAX: u32 = 2_000;
+const POLLS_MAX: u32 = 200;
 const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
 
 /// One step of a script: the branches as they are from now on.
@@ -191,7 +191,7 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
             if let Some(cut) = world.inner.borrow().crashed {
                 break Some(cut);
             }
-            if polls > POLLS_MAX {
+            if polls > POLLS_MAX || world.inner.borrow().exhausted {
                 complain("it does not come to rest".to_owned());
                 break None;
             }

@@ -3,6 +3,9 @@
 //!
 //! The snapshots are made of the same types that the loop shows, so a page can't promise what the agent doesn't know.
 
+#![expect(clippy::unwrap_used, reason = "this is a test")]
+#![expect(clippy::disallowed_methods, reason = "a test reads its own settings from the environment")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
@@ -178,6 +181,10 @@ fn retrying() {
     };
     s.facts.retries.insert(new_rev(), Retry { failure, tries: 4, not_before: NOW + 14 });
     assert_eq!(check("retrying", &s).state, Headline::Retrying);
+    push(&mut s, "main", &old_rev());
+    s.state.main = s.state.settled.as_ref().map(|settled| settled.tip.clone());
+    let status = Status::from_snapshot(&s, &settings());
+    assert_eq!((status.state, status.retries), (Headline::InSync, vec![]), "nobody wants it any more");
 }
 
 #[test]

@@ -208,13 +208,13 @@ impl Case<'_> {
                 None => format!("{name} was deployed {when}."),
             },
             Fate::Tested | Fate::TestLost => format!("{name} ran for a test, {when}."),
-            Fate::RolledBack => format!("{name} was rolled back {when}; that was forgiven since."),
+            Fate::RolledBack => format!("{name} was rolled back {when}; it was to be tried again since."),
             Fate::RollbackFailed => {
-                format!("{name} could not be rolled back {when}; that was forgiven since.")
+                format!("{name} could not be rolled back {when}; it was to be tried again since.")
             }
             Fate::Superseded => format!("{name} was given up {when}, for somebody else switched the host."),
             Fate::Refused => format!("{name} was refused {when}, and the branch has moved since."),
-            Fate::BuildFailed => format!("{name} could not be built {when}; that was forgiven since."),
+            Fate::BuildFailed => format!("{name} could not be built {when}; it was to be tried again since."),
             Fate::Abandoned => format!("{name} was called off {when}."),
         }
     }

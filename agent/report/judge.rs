@@ -35,10 +35,11 @@ impl Status {
             test: snapshot.state.test.as_ref().map(|t| test(snapshot, settings, t)),
             problem: None,
             set_aside: set_aside(snapshot),
-            retries: retries(snapshot),
+            retries: vec![],
             suspension: suspension(snapshot),
             trouble: snapshot.trouble.clone(),
         };
+        status.retries = retries(snapshot, &status);
         status.problem = problem(snapshot, settings, &status);
         status.state = headline(snapshot, &status);
         status
@@ -398,14 +399,20 @@ fn way_back(snapshot: &Snapshot) -> Option<Debt> {
     Some((tip.revision.clone(), Some(tip.subject.clone()), Owed::Return))
 }
 
-fn retries(snapshot: &Snapshot) -> Vec<RetryStatus> {
-    let retries = snapshot.facts.retries.iter().map(|(revision, retry)| RetryStatus {
-        revision: revision.clone(),
-        code: retry.failure.code.clone(),
-        text: retry.failure.text.clone(),
-        tries: retry.tries,
-        not_before: retry.not_before,
-    });
+/// What is tried again, as far as anybody still wants it: a failure is of no interest once its branch has moved on.
+fn retries(snapshot: &Snapshot, status: &Status) -> Vec<RetryStatus> {
+    let accepted = status.accepted.as_ref().filter(|_| status.drift).map(|c| &c.revision);
+    let wanted = |r: &Oid| status.pending.iter().any(|p| p.revision == *r) || accepted == Some(r);
+    let retries =
+        snapshot.facts.retries.iter().filter(|(revision, _)| wanted(revision)).map(|(revision, retry)| {
+            RetryStatus {
+                revision: revision.clone(),
+                code: retry.failure.code.clone(),
+                text: retry.failure.text.clone(),
+                tries: retry.tries,
+                not_before: retry.not_before,
+            }
+        });
     retries.collect()
 }
 

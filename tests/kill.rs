@@ -19,9 +19,6 @@ const KILLS_QUICK: u32 = 8;
 const KILLS_LONG: u32 = 50;
 const KILLS_PER_PUSH: u32 = 2;
 
-/// The slowest push that is not killed at all takes about this long from push to verdict, in milliseconds.
-const COURSE_MS: u64 = 3500;
-
 /// How long the agent may stay dead between two lives, in milliseconds.
 const DEATH_MS: u64 = 500;
 
@@ -150,7 +147,7 @@ impl Run {
                 self.await_in_sync().await;
             }
         }
-        assert_eq!(self.world.host.view().await.unwrap(), self.settled, "{kind:?} ended wrong");
+        self.expect_unchanged().await;
         self.world.store.verify(self.settled.running.as_ref().unwrap()).await.unwrap();
     }
 
@@ -175,7 +172,8 @@ impl Run {
     /// Kills the agent `kills` times at random moments, each time starting it again.
     async fn suffer(&mut self, kind: Kind, kills: u32) {
         for _ in 0..kills {
-            let moment = Duration::from_millis(self.random.u64(0..COURSE_MS / u64::from(KILLS_PER_PUSH)));
+            let moment =
+                Duration::from_millis(self.random.u64(0..course_ms(kind) / u64::from(KILLS_PER_PUSH)));
             tokio::time::sleep(moment).await;
             self.world.agent.kill_9().await.unwrap();
             let said = self.world.agent.status().await.map_or("nothing", |status| status.state.word());
@@ -191,14 +189,13 @@ impl Run {
     async fn expect_deployed(&mut self, tip: &Oid, round: u32) {
         self.accepted = tip.clone();
         self.await_in_sync().await;
-        let view = self.world.host.view().await.unwrap();
+        let view = self.expect_title(round).await;
         assert_ne!(view.running, self.settled.running);
         for link in [&view.etc, &view.profile, &view.boot] {
             assert_eq!(*link, view.running, "the host's links disagree: {view:?}");
         }
         let generation = self.settled.generation.map(|generation| generation + 1);
         assert_eq!((view.generation, view.health), (generation, 200), "{view:?}");
-        assert_eq!(view.title, format!("<h1>{}</h1>", title(round)));
         self.settled = view;
     }
 
@@ -206,18 +203,28 @@ impl Run {
         let testing = |status: &Status| status.state == Headline::Testing && runs(status, tip);
         let status = self.await_status(testing).await;
         assert!(status.bad(tip).is_none(), "{status:?}");
-        let view = self.world.host.view().await.unwrap();
+        let view = self.expect_title(round).await;
         assert_ne!(view.running, self.settled.running);
-        assert_eq!((&view.etc, view.title), (&view.running, format!("<h1>{}</h1>", title(round))));
+        assert_eq!(view.etc, view.running);
         assert_eq!((&view.profile, &view.boot), (&self.settled.profile, &self.settled.boot));
     }
 
     /// Brings the health page back on top of a bad commit, without kills, so that the next round stands on good ground.
     async fn mend(&mut self) {
         let round = 1000 + u32::try_from(self.kills.len()).unwrap();
-        assert_eq!(self.world.host.view().await.unwrap(), self.settled, "the rollback was not whole");
+        self.expect_unchanged().await;
         let tip = self.push(round, Kind::Good).await;
         self.expect_deployed(&tip, round).await;
+    }
+
+    async fn expect_title(&self, round: u32) -> View {
+        let title = format!("<h1>{}</h1>", title(round));
+        self.world.host.await_view(|view| view.title == title).await.unwrap()
+    }
+
+    async fn expect_unchanged(&self) {
+        let look = self.world.host.await_view(|view| *view == self.settled).await;
+        assert!(look.is_ok(), "{look:?}\nand it was {:?}", self.settled);
     }
 
     async fn await_bad(&mut self, tip: &Oid, kind: BadKind) {
@@ -247,7 +254,7 @@ impl Run {
     async fn check_everything_is_over(&mut self) {
         let status = self.world.agent.status().await.unwrap();
         assert_eq!(status.deployment, None);
-        assert_eq!(self.world.host.view().await.unwrap(), self.settled);
+        self.expect_unchanged().await;
         let guards = self.world.host.root.join("var/lib/pullagent/guard");
         for guard in std::fs::read_dir(&guards).unwrap() {
             let guard = guard.unwrap().path();
@@ -257,6 +264,14 @@ impl Run {
         for system in [&self.world.first.1, self.settled.running.as_ref().unwrap()] {
             self.world.store.verify(system).await.unwrap();
         }
+    }
+}
+
+/// About how long it takes from push to verdict if nobody is killed, in milliseconds.
+fn course_ms(kind: Kind) -> u64 {
+    match kind {
+        Kind::Good | Kind::Bad | Kind::Trial => 3500,
+        Kind::Unsigned => 1000,
     }
 }
 

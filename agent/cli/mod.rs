@@ -31,6 +31,8 @@ mod config;
 
 mod completions;
 
+pub mod demo;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -108,6 +110,8 @@ enum Verb {
     /// Check, show or describe the configuration
     #[command(subcommand)]
     Config(config::Verb),
+    /// Show all of it on a throw-away host in a directory: deploy, refuse, roll back, survive a kill
+    Demo(demo::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -141,6 +145,7 @@ pub fn main() -> ExitCode {
 fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
     let exit = match verb {
         Verb::Run => return run::run(options),
+        Verb::Demo(args) => return Ok(demo::run(&args)?),
         Verb::Status(args) => status::run(options, &args)?,
         Verb::Sync(args) => sync::run(options, &args)?,
         Verb::Wait(args) => wait::run(options, &args)?,

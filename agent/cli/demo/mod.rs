@@ -1,0 +1,119 @@
+//! `pullagent demo`: the whole product in a throw-away directory, with real programs. It uses the agent as a
+//! stranger does, by its command line, and believes only what it sees from the outside.
+
+pub mod agent;
+pub mod flake;
+pub mod host;
+mod leftovers;
+mod narrator;
+pub mod people;
+pub mod remote;
+pub mod store;
+mod story;
+mod tools;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+pub use flake::Tempo;
+pub use world::{Setup, World};
+
+use narrator::Narrator;
+use story::Story;
+
+/// What a shell reports for a program that Ctrl-C ended.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Shows what pullagent does, on a host that is a throw-away directory.
+///
+/// Makes keys, a Git remote over HTTPS, a small flake and a host, starts the agent and pushes good and bad commits.
+/// Nothing outside of the directory is touched.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Keep the directory, to look around in it
+    #[arg(long)]
+    keep: bool,
+    /// The directory to create for the demo; a new one among the temporary files unless given
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Prove health for a shorter time
+    #[arg(long)]
+    fast: bool,
+}
+
+/// Runs the demo; succeeds only if every step ended as promised.
+///
+/// # Errors
+/// If the world cannot be built, or at the first step that does not end as promised.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to start the runtime")?.block_on(until_interrupted(args))
+}
+
+async fn until_interrupted(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for the end signal")?;
+    // Dropping the show ends its processes and removes its directory.
+    tokio::select! {
+        shown = show(args) => shown.map(|()| ExitCode::SUCCESS),
+        _ = interrupt.recv() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
+        _ = terminate.recv() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
+    }
+}
+
+async fn show(args: &Args) -> anyhow::Result<()> {
+    let setup = setup(args)?;
+    let narrator = Narrator::aloud();
+    let begun = Instant::now();
+    narrator.say(&format!("A host that follows a Git repository, in '{}'", setup.dir.display()));
+    let world = World::build(&setup).await?;
+    introduce(&narrator, &world, begun.elapsed());
+
+    let mut story = Story::begin(world, narrator).await?;
+    if let Err(wrong) = story.tell().await {
+        let last_words = story.last_words();
+        return Err(
+            wrong.context(format!("the demo did not go as promised; the agent's log ends:\n{last_words}"))
+        );
+    }
+    anstream::println!("\n{}", story.closing_words().await?);
+    let steps = story.steps();
+    story.end().await?;
+    anstream::println!("All {steps} steps ended as promised, in {:.0} s.", begun.elapsed().as_secs_f32());
+    if args.keep {
+        anstream::println!("Everything is still in '{}'.", setup.dir.display());
+    }
+    Ok(())
+}
+
+fn setup(args: &Args) -> anyhow::Result<Setup> {
+    let unused = || {
+        let name: String = std::iter::repeat_with(fastrand::alphanumeric).take(6).collect();
+        std::env::temp_dir().join(format!("pullagent-demo-{name}"))
+    };
+    Ok(Setup {
+        dir: args.dir.clone().unwrap_or_else(unused),
+        keep: args.keep,
+        own_store: true,
+        agent: std::env::current_exe().context("failed to find this program's own file")?,
+        tempo: if args.fast { Tempo::FAST } else { Tempo::SHOWN },
+    })
+}
+
+fn introduce(narrator: &Narrator, world: &World, took: Duration) {
+    let store = if world.store.private { "one of its own" } else { "the machine's" };
+    narrator.line("store", &format!("{store}: {}", world.store.dir.display()));
+    narrator.line(
+        "forge",
+        &format!("{}  (HTTPS, its own authority, one account for everybody)", world.remote.url),
+    );
+    narrator.line("host", &format!("generation 1 runs and serves http://{}/", world.host.address));
+    narrator.line("trusts", "the key of alice, and nothing else");
+    narrator.line("", &format!("ready after {:.1} s", took.as_secs_f32()));
+}

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -51,13 +52,16 @@ fn remote(server: &GitServer, repo: &str) -> Remote {
     }
 }
 
-fn net() -> std::rc::Rc<Net> {
-    Net::new(Stop::default(), 10 * SECOND).unwrap()
+fn net() -> Rc<Net> {
+    Rc::new(Net::new(Stop::default(), 10 * SECOND).unwrap())
 }
 
 fn oid(text: &str) -> Oid {
     text.parse().unwrap()
 }
+
+/// How a fetch ends: with the bytes passed on and the link, if it lasts.
+type Fetched = Result<(u64, Option<Link>), Failure>;
 
 /// Asks once, on a link of its own.
 fn ask(remote: &Remote, names: &[&str]) -> Result<Vec<(String, Oid)>, Failure> {
@@ -77,7 +81,7 @@ fn fetch(remote: &Remote, want: &str, haves: &[&str]) -> (Vec<u8>, Result<u64, F
     }
 }
 
-fn fetch_on(link: Link, want: &str, haves: &[&str]) -> (Vec<u8>, Result<(u64, Option<Link>), Failure>) {
+fn fetch_on(link: Link, want: &str, haves: &[&str]) -> (Vec<u8>, Fetched) {
     let haves: Vec<Oid> = haves.iter().map(|have| oid(have)).collect();
     let (mut reader, writer) = std::io::pipe().unwrap();
     let drain = std::thread::spawn(move || {
@@ -407,7 +411,7 @@ fn a_local_path_is_a_remote_too() {
 fn a_local_path_that_is_no_repository_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing").display().to_string();
-    expect(ask(&plain(&missing), &[MAIN]), Class::NotFound, "failed to find");
+    expect(ask(&plain(&missing), &[MAIN]), Class::NotFound, "no usable directory");
     let empty = dir.path().display().to_string();
     expect(ask(&plain(&empty), &[MAIN]), Class::NotFound, "not appear to be a git repository");
     assert!(Path::new(&empty).read_dir().unwrap().next().is_none());

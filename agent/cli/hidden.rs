@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::guard::{self, GuardArgs};
-use crate::host::command::{self, ExecChild, Limits};
+use crate::host::child::{self, ExecChild, Limits, Supervise};
 use crate::host::{detach, job};
 use crate::repo::import;
 
@@ -15,7 +15,10 @@ use crate::repo::import;
 pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
     let (verb, rest) = argv.split_first()?;
     let played = match verb.to_str()? {
-        "exec-child" => exec_child(rest).map(|args| command::exec_child_main(&args)),
+        "supervise" => bounded(rest)
+            .map(|(parent, limits, argv)| child::supervise_main(&Supervise { parent, limits, argv })),
+        "exec-child" => bounded(rest)
+            .map(|(parent, limits, argv)| child::exec_child_main(&ExecChild { parent, limits, argv })),
         "detach" => after_dashes(rest).map(detach::detach_main),
         "record-exit" => record_exit(rest).map(|args| job::record_exit_main(&args)),
         crate::steps::PROBE_VERB => one(rest).and_then(OsStr::to_str).map(crate::steps::probe_main),
@@ -29,7 +32,7 @@ pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
     }))
 }
 
-fn exec_child(args: &[OsString]) -> Option<ExecChild> {
+fn bounded(args: &[OsString]) -> Option<(u32, Limits, Vec<OsString>)> {
     let mut args = Args(args);
     let parent = args.value("--parent")?.to_str()?.parse().ok()?;
     let limits = Limits {
@@ -37,7 +40,7 @@ fn exec_child(args: &[OsString]) -> Option<ExecChild> {
         cpu_secs: args.number("--limit-cpu")?,
         file_size: args.number("--limit-fsize")?,
     };
-    Some(ExecChild { parent, limits, argv: after_dashes(args.0)?.to_vec() })
+    Some((parent, limits, after_dashes(args.0)?.to_vec()))
 }
 
 fn record_exit(args: &[OsString]) -> Option<job::RecordExit> {
@@ -121,12 +124,12 @@ mod tests {
     }
 
     #[test]
-    fn exec_child_takes_limits_in_order() {
-        let parsed = exec_child(&words("--parent 7 --limit-as 5 --limit-fsize 6 -- /bin/sh -c x")).unwrap();
+    fn a_program_s_bounds_come_in_order() {
+        let parsed = bounded(&words("--parent 7 --limit-as 5 --limit-fsize 6 -- /bin/sh -c x")).unwrap();
         let limits = Limits { address_space: Some(5), cpu_secs: None, file_size: Some(6) };
-        assert_eq!(parsed, ExecChild { parent: 7, limits, argv: words("/bin/sh -c x") });
+        assert_eq!(parsed, (7, limits, words("/bin/sh -c x")));
         for bad in ["", "--parent x -- a", "--parent 7 --", "--parent 7 a", "--parent 7 --limit-as x -- a"] {
-            assert_eq!(exec_child(&words(bad)), None, "{bad}");
+            assert_eq!(bounded(&words(bad)), None, "{bad}");
         }
     }
 

@@ -29,9 +29,9 @@ mod verify;
 
 mod config;
 
-mod completions;
-
 pub mod demo;
+
+mod completions;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -110,7 +110,7 @@ enum Verb {
     /// Check, show or describe the configuration
     #[command(subcommand)]
     Config(config::Verb),
-    /// Show all of it on a throw-away host in a directory: deploy, refuse, roll back, survive a kill
+    /// Show what pullagent does, on a host that is a throw-away directory
     Demo(demo::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
@@ -145,7 +145,6 @@ pub fn main() -> ExitCode {
 fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
     let exit = match verb {
         Verb::Run => return run::run(options),
-        Verb::Demo(args) => return Ok(demo::run(&args)?),
         Verb::Status(args) => status::run(options, &args)?,
         Verb::Sync(args) => sync::run(options, &args)?,
         Verb::Wait(args) => wait::run(options, &args)?,
@@ -156,6 +155,7 @@ fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
         Verb::Resume => resume::run(options)?,
         Verb::Retry(args) => retry::run(options, &args)?,
         Verb::Config(verb) => config::run(options, &verb)?,
+        Verb::Demo(args) => return Ok(demo::run(&args)?),
         Verb::Completions(args) => completions::run(&args, &mut Cli::command())?,
     };
     Ok(exit.into())

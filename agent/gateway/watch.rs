@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::pipe::PipeFlags;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -63,10 +64,11 @@ impl Poller {
         let (wants, wanted) = mpsc::channel(WANTS_MAX);
         let (stop, poll_now) = (Stop::default(), Arc::new(Notify::new()));
         let orders = Orders { stop: stop.clone(), poll_now: poll_now.clone(), wanted };
+        let net = Net::new(stop.clone(), Duration::from_millis(source.limits.idle_ms))?;
         let thread = {
             let source = source.clone();
             let name = format!("poll {}", source.name);
-            std::thread::Builder::new().name(name).spawn(move || run(source, orders, out))?
+            std::thread::Builder::new().name(name).spawn(move || run(source, net, orders, out))?
         };
         Ok(Poller { source, poll_now, wants, stop, thread })
     }
@@ -105,21 +107,13 @@ struct Orders {
     wanted: mpsc::Receiver<Want>,
 }
 
-fn run(source: Source, orders: Orders, out: mpsc::Sender<Outgoing>) {
-    let idle = Duration::from_millis(source.limits.idle_ms);
+fn run(source: Source, net: Net, orders: Orders, out: mpsc::Sender<Outgoing>) {
     let remote = remote(&source);
-    match Net::new(orders.stop.clone(), idle) {
-        Ok(net) => {
-            let last = Last::Answered;
-            let mut watch = Watch { source, remote, net, orders, out, link: None, was_kept: false, last };
-            while watch.turn() {}
-        }
-        Err(failure) => {
-            // Without an event loop there is nothing to wait with but the queue itself.
-            let notice = failed(&source.name, None, &failure);
-            let _sent = out.blocking_send(notice.into()).is_ok();
-        }
-    }
+    let net = Rc::new(net);
+    let mut watch =
+        Watch { source, remote, net, orders, out, link: None, was_kept: false, last: Last::Answered };
+    while watch.turn() {}
+    watch.refuse_the_rest();
 }
 
 /// What the thread works with.
@@ -151,6 +145,8 @@ impl Watch {
                 self.last = Last::Answered;
                 Notice::Seen { source: self.source.name.clone(), refs }
             }
+            // Whoever called it off knows.
+            Err(failure) if failure.class == net::Class::Cancelled => return false,
             Err(failure) => {
                 self.last = after(self.last, failure.class);
                 failed(&self.source.name, None, &failure)
@@ -240,7 +236,21 @@ impl Watch {
         if self.was_kept && failure.class == net::Class::Network { Ok(()) } else { Err(failure.clone()) }
     }
 
+    /// Answers the fetches that are still queued when the source is watched no longer.
+    fn refuse_the_rest(&mut self) {
+        while let Ok(Want { want, .. }) = self.orders.wanted.try_recv() {
+            let gone = Failure::new(net::Class::Cancelled, "the source is watched no longer");
+            self.say(failed(&self.source.name, Some(want), &gone).into());
+        }
+    }
+
+    /// Queues a notice, waiting for room unless called off. Returns whether to go on.
     fn say(&self, outgoing: Outgoing) -> bool {
+        let outgoing = match self.out.try_send(outgoing) {
+            Ok(()) => return true,
+            Err(TrySendError::Closed(_)) => return false,
+            Err(TrySendError::Full(outgoing)) => outgoing,
+        };
         self.net.block_on(async {
             tokio::select! {
                 biased;
@@ -256,9 +266,7 @@ fn open_pipe(
     out: &mpsc::Sender<Outgoing>,
     write_end: &mut Option<File>,
 ) -> Result<OwnedFd, Failure> {
-    let failed = |e: std::io::Error| {
-        Failure::new(net::Class::Local, format!("failed to open a pipe for the pack: {e}"))
-    };
+    let failed = |e: std::io::Error| Failure::new(net::Class::Local, format!("no pipe for the pack: {e}"));
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
     *write_end = Some(File::from(writer.try_clone().map_err(failed)?));
     let notice = Outgoing { notice: Notice::Pack { want }, pipe: Some(reader), close_after: None };

@@ -1,11 +1,8 @@
 //! Owns how programs are started: the only file that spawns a process or reads our environment.
 //!
 //! Every program gets a cleared environment, no standard input unless given, its own process group, a time
-//! limit, and bounds on what it may print. It is started by our own binary (`exec-child`), which arranges
-//! that it dies with us, sets its limits and then becomes the program; so nothing here needs `unsafe`.
-//!
-//! The kernel ties "dies with its parent" to the *thread* that spawned. Run a [`Command`] on the main thread
-//! of a `current_thread` runtime only, never from `spawn_blocking` or a thread that may end.
+//! limit, and bounds on what it may print. It is started by way of our own binary (`child.rs`), which sees to
+//! it that the whole group dies with us; so nothing here needs `unsafe`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,16 +11,17 @@ use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::Access;
-use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
+use super::child::{Limits, supervised};
 use super::group::Group;
+use super::text::{Tail, last_line};
 
 /// Time limit of a program that was given none.
 pub const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -118,7 +116,7 @@ pub enum CommandError {
 pub enum Ending {
     /// It ended by itself with this code.
     Code(i32),
-    /// This signal ended it.
+    /// This signal ended it. (SIGTERM shows as code 143, as shells have it.)
     Signal(i32),
 }
 
@@ -147,17 +145,6 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// The end of standard error, made printable.
     pub stderr: String,
-}
-
-/// Limits that the kernel enforces on a child. `None` leaves a limit as it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Address space in bytes.
-    pub address_space: Option<u64>,
-    /// Processor time in seconds; SIGKILL at its end.
-    pub cpu_secs: Option<u64>,
-    /// Size of any file it writes, in bytes.
-    pub file_size: Option<u64>,
 }
 
 /// Which of a child's two outputs a piece came from.
@@ -227,6 +214,12 @@ impl Command {
         self
     }
 
+    /// Passes our whole environment on; for a process whose own was cleared by a [`Command`] before.
+    pub fn whole_env(mut self) -> Command {
+        self.env.extend(std::env::vars_os());
+        self
+    }
+
     /// Runs the program in `dir`.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Command {
         self.dir = Some(dir.into());
@@ -268,7 +261,7 @@ impl Command {
     /// Dropping the future ends the program and its whole process group.
     pub async fn run(self) -> Result<Output, CommandError> {
         let (stdout_max, tail_max) = (self.stdout_max, self.stderr_tail);
-        let (mut stdout, mut tail) = (Vec::new(), Vec::new());
+        let (mut stdout, mut tail) = (Vec::new(), Tail::new(tail_max));
         let mut keep = |from: Stream, piece: &[u8]| match from {
             Stream::Stdout if stdout.len() + piece.len() > stdout_max => Err(Halt::TooMuch),
             Stream::Stdout => {
@@ -276,13 +269,13 @@ impl Command {
                 Ok(())
             }
             Stream::Stderr => {
-                push_tail(&mut tail, piece, tail_max);
+                tail.push(piece);
                 Ok(())
             }
         };
         let program = self.name();
         let ended = self.drive(&mut keep, std::future::pending()).await;
-        let stderr = printable(&tail[tail.len().saturating_sub(tail_max)..]);
+        let stderr = tail.into_text();
         match ended {
             Ok(Ending::Code(0)) => Ok(Output { stdout, stderr }),
             Ok(end) => Err(CommandError::Failed { program, end, stderr }),
@@ -297,10 +290,10 @@ impl Command {
     /// the end is kept, for the error, and no amount of output ends the program.
     pub async fn run_for_effect(self) -> Result<(), CommandError> {
         let (program, tail_max) = (self.name(), self.stderr_tail);
-        let mut tail = Vec::new();
-        let keep = |piece: &[u8]| push_tail(&mut tail, piece, tail_max);
+        let mut tail = Tail::new(tail_max);
+        let keep = |piece: &[u8]| tail.push(piece);
         let ended = self.run_logged(keep, std::future::pending()).await;
-        let stderr = printable(&tail[tail.len().saturating_sub(tail_max)..]);
+        let stderr = tail.into_text();
         match ended {
             Ok(Ending::Code(0)) => Ok(()),
             Ok(end) => Err(CommandError::Failed { program, end, stderr }),
@@ -358,12 +351,12 @@ impl Command {
         self.program.to_string_lossy().into_owned()
     }
 
-    /// Starts `exec-child` in a new process group; it becomes the program.
+    /// Starts the program's supervisor in a new process group; it starts the program.
     #[expect(clippy::disallowed_methods, reason = "this file owns spawning")]
     fn spawn(self) -> Result<tokio::process::Child, CommandError> {
         let program = self.resolve()?;
         let mut starter = tokio::process::Command::new(own_binary());
-        starter.arg0("pullagent").args(exec_child_args(self.limits)).arg(&program).args(&self.args);
+        starter.arg0("pullagent").args(supervised(self.limits)).arg(&program).args(&self.args);
         starter.env_clear().envs(&self.env).process_group(0);
         if let Some(dir) = &self.dir {
             starter.current_dir(dir);
@@ -443,63 +436,20 @@ async fn read_some(from: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8])
     }
 }
 
-/// The arguments of `pullagent exec-child`, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExecChild {
-    /// Process id of the parent that the program must not outlive.
-    pub parent: u32,
-    /// What the kernel shall enforce.
-    pub limits: Limits,
-    /// The program and its arguments.
-    pub argv: Vec<OsString>,
-}
-
-/// Becomes the program in `args`, bound to its parent's life. Returns only if that fails.
-pub fn exec_child_main(args: &ExecChild) -> ExitCode {
-    let error = become_program(args);
-    eprintln!("pullagent: cannot execute the program: {error}");
-    ExitCode::from(126)
-}
-
+/// Becomes the program in `argv`; returns only if that fails.
 #[expect(clippy::disallowed_methods, reason = "this file owns spawning")]
-fn become_program(args: &ExecChild) -> io::Error {
-    let prepared = set_parent_process_death_signal(Some(Signal::KILL))
-        .and_then(|()| enforce(Resource::As, args.limits.address_space))
-        .and_then(|()| enforce(Resource::Cpu, args.limits.cpu_secs))
-        .and_then(|()| enforce(Resource::Fsize, args.limits.file_size));
-    if let Err(e) = prepared {
-        return e.into();
-    }
-    // The parent may have died before the death signal was set; then nobody waits for us any more.
-    if getppid() != i32::try_from(args.parent).ok().and_then(Pid::from_raw) {
-        return io::Error::other("the parent is gone");
-    }
-    let Some((program, rest)) = args.argv.split_first() else {
-        return io::Error::other("no program was named");
-    };
-    std::process::Command::new(program).args(rest).exec()
-}
-
-fn enforce(resource: Resource, limit: Option<u64>) -> rustix::io::Result<()> {
-    match limit {
-        Some(limit) => setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }),
-        None => Ok(()),
+pub(super) fn become_program(argv: &[OsString]) -> io::Error {
+    match argv.split_first() {
+        Some((program, args)) => std::process::Command::new(program).args(args).exec(),
+        None => io::ErrorKind::InvalidInput.into(),
     }
 }
 
-fn exec_child_args(limits: Limits) -> Vec<OsString> {
-    let mut args: Vec<OsString> =
-        vec!["exec-child".into(), "--parent".into(), std::process::id().to_string().into()];
-    let named = [
-        ("--limit-as", limits.address_space),
-        ("--limit-cpu", limits.cpu_secs),
-        ("--limit-fsize", limits.file_size),
-    ];
-    for (name, limit) in named {
-        args.extend(limit.into_iter().flat_map(|n| [name.into(), n.to_string().into()]));
-    }
-    args.push("--".into());
-    args
+/// Starts `argv` in our own process group, with our own environment, input and outputs.
+#[expect(clippy::disallowed_methods, reason = "this file owns spawning")]
+pub(super) fn spawn_beside_us(argv: &[OsString]) -> io::Result<tokio::process::Child> {
+    let (program, rest) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    tokio::process::Command::new(program).arg0("pullagent").args(rest).spawn()
 }
 
 /// Starts a process that is not bound to our life, with our environment and its standard output piped to us.
@@ -544,69 +494,4 @@ fn inherited_env() -> BTreeMap<OsString, OsString> {
 
 fn cannot(operation: &'static str, program: &str, source: io::Error) -> CommandError {
     CommandError::Io { operation, program: program.to_owned(), source }
-}
-
-fn last_line(stderr: &str) -> String {
-    let line = stderr.lines().map(str::trim).rfind(|line| !line.is_empty());
-    line.map(|line| format!(": {line}")).unwrap_or_default()
-}
-
-fn push_tail(tail: &mut Vec<u8>, piece: &[u8], max: usize) {
-    tail.extend_from_slice(piece);
-    // Cut seldom, so that a chatty program costs no quadratic copying.
-    if tail.len() > 2 * max + CHUNK {
-        tail.drain(..tail.len() - max);
-    }
-}
-
-/// Returns `bytes` as text without terminal escapes and control characters: it ends up before people's eyes.
-pub fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == '\u{1b}' && chars.next_if_eq(&'[').is_some() {
-            // A control sequence: parameters, then one final character from '@' to '~'.
-            for next in chars.by_ref() {
-                if ('@'..='~').contains(&next) {
-                    break;
-                }
-            }
-        } else if c == '\n' || c == '\t' || !c.is_control() {
-            out.push(c);
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_for_people_has_no_escapes() {
-        assert_eq!(
-            printable(b"\x1b[31;1merror:\x1b[0m no\r\n\tx\x07\x1b]0;title\x07"),
-            "error: no\n\tx]0;title"
-        );
-        assert_eq!(printable(b"\xff\x1b["), "\u{fffd}");
-    }
-
-    #[test]
-    fn a_tail_keeps_the_end() {
-        let mut tail = Vec::new();
-        for n in 0..100_000u32 {
-            push_tail(&mut tail, format!("{n}\n").as_bytes(), 100);
-        }
-        assert!(tail.ends_with(b"99999\n") && tail.len() < 200 + 2 * CHUNK);
-    }
-
-    #[test]
-    fn limits_become_arguments() {
-        let limits = Limits { address_space: Some(5), cpu_secs: None, file_size: Some(7) };
-        let args: Vec<_> =
-            exec_child_args(limits).into_iter().map(|a| a.to_string_lossy().into_owned()).collect();
-        let pid = std::process::id().to_string();
-        assert_eq!(args, ["exec-child", "--parent", &pid, "--limit-as", "5", "--limit-fsize", "7", "--"]);
-    }
 }

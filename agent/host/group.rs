@@ -118,13 +118,17 @@ impl Drop for Member {
     }
 }
 
+fn watch(child: &Child) -> io::Result<(Pid, AsyncFd<OwnedFd>)> {
+    let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let pid = id.ok_or(io::ErrorKind::NotFound)?;
+    Ok((pid, end_of(pid)?))
+}
+
+/// Returns what becomes readable when the process `pid` has ended.
 #[expect(
     deprecated,
     reason = "its replacement is `unsafe`; an `OwnedFd` that stays inside is what both ask for"
 )]
-fn watch(child: &Child) -> io::Result<(Pid, AsyncFd<OwnedFd>)> {
-    let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let pid = id.ok_or(io::ErrorKind::NotFound)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    Ok((pid, AsyncFd::with_interest(pidfd, Interest::READABLE)?))
+pub(super) fn end_of(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::NONBLOCK)?, Interest::READABLE)
 }

@@ -21,9 +21,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Command, CommandError, Ending, own_binary, printable};
+use super::command::{Command, CommandError, Ending, own_binary};
 use super::detach::{self, DetachError};
 use super::files::{self, FileError, io_error};
+use super::text::printable;
 use super::{chain, clock};
 
 /// How much of a job's output is kept, in bytes.
@@ -253,7 +254,7 @@ async fn run(args: &RecordExit, log: &mut Log) -> JobResult {
     let Some((program, rest)) = args.argv.split_first() else {
         return JobResult::NotStarted { text: "no program was named".into() };
     };
-    let command = Command::new(program).args(rest).dir("/").time_limit(args.limit);
+    let command = Command::new(program).args(rest).whole_env().dir("/").time_limit(args.limit);
     let ended = command.run_logged(|piece| log.push(piece), stop_requested(&args.dir)).await;
     match ended {
         Ok(Ending::Code(code)) => JobResult::ExitCode { code },

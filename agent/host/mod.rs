@@ -3,6 +3,7 @@
 //! Nothing in here decides anything. It runs a program, reads a file or a clock, and says exactly what
 //! came of it; what that means is decided above.
 
+pub mod child;
 pub mod clock;
 pub mod command;
 pub mod detach;
@@ -12,6 +13,7 @@ mod group;
 pub mod job;
 pub mod nix;
 pub mod switch;
+pub mod text;
 
 /// Returns an error with its whole chain as one line, for a record that is written where no edge prints it.
 pub fn chain(error: &dyn std::error::Error) -> String {

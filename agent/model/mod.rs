@@ -5,6 +5,7 @@ mod facts;
 mod id;
 mod state;
 mod target;
+mod transition;
 
 pub use event::{
     Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
@@ -13,7 +14,8 @@ pub use event::{
 pub use facts::{Arbiter, Decision, GuardFacts, GuardResult, HostFacts};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use state::{
-    Deployment, Ended, Foreign, HISTORY_MAX, IllegalTransition, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX,
-    Resets, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled,
+    Stage, State, Step, TestLine, TestProgress, Trial,
 };
 pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};
+pub use transition::IllegalTransition;

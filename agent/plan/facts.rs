@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Class, Command, Deployment, Event, Failure, GuardFacts, HostFacts, Oid, Sighting};
+use crate::model::{Class, Command, Deployment, Event, Failure, GuardFacts, HostFacts, Oid, Sighting, Why};
 
 /// How many tips can be waiting for another try at once.
 const RETRIES_MAX: usize = 64;
@@ -111,6 +111,12 @@ impl Facts {
                 let Some(d) = deployment else { return };
                 let (revision, failure) = (d.desired.tip.revision.clone(), failure.clone());
                 self.see(Sighting::Failed { revision, failure, at: *at });
+            }
+            Event::RolledBack { at, .. } => {
+                let Some(d) = deployment.filter(|d| d.desired.why == Why::EndOfTest) else { return };
+                let text = "the way back from the test failed".to_owned();
+                let failure = Failure { class: Class::Transient, code: "health".to_owned(), text };
+                self.see(Sighting::Failed { revision: d.desired.tip.revision.clone(), failure, at: *at });
             }
             Event::Confirmed { .. } => {
                 let Some(d) = deployment else { return };

@@ -132,16 +132,16 @@ fn desired(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> O
         TestStanding::Wins if state.quarantined(&test.tip.target(), None).is_none() => {
             Some(Desired { tip: test.tip.clone(), operation: Operation::Test, why: Why::NewRevision })
         }
-        _ if entered => Some(end_of_test(main, state)),
+        _ if entered => end_of_test(main, state),
         _ => desired_main(main, state, host, policy),
     }
 }
 
-/// Back to the main line; to the confirmed revision, if the newest is known to be bad.
-fn end_of_test(main: &Tip, state: &State) -> Desired {
-    let bad = state.quarantined(&main.target(), None).is_some();
-    let confirmed = state.settled.as_ref().map(|s| &s.tip).filter(|_| bad);
-    Desired { tip: confirmed.unwrap_or(main).clone(), operation: Operation::Switch, why: Why::EndOfTest }
+/// Back to the main line: to its newest revision, or to the confirmed one if that is known to be bad.
+fn end_of_test(main: &Tip, state: &State) -> Option<Desired> {
+    let good = |tip: &&Tip| state.quarantined(&tip.target(), None).is_none();
+    let tip = std::iter::once(main).chain(state.settled.as_ref().map(|s| &s.tip)).find(good)?;
+    Some(Desired { tip: tip.clone(), operation: Operation::Switch, why: Why::EndOfTest })
 }
 
 fn desired_main(main: &Tip, state: &State, host: &HostFacts, policy: &Policy) -> Option<Desired> {

@@ -41,15 +41,15 @@ const KIND_CHARS_SHOWN: usize = 60;
 
 /// Where an HTTP remote is and how to get in.
 #[derive(Debug, Clone)]
-pub struct Access {
+pub(super) struct Access {
     /// The repository, without user or password.
-    pub url: Url,
+    pub(super) url: Url,
     /// The user name that goes with the token.
-    pub username: String,
+    pub(super) username: String,
     /// The file that holds the token, read afresh for every request.
-    pub token_file: Option<PathBuf>,
+    pub(super) token_file: Option<PathBuf>,
     /// A PEM file of authorities trusted beside the system's; read once per transport.
-    pub ca_file: Option<PathBuf>,
+    pub(super) ca_file: Option<PathBuf>,
 }
 
 /// Returns a transport with a connection pool of its own, so that dropping it drops its connections.
@@ -59,7 +59,7 @@ pub struct Access {
 pub(super) fn transport(access: Access, net: &Rc<Net>) -> Result<Transport<Client>, Failure> {
     check_url(&access.url)?;
     let url = gix::url::parse(access.url.as_str())
-        .map_err(|e| Failure::new(Class::Local, format!("failed to parse the remote's url: {e}")))?;
+        .map_err(|e| Failure::new(Class::Local, format!("its url is not usable: {e}")))?;
     let client = client(&access)?;
     let client = Client(Rc::new(Shared { client, access, net: net.clone() }));
     Ok(Transport::new_http(client, url, gix_transport::Protocol::V2, false))
@@ -71,15 +71,15 @@ fn check_url(url: &Url) -> Result<(), Failure> {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     if !url.username().is_empty() || url.password().is_some() {
-        return local("the remote's url holds a user or a password; put the token into a file");
+        return local("its url holds a user or a password; put the token into a file");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return local("the remote's url holds a query or a fragment");
+        return local("its url holds a query or a fragment");
     }
     match url.scheme() {
         "https" => Ok(()),
         "http" if loopback => Ok(()),
-        _ => local("the remote's url is plain http, which is allowed on loopback only"),
+        _ => local("its url is plain http, which is allowed on loopback only"),
     }
 }
 
@@ -91,9 +91,13 @@ fn client(access: &Access) -> Result<reqwest::Client, Failure> {
         Some(path) => authorities(path)?,
         None => Vec::new(),
     };
-    reqwest::Client::builder()
+    let builder = match access.url.scheme() {
+        "https" => reqwest::Client::builder().tls_certs_merge(authorities),
+        // Without TLS, reading the system's authorities would be in vain.
+        _ => reqwest::Client::builder().tls_certs_only([]),
+    };
+    builder
         .user_agent(USER_AGENT)
-        .tls_certs_merge(authorities)
         // A redirect could lead the token to another origin; an operator can write the new URL instead.
         .redirect(reqwest::redirect::Policy::none())
         // Nothing from the environment.
@@ -107,12 +111,12 @@ fn client(access: &Access) -> Result<reqwest::Client, Failure> {
         .http2_initial_stream_window_size(WINDOW_BYTES)
         .http2_initial_connection_window_size(WINDOW_BYTES)
         .build()
-        .map_err(|e| Failure::new(Class::Tls, format!("failed to set up TLS: {}", root_cause(&e))))
+        .map_err(|e| Failure::new(Class::Tls, format!("TLS cannot be set up: {}", root_cause(&e))))
 }
 
 fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
     let failed = |why: String| {
-        Failure::new(Class::Local, format!("failed to read authorities from '{}': {why}", path.display()))
+        Failure::new(Class::Local, format!("the authorities in '{}' cannot be read: {why}", path.display()))
     };
     let pem = read_bounded(path, CA_BYTES_MAX).map_err(|e| failed(e.to_string()))?;
     let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(root_cause(&e)))?;
@@ -175,7 +179,7 @@ impl Client {
         headers: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> gix::Result<Rc<Exchange>> {
         let bad = |what: &str| {
-            let failure = Failure::new(Class::Local, format!("failed to form a request: bad {what}"));
+            let failure = Failure::new(Class::Local, format!("the request has a bad {what}"));
             gix::Error::from_error(self.0.net.fail(failure))
         };
         let url = Url::parse(url).map_err(|_| bad("url"))?;
@@ -228,14 +232,13 @@ impl Exchange {
         }
         let sent = self.shared.net.wait(self.shared.client.execute(request));
         let answer = sent
-            .and_then(|answer| answer.map_err(|e| self.shared.access.failure(&e)))
+            .and_then(|answer| answer.map_err(|e| failure(&e)))
             .and_then(|answer| self.shared.access.check_status(answer))
             .map_err(|e| self.fail(e))?;
         let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("application/x-git-upload-pack-") {
             let kind: String = kind.chars().take(KIND_CHARS_SHOWN).collect();
-            let host = self.shared.access.host();
-            let text = format!("'{host}' does not speak Git's smart protocol here: content type '{kind}'");
+            let text = format!("the answer is not Git's smart protocol but of content type '{kind}'");
             return Err(self.fail(Failure::new(Class::Protocol, text)));
         }
         let kind = kind.to_owned();
@@ -253,7 +256,7 @@ impl Exchange {
         loop {
             let chunk = net
                 .wait(answer.chunk())
-                .and_then(|chunk| chunk.map_err(|e| self.shared.access.failure(&e)))
+                .and_then(|chunk| chunk.map_err(|e| failure(&e)))
                 .map_err(|e| self.fail(e))?;
             let Some(chunk) = chunk else { break };
             net.count(chunk.len()).map_err(|e| self.fail(e))?;
@@ -271,7 +274,7 @@ impl Access {
     fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
         let Some(path) = &self.token_file else { return Ok(None) };
         let failed = |why: &str| {
-            Failure::new(Class::Local, format!("failed to read token '{}': {why}", path.display()))
+            Failure::new(Class::Local, format!("the token in '{}' cannot be read: {why}", path.display()))
         };
         let content = read_bounded(path, TOKEN_BYTES_MAX).map_err(|e| failed(&e.to_string()))?;
         let token = content.trim_ascii();
@@ -286,31 +289,6 @@ impl Access {
         // Keeps it out of debug output and out of header compression tables.
         value.set_sensitive(true);
         Ok(Some(value))
-    }
-
-    /// Returns host and port for people.
-    fn host(&self) -> String {
-        let host = self.url.host_str().unwrap_or_default();
-        self.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-    }
-
-    /// Says in our words why a request failed, without its URL.
-    fn failure(&self, error: &reqwest::Error) -> Failure {
-        let host = self.host();
-        let cause = root_cause(error);
-        if let Some(tls) = causes(error).find_map(|e| e.downcast_ref::<rustls::Error>()) {
-            return Failure::new(Class::Tls, format!("failed to set up TLS with '{host}': {tls}"));
-        }
-        let (class, doing) = if error.is_dns() {
-            (Class::Dns, "resolve")
-        } else if error.is_timeout() {
-            (Class::Timeout, "connect to")
-        } else if error.is_connect() {
-            (Class::Network, "connect to")
-        } else {
-            (Class::Network, "keep the connection to")
-        };
-        Failure::new(class, format!("failed to {doing} '{host}': {cause}"))
     }
 
     fn check_status(&self, answer: Response) -> Result<Response, Failure> {
@@ -330,8 +308,25 @@ impl Access {
             _ if status.is_redirection() => "; redirects are not followed",
             _ => "",
         };
-        Err(Failure::new(class, format!("'{}' answered {status}{hint}", self.host())))
+        Err(Failure::new(class, format!("the server answered {status}{hint}")))
     }
+}
+
+/// Says in our words why a request failed, without its URL.
+fn failure(error: &reqwest::Error) -> Failure {
+    if let Some(tls) = causes(error).find_map(|e| e.downcast_ref::<rustls::Error>()) {
+        return Failure::new(Class::Tls, format!("the TLS handshake failed: {tls}"));
+    }
+    let (class, what) = if error.is_dns() {
+        (Class::Dns, "its name does not resolve")
+    } else if error.is_timeout() {
+        (Class::Timeout, "it did not accept a connection in time")
+    } else if error.is_connect() {
+        (Class::Network, "it accepts no connection")
+    } else {
+        (Class::Network, "the connection broke")
+    };
+    Failure::new(class, format!("{what}: {}", root_cause(error)))
 }
 
 /// Returns the innermost cause, in its own words.

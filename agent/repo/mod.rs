@@ -3,9 +3,9 @@
 
 pub mod net;
 
-pub mod pipe;
+mod pipe;
 
-pub mod http;
+mod http;
 
 pub mod remote;
 

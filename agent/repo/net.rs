@@ -5,8 +5,7 @@ use std::cell::RefCell;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
-use std::rc::{Rc, Weak};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -46,13 +45,14 @@ pub enum Class {
 
 /// Says why an exchange with a remote failed: a class to act on and a sentence for people.
 ///
-/// The sentence names the cause too, since it has to cross to another process. It never holds credentials.
+/// The sentence has operation, object and cause in one, since it crosses to another process. It never holds
+/// credentials, and no part of a URL but the host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct Failure {
     /// What kind of failure.
     pub class: Class,
-    /// What was tried, with what, and why it failed.
+    /// What was tried, on what, and why it failed.
     pub text: String,
 }
 
@@ -112,29 +112,31 @@ struct Exchange {
     failure: Option<Failure>,
 }
 
+impl Exchange {
+    fn new(within: Duration, bytes: u64) -> Exchange {
+        Exchange {
+            deadline: Instant::now() + within,
+            within,
+            bytes_left: bytes,
+            bytes_max: bytes,
+            pipe: Weak::new(),
+            failure: None,
+        }
+    }
+}
+
 impl Net {
-    /// Makes the loop of the current thread. `idle` is how long any one wait may last.
+    /// Makes a loop. `idle` is how long any one wait may last.
     ///
     /// # Errors
     /// If the kernel gives no event loop.
     ///
     /// # Panics
-    /// Its methods panic when called from inside another runtime: it is for a thread of its own.
-    pub fn new(stop: Stop, idle: Duration) -> Result<Rc<Net>, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::new(Class::Local, format!("failed to start an event loop: {e}")))?;
-        let deadline = Instant::now();
-        let exchange = Exchange {
-            deadline,
-            within: Duration::ZERO,
-            bytes_left: 0,
-            bytes_max: 0,
-            pipe: Weak::new(),
-            failure: None,
-        };
-        Ok(Rc::new(Net { runtime: Some(runtime), stop, idle, exchange: RefCell::new(exchange) }))
+    /// Its other methods panic when called from inside another runtime: it is for a thread of its own.
+    pub fn new(stop: Stop, idle: Duration) -> io::Result<Net> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let exchange = RefCell::new(Exchange::new(Duration::ZERO, 0));
+        Ok(Net { runtime: Some(runtime), stop, idle, exchange })
     }
 
     fn runtime(&self) -> &Runtime {
@@ -148,19 +150,12 @@ impl Net {
 
     /// Starts an exchange: from now on it may take `within` and read `bytes`.
     pub fn begin(&self, within: Duration, bytes: u64) {
-        *self.exchange.borrow_mut() = Exchange {
-            deadline: Instant::now() + within,
-            within,
-            bytes_left: bytes,
-            bytes_max: bytes,
-            pipe: Weak::new(),
-            failure: None,
-        };
+        self.exchange.replace(Exchange::new(within, bytes));
     }
 
     /// Makes the exchange end as soon as nobody reads from `pipe` any more.
-    pub(super) fn end_with_reader(&self, pipe: &Rc<pipe::Sender>) {
-        self.exchange.borrow_mut().pipe = Rc::downgrade(pipe);
+    pub(super) fn end_with_reader(&self, pipe: &Arc<pipe::Sender>) {
+        self.exchange.borrow_mut().pipe = Arc::downgrade(pipe);
     }
 
     /// Runs `make` where it can register a descriptor with this loop.
@@ -190,7 +185,7 @@ impl Net {
         self.runtime().block_on(async {
             tokio::select! {
                 biased;
-                () = self.stop.stopped() => Err(Failure::new(Class::Cancelled, "stopped")),
+                () = self.stop.stopped() => Err(Failure::new(Class::Cancelled, "called off")),
                 _ = unread => Err(Failure::new(Class::Cancelled, "the reader of the pack went away")),
                 done = future => Ok(done),
                 () = tokio::time::sleep_until(deadline.min(idle)) => Err(if deadline <= idle {

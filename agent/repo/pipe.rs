@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gix_transport::Protocol;
 use gix_transport::client::git::{ConnectMode, blocking_io::Connection};
@@ -48,13 +49,13 @@ impl Read for Reader {
 
 /// The end of a pipe to write to.
 pub(super) struct Writer {
-    pipe: Rc<Sender>,
+    pipe: Arc<Sender>,
     net: Rc<Net>,
 }
 
 impl Writer {
     pub(super) fn new(fd: OwnedFd, net: &Rc<Net>) -> io::Result<Writer> {
-        Ok(Writer { pipe: Rc::new(net.enter(|| Sender::from_owned_fd(fd))?), net: net.clone() })
+        Ok(Writer { pipe: Arc::new(net.enter(|| Sender::from_owned_fd(fd))?), net: net.clone() })
     }
 
     /// Makes the exchange under way end as soon as nobody reads from this pipe any more.
@@ -90,9 +91,9 @@ pub(super) type Local = Connection<BufReader<Output>, BufWriter<Writer>>;
 pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Local, Failure> {
     let place = std::fs::canonicalize(path).map_err(|e| {
         let class = if e.kind() == io::ErrorKind::NotFound { Class::NotFound } else { Class::Local };
-        Failure::new(class, format!("failed to find the repository '{}': {e}", path.display()))
+        Failure::new(class, format!("there is no usable directory: {e}"))
     })?;
-    let failed = |e: io::Error| Failure::new(Class::Local, format!("failed to run git-upload-pack: {e}"));
+    let failed = |e: io::Error| Failure::new(Class::Local, format!("git-upload-pack cannot be run: {e}"));
     let mut child = UploadPack(spawn_upload_pack(&place).map_err(failed)?);
     let pipes = (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
@@ -108,12 +109,21 @@ pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Local, Failure> 
     Ok(Connection::new(output, stdin, Protocol::V2, path, None::<(&str, _)>, ConnectMode::Process, false))
 }
 
+/// What an environment may say about another repository than the one named.
+const ENVIRONMENT_DROPPED: [&str; 6] = [
+    "GIT_DIR",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_CONFIG_PARAMETERS",
+];
+
 /// The one process that this room starts.
 #[expect(clippy::disallowed_methods, reason = "belongs into host/command.rs, which takes it over")]
 fn spawn_upload_pack(repository: &Path) -> io::Result<Child> {
     let mut command = std::process::Command::new("git-upload-pack");
-    // What a caller's environment says about its own repository must not lead into another one.
-    for name in ["GIT_DIR", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE"] {
+    for name in ENVIRONMENT_DROPPED {
         command.env_remove(name);
     }
     command

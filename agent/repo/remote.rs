@@ -7,11 +7,11 @@ use std::error::Error as StdError;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use gix_transport::client::blocking_io::{ExtendedBufRead, Transport, TransportV2Ext as _};
+use gix_transport::client::blocking_io::{ExtendedBufRead, HandleProgress, Transport, TransportV2Ext as _};
 use gix_transport::client::{Capabilities, MessageKind};
 use gix_transport::{Protocol, Service, packetline};
 use reqwest::Url;
@@ -59,6 +59,9 @@ pub struct Limits {
     pub pack_within: Duration,
 }
 
+/// Full names of refs, and what they point to.
+pub type Refs = Vec<(String, Oid)>;
+
 /// A remote after its handshake.
 ///
 /// Each request takes the link and gives it back only if it can serve another one: after any error transport and
@@ -69,6 +72,8 @@ pub struct Link {
     /// Whether it can serve more than one request.
     lasting: bool,
     net: Rc<Net>,
+    /// For people: the host, or the path.
+    place: String,
     limits: Limits,
     /// `None` for servers that do not say, which means SHA-1.
     object_format: Option<String>,
@@ -82,14 +87,16 @@ impl Link {
     /// If the address is not usable, the remote cannot be reached, or it does not speak protocol version 2.
     pub fn open(remote: &Remote, net: &Rc<Net>) -> Result<Link, Failure> {
         let limits = remote.limits.clone();
+        let (address, place) = address(&remote.url)?;
         net.begin(limits.poll_within, limits.poll_bytes);
-        let (mut transport, lasting) = connect(remote, net)?;
-        let capabilities = shake(&mut *transport).map_err(|e| net.failure().unwrap_or(e))?;
+        let blamed = |e| blame("reach", &place, net, e);
+        let (mut transport, lasting) = connect(address, remote, net).map_err(blamed)?;
+        let capabilities = shake(&mut *transport).map_err(blamed)?;
         let object_format = capabilities
             .capability("object-format")
             .and_then(|c| c.value().map(ToString::to_string))
             .filter(|format| format == "sha1" || format == "sha256");
-        Ok(Link { transport, lasting, net: net.clone(), limits, object_format })
+        Ok(Link { transport, lasting, net: net.clone(), place, limits, object_format })
     }
 
     /// Returns the remote's object format, `sha1` or `sha256`.
@@ -104,30 +111,30 @@ impl Link {
     ///
     /// # Errors
     /// If the remote fails or answers beyond the limits.
-    pub fn ls_refs(mut self, names: &[&str]) -> Result<(Vec<(String, Oid)>, Option<Link>), Failure> {
+    pub fn ls_refs(mut self, names: &[&str]) -> Result<(Refs, Option<Link>), Failure> {
         if names.is_empty() {
             // Without a prefix the server would list everything it has.
             return Err(Failure::new(Class::Local, "there is no ref to ask for"));
         }
         self.net.begin(self.limits.poll_within, self.limits.poll_bytes);
-        let refs = self.list(names).map_err(|e| self.net.failure().unwrap_or(e))?;
+        let refs = self.list(names).map_err(|e| blame("list the refs of", &self.place, &self.net, e))?;
         Ok((refs, self.lasting.then_some(self)))
     }
 
-    fn list(&mut self, names: &[&str]) -> Result<Vec<(String, Oid)>, Failure> {
+    fn list(&mut self, names: &[&str]) -> Result<Refs, Failure> {
         let format = self.object_format.clone();
         let features = format.iter().map(|f| ("object-format", Some(f.as_str())));
         let prefixes = names.iter().map(|name| format!("ref-prefix {name}").into());
         let mut answer =
             self.transport.invoke("ls-refs", features, Some(prefixes), false).map_err(protocol)?;
-        let mut found: Vec<(String, Oid)> = Vec::new();
+        let mut found = Refs::new();
         let mut lines = 0;
         while let Some(line) = answer.readline() {
             let line = line.map_err(protocol)?.map_err(protocol)?;
             let line = String::from_utf8_lossy(line.as_slice().unwrap_or_default()).into_owned();
             lines += 1;
             if lines > self.limits.refs {
-                let text = format!("the remote lists more than {} refs", self.limits.refs);
+                let text = format!("it lists more than {} refs", self.limits.refs);
                 return Err(Failure::new(Class::Limit, text));
             }
             let Some((name, oid)) = listed(&line, hex_digits(format.as_deref()))? else { continue };
@@ -158,7 +165,9 @@ impl Link {
     ) -> Result<(u64, Option<Link>), Failure> {
         let framing = FRAMING_BYTES + self.limits.pack_bytes / FRAMING_SHARE;
         self.net.begin(self.limits.pack_within, self.limits.pack_bytes.saturating_add(framing));
-        let bytes = self.copy_pack(want, haves, open).map_err(|e| self.net.failure().unwrap_or(e))?;
+        let bytes = self
+            .copy_pack(want, haves, open)
+            .map_err(|e| blame("fetch a pack from", &self.place, &self.net, e))?;
         Ok((bytes, self.lasting.then_some(self)))
     }
 
@@ -170,8 +179,7 @@ impl Link {
     ) -> Result<u64, Failure> {
         let format = self.object_format.clone();
         if want.as_str().len() != hex_digits(format.as_deref()) {
-            let text =
-                format!("the remote's objects have {} ids, not such as '{want}'", self.object_format());
+            let text = format!("its objects have {} ids, not such as '{want}'", self.object_format());
             return Err(Failure::new(Class::Local, text));
         }
         let features = format.iter().map(|f| ("object-format", Some(f.as_str())));
@@ -186,7 +194,7 @@ impl Link {
         skip_to_pack(&mut *answer)?;
         let words = Rc::new(RefCell::new(String::new()));
         answer.set_progress_handler(Some(keep_last_words(words.clone())));
-        let pipe = |e| Failure::new(Class::Local, format!("failed to use the pipe for the pack: {e}"));
+        let pipe = |e| Failure::new(Class::Local, format!("the pipe for the pack is not usable: {e}"));
         let mut out = pipe::Writer::new(open()?, &self.net).map_err(pipe)?;
         out.end_with_reader();
         copy(&mut *answer, &mut out, self.limits.pack_bytes).map_err(|e| match words.borrow().as_str() {
@@ -196,25 +204,49 @@ impl Link {
     }
 }
 
-/// Returns a transport, and whether it can serve more than one request.
-fn connect(remote: &Remote, net: &Rc<Net>) -> Result<(Box<dyn Transport>, bool), Failure> {
-    if let Some(path) =
-        remote.url.strip_prefix("file://").or(Some(&remote.url)).filter(|p| p.starts_with('/'))
-    {
-        return Ok((Box::new(pipe::upload_pack(Path::new(path), net)?), false));
+/// Adds operation and object to what went wrong; what our own code remembered is more exact than what library code
+/// made of it.
+fn blame(operation: &str, place: &str, net: &Net, failure: Failure) -> Failure {
+    let Failure { class, text } = net.failure().unwrap_or(failure);
+    Failure::new(class, format!("failed to {operation} '{place}': {text}"))
+}
+
+enum Address {
+    Http(Url),
+    Local(PathBuf),
+}
+
+/// Returns where a URL leads, and what of it may be shown.
+fn address(url: &str) -> Result<(Address, String), Failure> {
+    if let Some(path) = Some(url.strip_prefix("file://").unwrap_or(url)).filter(|p| p.starts_with('/')) {
+        return Ok((Address::Local(path.into()), path.to_owned()));
     }
+    // Nothing of it is shown: in a URL that does not parse, nobody knows what is a password.
     let unusable = |why: String| Failure::new(Class::Local, format!("the remote's url is not usable: {why}"));
-    let url = Url::parse(&remote.url).map_err(|e| unusable(e.to_string()))?;
-    if !["https", "http"].contains(&url.scheme()) {
-        return Err(unusable(format!("'{}' is not supported", url.scheme())));
+    let url = Url::parse(url).map_err(|e| unusable(e.to_string()))?;
+    match (url.scheme(), url.host_str()) {
+        ("https" | "http", Some(host)) => {
+            let place = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+            Ok((Address::Http(url), place))
+        }
+        (scheme, _) => Err(unusable(format!("'{scheme}' is not supported"))),
     }
-    let access = http::Access {
-        url,
-        username: remote.username.clone(),
-        token_file: remote.token_file.clone(),
-        ca_file: remote.ca_file.clone(),
-    };
-    Ok((Box::new(http::transport(access, net)?), true))
+}
+
+/// Returns a transport, and whether it can serve more than one request.
+fn connect(address: Address, remote: &Remote, net: &Rc<Net>) -> Result<(Box<dyn Transport>, bool), Failure> {
+    match address {
+        Address::Local(path) => Ok((Box::new(pipe::upload_pack(&path, net)?), false)),
+        Address::Http(url) => {
+            let access = http::Access {
+                url,
+                username: remote.username.clone(),
+                token_file: remote.token_file.clone(),
+                ca_file: remote.ca_file.clone(),
+            };
+            Ok((Box::new(http::transport(access, net)?), true))
+        }
+    }
 }
 
 /// Shakes hands without reading a list of refs: an old server sends all of them at once.
@@ -273,7 +305,7 @@ fn skip_to_pack<'a>(answer: &mut (impl ExtendedBufRead<'a> + ?Sized)) -> Result<
 
 /// Keeps the last words of a server that fails, and stops reading: gitoxide would skip them and go on.
 /// Setting a handler is also what turns the decoding of side bands on.
-fn keep_last_words<'a>(words: Rc<RefCell<String>>) -> Box<dyn FnMut(bool, &[u8]) -> ControlFlow<()> + 'a> {
+fn keep_last_words<'a>(words: Rc<RefCell<String>>) -> HandleProgress<'a> {
     Box::new(move |fatal, text| {
         if !fatal {
             return ControlFlow::Continue(());
@@ -299,7 +331,7 @@ fn copy<'a>(
         if total > max {
             return Err(Failure::new(Class::Limit, format!("the pack is larger than {max} bytes")));
         }
-        let unread = |e| Failure::new(Class::Cancelled, format!("failed to pass the pack on: {e}"));
+        let unread = |e| Failure::new(Class::Cancelled, format!("the pack cannot be passed on: {e}"));
         out.write_all(buffer).map_err(unread)?;
         answer.consume(n);
     }
@@ -337,8 +369,14 @@ fn protocol(error: impl StdError + 'static) -> Failure {
     if let Some(refused) = causes(&error).find_map(|e| e.downcast_ref::<packetline::read::Error>()) {
         return says(&refused.message.to_string());
     }
-    let causes: Vec<String> = causes(&error).map(|e| shown(&e.to_string())).collect();
-    Failure::new(Class::Protocol, format!("the server's answer is not understood: {}", causes.join(": ")))
+    let mut text = String::from("the server's answer is not understood");
+    for cause in causes(&error).map(|e| shown(&e.to_string())) {
+        // Some errors repeat their causes.
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    Failure::new(Class::Protocol, text)
 }
 
 #[cfg(test)]

@@ -125,7 +125,8 @@ fn ask(spec: &ProbeSpec) -> CheckResult {
         (Err(e), _) => return CheckResult::bad(crate::host::chain(&e)),
         (_, Err(e)) => return CheckResult::bad(e.to_string()),
     };
-    match runtime.block_on(client.get(&spec.http).send()) {
+    // Sending sets a timer, which only works inside of the runtime.
+    match runtime.block_on(async { client.get(&spec.http).send().await }) {
         Ok(answer) if answer.status().is_success() => CheckResult::good(),
         Ok(answer) => CheckResult::bad(format!("{} answers {}", spec.http, answer.status())),
         Err(e) if e.is_timeout() => CheckResult::bad(format!(

@@ -3,3 +3,7 @@
 
 pub mod git;
 pub mod git_server;
+pub mod nix;
+pub mod processes;
+pub mod scripted;
+pub mod toplevel;

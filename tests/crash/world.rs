@@ -92,6 +92,8 @@ const GUARD_SHORT_MS: u64 = 400_000;
 const SWITCH_MS: u64 = 10_000;
 const SWITCH_MAX_MS: u64 = 900_000;
 const SOAK_MS: u64 = 60_000;
+/// How many points one life may pass. The longest script has some 150.
+const POINTS_MAX: u32 = 2_000;
 const NEVER: u64 = u64::MAX;
 
 pub struct Inner {
@@ -112,6 +114,8 @@ pub struct Inner {
     pub cut: Option<(u32, Cut)>,
     pub crashed: Option<Cut>,
     pub quiet: bool,
+    /// The agent passed so many points that it will not come to rest.
+    pub exhausted: bool,
     pub violations: Vec<String>,
     pub activations: u32,
     bug: Option<Bug>,
@@ -159,6 +163,7 @@ impl World {
             cut: None,
             crashed: None,
             quiet: false,
+            exhausted: false,
             violations: vec![],
             activations: 0,
             bug,
@@ -195,7 +200,11 @@ impl World {
             let mut w = self.inner.borrow_mut();
             w.points += 1;
             w.check_invariants();
+            if w.points > POINTS_MAX {
+                w.exhausted = true;
+            }
             match w.cut {
+                _ if w.exhausted => true,
                 Some((at, kind)) if at == w.points => {
                     w.crashed = Some(kind);
                     true

@@ -9,8 +9,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::command::{self, Command, CommandError, Limits, Output};
+use super::child::Limits;
+use super::command::{self, Command, CommandError, Output};
 use super::files;
+use super::text::printable;
 use crate::model::{Oid, StorePath};
 
 /// Time limit of calls that only ask or register something.
@@ -176,7 +178,7 @@ impl Nix {
     pub async fn detect(env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Nix, NixError> {
         let mut env: Vec<_> = env.into_iter().collect();
         let chosen = |name: &&str| command::inherited(name).is_some() || env.iter().any(|(n, _)| n == name);
-        if !STORE_CHOICE.iter().any(|name| chosen(name)) && Path::new(DAEMON_SOCKET).exists() {
+        if !STORE_CHOICE.iter().any(chosen) && Path::new(DAEMON_SOCKET).exists() {
             env.push(("NIX_REMOTE".into(), "daemon".into()));
         }
         let asked = Command::new("nix-store").arg("--version").envs(env.iter().cloned()).run().await;
@@ -327,7 +329,7 @@ fn not_understood(call: &'static str, output: &Output) -> NixError {
 
 fn text(bytes: &[u8]) -> String {
     const ANSWER_MAX: usize = 300;
-    command::printable(&bytes[..bytes.len().min(ANSWER_MAX)])
+    printable(&bytes[..bytes.len().min(ANSWER_MAX)])
 }
 
 #[cfg(test)]

@@ -1,0 +1,156 @@
+//! What a configuration may say: each rule names the key it is about. Addresses are never repeated, since they may
+//! hold a password.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{ConfigError, SCHEMA, Settings};
+use crate::model::Operation;
+
+impl Settings {
+    /// Refuses what makes no sense, naming the key.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &str, text: String| Err(ConfigError::Value { key: key.to_owned(), text });
+        if self.schema != SCHEMA {
+            return wrong(
+                "schema",
+                format!("this pullagent reads schema {SCHEMA}, the file has {}", self.schema),
+            );
+        }
+        if !is_hostname(&self.hostname) {
+            return wrong(
+                "hostname",
+                format!("'{}' is not a host name (letters, digits, hyphens)", self.hostname),
+            );
+        }
+        if !self.state_directory.is_absolute() {
+            return wrong("stateDirectory", format!("'{}' is not absolute", self.state_directory.display()));
+        }
+        self.check_remotes()?;
+        self.check_branches()?;
+        self.check_source()?;
+        self.check_checks()?;
+        if self.trust.signers.is_empty() {
+            return wrong("trust.signers", "nobody may sign; name at least one signer with a key".to_owned());
+        }
+        self.policy()?;
+        if self.activation.window.0 <= self.activation.soak.0 {
+            return wrong("activation.window", "the window must be longer than the soak time".to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_remotes(&self) -> Result<(), ConfigError> {
+        let wrong = |n: usize, key: &str, text: String| {
+            Err(ConfigError::Value { key: format!("remotes[{n}].{key}"), text })
+        };
+        if self.remotes.is_empty() {
+            let text = "there is no remote; name at least one".to_owned();
+            return Err(ConfigError::Value { key: "remotes".to_owned(), text });
+        }
+        for (n, remote) in self.remotes.iter().enumerate() {
+            let plain = |s: &str| {
+                !s.is_empty()
+                    && s.len() <= 64
+                    && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            };
+            if !plain(&remote.name) || self.remotes[..n].iter().any(|r| r.name == remote.name) {
+                return wrong(n, "name", format!("'{}' is not a plain name that is used once", remote.name));
+            }
+            if let Err(text) = check_url(&remote.url) {
+                return wrong(n, "url", text);
+            }
+            if remote.interval.0 < Duration::from_secs(1) {
+                return wrong(n, "interval", "it must be 1s or more".to_owned());
+            }
+            for (key, file) in [("tokenFile", &remote.token_file), ("caFile", &remote.ca_file)] {
+                if file.as_ref().is_some_and(|f| !f.is_absolute()) {
+                    return wrong(n, key, "it must be an absolute path".to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_branches(&self) -> Result<(), ConfigError> {
+        let wrong = |text: String| Err(ConfigError::Value { key: "branches".to_owned(), text });
+        let branches = self.branches();
+        let count = |op| branches.iter().filter(|(_, o)| *o == op).count();
+        if count(Operation::Switch) != 1 || count(Operation::Test) > 1 {
+            return wrong("name one branch with operation 'switch' and at most one with 'test'".to_owned());
+        }
+        match branches.iter().find(|(name, _)| !is_branch_name(name)) {
+            Some((name, _)) => wrong(format!("'{name}' is not a branch name")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_source(&self) -> Result<(), ConfigError> {
+        let dir = Path::new(&self.source.subdir);
+        let inside = dir
+            .components()
+            .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
+        if inside && !self.source.subdir.contains(['?', '#', '&', '%', '\n']) {
+            return Ok(());
+        }
+        let text = format!("'{}' is not a folder inside the repository", self.source.subdir);
+        Err(ConfigError::Value { key: "source.subdir".to_owned(), text })
+    }
+
+    fn check_checks(&self) -> Result<(), ConfigError> {
+        for (name, check) in &self.health.checks {
+            let text = match (&check.http, &check.command) {
+                (Some(url), None) if url.starts_with("http://") || url.starts_with("https://") => continue,
+                (None, Some(argv)) if argv.first().is_some_and(|p| Path::new(p).is_absolute()) => continue,
+                (Some(url), None) => format!("'{url}' is neither http:// nor https://"),
+                (None, Some(_)) => "the command's program must be an absolute path".to_owned(),
+                (None, None) | (Some(_), Some(_)) => "set exactly one of 'http' and 'command'".to_owned(),
+            };
+            return Err(ConfigError::Value { key: format!("health.checks.{name}"), text });
+        }
+        Ok(())
+    }
+}
+
+fn is_hostname(s: &str) -> bool {
+    let label = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    !s.is_empty() && s.len() <= 63 && s.chars().all(label) && !s.starts_with('-') && !s.ends_with('-')
+}
+
+/// The strict half of `git check-ref-format`: what a branch of ours may be called.
+fn is_branch_name(s: &str) -> bool {
+    let part = |p: &str| !p.is_empty() && !p.starts_with('.') && !p.ends_with('.') && !p.ends_with(".lock");
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    !s.is_empty() && s.len() <= 200 && !s.contains("..") && s.chars().all(legal) && s.split('/').all(part)
+}
+
+/// Says what is wrong with a remote's address; never repeats the address, which may hold a password.
+fn check_url(url: &str) -> Result<(), String> {
+    if url.starts_with('/') || url.starts_with("file:///") {
+        return Ok(());
+    }
+    let loopback = |rest: &str| {
+        ["127.0.0.1", "localhost", "[::1]"].iter().any(|h| {
+            rest.strip_prefix(h).is_some_and(|after| after.is_empty() || after.starts_with(['/', ':']))
+        })
+    };
+    let (plain, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (false, rest),
+        (None, Some(rest)) => (true, rest),
+        (None, None) => return Err("only https://, file:// and absolute paths are supported".to_owned()),
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    if authority.is_empty() {
+        return Err("the address has no host".to_owned());
+    }
+    if authority.contains('@') {
+        return Err("no user name or password in an address; use 'username' and 'tokenFile'".to_owned());
+    }
+    if url.contains(['?', '#']) || url.chars().any(|c| c.is_control() || c == ' ') {
+        return Err("no query, fragment or space in an address".to_owned());
+    }
+    if plain && !loopback(rest) {
+        return Err("plain http:// is for loopback only; use https://".to_owned());
+    }
+    Ok(())
+}

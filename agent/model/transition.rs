@@ -1,0 +1,374 @@
+//! The one table of transitions: which event may meet which state, and what it makes of it. Replay runs the same table.
+
+use std::collections::VecDeque;
+
+use super::event::{Class, Event, Failure, Quarantined, Refusal};
+use super::state::{
+    Deployment, Ended, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled, Stage,
+    State, Step, TestLine, TestProgress, Trial,
+};
+use super::{Decision, DeploymentId, Desired, Oid, Operation, Tip, Why};
+
+/// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("event '{event}' does not fit phase '{phase:?}' (deployment {deployment:?})")]
+pub struct IllegalTransition {
+    /// The event's name.
+    pub event: &'static str,
+    /// The phase it met.
+    pub phase: Phase,
+    /// The deployment under way.
+    pub deployment: Option<DeploymentId>,
+}
+
+impl State {
+    /// Applies one event. The only code that changes a `State`; replay calls the same.
+    ///
+    /// # Errors
+    /// The event does not fit; the state is unchanged.
+    pub fn apply(&mut self, event: &Event) -> Result<(), IllegalTransition> {
+        match event {
+            Event::MainAccepted { .. }
+            | Event::TestAccepted { .. }
+            | Event::Refused { .. }
+            | Event::BuildFailed { .. }
+            | Event::Built { .. }
+            | Event::TestLost { .. } => self.apply_idle(event),
+            Event::Prepared { id, .. }
+            | Event::Armed { id }
+            | Event::Switched { id, .. }
+            | Event::SoakStarted { id, .. }
+            | Event::Decided { id, .. } => self.apply_step(id, event),
+            Event::Confirmed { id, .. }
+            | Event::RolledBack { id, .. }
+            | Event::RollbackFailed { id, .. }
+            | Event::Superseded { id, .. }
+            | Event::Abandoned { id, .. } => self.apply_end(id, event),
+            Event::Suspended { suspension } => {
+                self.suspension = Some(suspension.clone());
+                Ok(())
+            }
+            Event::Resumed { .. } => {
+                self.suspension = None;
+                self.foreign = None;
+                Ok(())
+            }
+            Event::RetryRequested { revision, .. } => {
+                self.forgive(revision.as_ref());
+                Ok(())
+            }
+        }
+    }
+
+    fn illegal(&self, event: &Event) -> IllegalTransition {
+        let deployment = self.deployment.as_ref().map(|d| d.id.clone());
+        IllegalTransition { event: event.name(), phase: self.phase(), deployment }
+    }
+
+    /// Events that only an idle agent meets.
+    fn apply_idle(&mut self, event: &Event) -> Result<(), IllegalTransition> {
+        if self.deployment.is_some() {
+            return Err(self.illegal(event));
+        }
+        match event {
+            Event::MainAccepted { tip } => self.main = Some(tip.clone()),
+            Event::TestAccepted { tip, main } => self.accept_test(tip, main),
+            Event::Refused { refusal } => self.refuse(refusal),
+            Event::BuildFailed { desired, failure, at } => self.fail_build(desired, failure, *at),
+            Event::Built { id, desired, drv, toplevel, at } => {
+                self.deployments_begun += 1;
+                self.deployment = Some(Deployment {
+                    id: id.clone(),
+                    desired: desired.clone(),
+                    drv: drv.clone(),
+                    toplevel: toplevel.clone(),
+                    at: *at,
+                    stage: Stage::Built,
+                });
+            }
+            Event::TestLost { at } => self.lose_test(*at),
+            _ => return Err(self.illegal(event)),
+        }
+        Ok(())
+    }
+
+    /// Events that take a deployment one step further.
+    fn apply_step(&mut self, id: &DeploymentId, event: &Event) -> Result<(), IllegalTransition> {
+        let illegal = self.illegal(event);
+        let Some(d) = self.deployment.as_mut().filter(|d| d.id == *id) else { return Err(illegal) };
+        let next = match (&d.stage, event) {
+            (Stage::Built, Event::Prepared { old, boot_id, deadline_boottime_ms, red_before, .. }) => {
+                Stage::Probation {
+                    trial: Trial {
+                        old: old.clone(),
+                        boot_id: boot_id.clone(),
+                        deadline_boottime_ms: *deadline_boottime_ms,
+                        red_before: red_before.clone(),
+                    },
+                    step: Step::Prepared,
+                }
+            }
+            (Stage::Probation { trial, step }, event) => {
+                let mut trial = trial.clone();
+                let step = match (step, event) {
+                    (Step::Prepared, Event::Armed { .. }) => Step::Armed,
+                    (Step::Armed, Event::Switched { ended, .. }) => Step::Activated { ended: ended.clone() },
+                    (Step::Activated { .. }, Event::SoakStarted { deadline_boottime_ms, .. }) => {
+                        trial.deadline_boottime_ms = *deadline_boottime_ms;
+                        Step::Soaking
+                    }
+                    // The guard may decide at any moment from its arming on.
+                    (
+                        Step::Armed | Step::Activated { .. } | Step::Soaking,
+                        Event::Decided { decision, failures, .. },
+                    ) => {
+                        match decision {
+                            Decision::Confirm => Step::Confirming,
+                            Decision::RollBack { reason, .. } => {
+                                Step::RollingBack { reason: reason.clone(), failures: failures.clone() }
+                            }
+                            // The end follows as its own event, which the guard's directory gives rise to.
+                            Decision::Superseded => Step::RollingBack {
+                                reason: "superseded by another switch".to_owned(),
+                                failures: vec![],
+                            },
+                        }
+                    }
+                    _ => return Err(illegal),
+                };
+                Stage::Probation { trial, step }
+            }
+            _ => return Err(illegal),
+        };
+        d.stage = next;
+        Ok(())
+    }
+
+    /// Events that end a deployment.
+    fn apply_end(&mut self, id: &DeploymentId, event: &Event) -> Result<(), IllegalTransition> {
+        let illegal = self.illegal(event);
+        let Some(d) = self.deployment.clone().filter(|d| d.id == *id) else { return Err(illegal) };
+        let step = match &d.stage {
+            Stage::Built => None,
+            Stage::Probation { step, .. } => Some(step.clone()),
+        };
+        match (event, step) {
+            (Event::Confirmed { generation, at, .. }, Some(Step::Confirming)) => {
+                self.confirm(&d, *generation, *at)
+            }
+            (Event::RolledBack { at, .. }, Some(Step::RollingBack { reason, failures })) => {
+                let failure =
+                    Failure { class: Class::Target, code: "health".to_owned(), text: reason.clone() };
+                self.set_aside(&d, failure, *at);
+                self.end(&d, Outcome::RolledBack { reason, failures }, *at);
+            }
+            (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, .. })) => {
+                let failure =
+                    Failure { class: Class::Target, code: "health".to_owned(), text: reason.clone() };
+                self.set_aside(&d, failure, *at);
+                self.end(&d, Outcome::RollbackFailed { reason, text: text.clone() }, *at);
+            }
+            (Event::Superseded { at, .. }, Some(_)) => {
+                let failure = Failure {
+                    class: Class::Target,
+                    code: "superseded".to_owned(),
+                    text: "somebody else switched the host during the probation".to_owned(),
+                };
+                self.set_aside(&d, failure, *at);
+                self.end(&d, Outcome::Superseded, *at);
+            }
+            // A decision that is taken is carried out, never called off; only a reset can undo it.
+            (Event::Abandoned { failure, at, .. }, step)
+                if !matches!(step, Some(Step::Confirming)) || failure.code == "reset" =>
+            {
+                self.abandon(&d, failure, *at);
+            }
+            _ => return Err(illegal),
+        }
+        Ok(())
+    }
+
+    fn accept_test(&mut self, tip: &Tip, main: &Oid) {
+        let same = self.test.as_ref().filter(|t| t.tip.revision == tip.revision);
+        let progress = same.map_or(TestProgress::Accepted, |t| t.progress.clone());
+        self.test = Some(TestLine { tip: tip.clone(), main: main.clone(), progress });
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) {
+        let known = self.refused.iter().any(|r| r.revision == refusal.revision && r.code == refusal.code);
+        self.refused.retain(|r| r.revision != refusal.revision || r.branch != refusal.branch);
+        push_bounded(&mut self.refused, refusal.clone(), REFUSED_MAX);
+        if known {
+            return;
+        }
+        let ended = Ended {
+            id: None,
+            revision: refusal.revision.clone(),
+            subject: String::new(),
+            signer: None,
+            branch: refusal.branch.clone(),
+            operation: refusal.operation,
+            why: Why::NewRevision,
+            toplevel: None,
+            outcome: Outcome::Refused { code: refusal.code.clone(), text: refusal.text.clone() },
+            began: refusal.at,
+            at: refusal.at,
+        };
+        push_bounded(&mut self.history, ended, HISTORY_MAX);
+    }
+
+    fn fail_build(&mut self, desired: &Desired, failure: &Failure, at: u64) {
+        let q = Quarantined { target: desired.tip.target(), toplevel: None, failure: failure.clone(), at };
+        push_bounded(&mut self.quarantine, q, QUARANTINE_MAX);
+        self.end_test_if(desired, &failure.text);
+        let ended = ended(desired, Outcome::BuildFailed { failure: failure.clone() }, at);
+        push_bounded(&mut self.history, ended, HISTORY_MAX);
+    }
+
+    fn confirm(&mut self, d: &Deployment, generation: Option<u64>, at: u64) {
+        self.resets = None;
+        match d.desired.operation {
+            Operation::Test => {
+                if let Some(test) = &mut self.test {
+                    test.progress = TestProgress::Entered { toplevel: d.toplevel.clone(), at };
+                }
+                self.end(d, Outcome::Tested, at);
+            }
+            Operation::Switch => {
+                if let Some(test) = &mut self.test
+                    && matches!(test.progress, TestProgress::Entered { .. })
+                {
+                    test.progress =
+                        TestProgress::Over { why: "the host went back to its main line".to_owned() };
+                }
+                self.settled = Some(Settled {
+                    tip: d.desired.tip.clone(),
+                    toplevel: d.toplevel.clone(),
+                    generation,
+                    id: d.id.clone(),
+                    at,
+                });
+                self.end(d, Outcome::Confirmed { generation }, at);
+            }
+        }
+    }
+
+    fn abandon(&mut self, d: &Deployment, failure: &Failure, at: u64) {
+        if failure.code == "reset" {
+            let target = d.desired.tip.target();
+            let before = self.resets.take().filter(|r| r.target == target).map_or(0, |r| r.count);
+            self.resets = Some(Resets { target, count: before + 1 });
+            self.end_test_if(&d.desired, &failure.text);
+        }
+        match failure.class {
+            Class::Target => self.set_aside(d, failure.clone(), at),
+            Class::Transient => {}
+        }
+        self.end(d, Outcome::Abandoned { failure: failure.clone() }, at);
+    }
+
+    fn lose_test(&mut self, at: u64) {
+        let Some(test) = &mut self.test else { return };
+        let toplevel = match &test.progress {
+            TestProgress::Entered { toplevel, .. } => Some(toplevel.clone()),
+            TestProgress::Accepted | TestProgress::Over { .. } => None,
+        };
+        test.progress = TestProgress::Over { why: "the test system no longer runs".to_owned() };
+        let desired = Desired { tip: test.tip.clone(), operation: Operation::Test, why: Why::NewRevision };
+        let ended = Ended { toplevel, ..ended(&desired, Outcome::TestLost, at) };
+        push_bounded(&mut self.history, ended, HISTORY_MAX);
+    }
+
+    /// Puts a target in quarantine, and ends its test.
+    fn set_aside(&mut self, d: &Deployment, failure: Failure, at: u64) {
+        self.end_test_if(&d.desired, &failure.text);
+        let q =
+            Quarantined { target: d.desired.tip.target(), toplevel: Some(d.toplevel.clone()), failure, at };
+        push_bounded(&mut self.quarantine, q, QUARANTINE_MAX);
+    }
+
+    fn end_test_if(&mut self, desired: &Desired, why: &str) {
+        if let Some(test) = &mut self.test
+            && test.tip.revision == desired.tip.revision
+        {
+            test.progress = TestProgress::Over { why: why.to_owned() };
+        }
+    }
+
+    fn end(&mut self, d: &Deployment, outcome: Outcome, at: u64) {
+        self.deployment = None;
+        // What a newer version noted of this deployment ends with it.
+        self.foreign = self.foreign.take().filter(|f| f.phase == Phase::Idle);
+        let ended = Ended {
+            id: Some(d.id.clone()),
+            toplevel: Some(d.toplevel.clone()),
+            began: d.at,
+            ..ended(&d.desired, outcome, at)
+        };
+        push_bounded(&mut self.history, ended, HISTORY_MAX);
+    }
+
+    /// Forgets that a revision, or everything, was bad.
+    fn forgive(&mut self, revision: Option<&Oid>) {
+        let hit = |other: Option<&Oid>| revision.is_none() || other == revision;
+        self.refused.retain(|r| !hit(Some(&r.revision)));
+        self.quarantine.retain(|q| !hit(q.target.revision()));
+        self.resets = None;
+        if let Some(test) = &mut self.test
+            && hit(Some(&test.tip.revision))
+            && matches!(test.progress, TestProgress::Over { .. })
+        {
+            test.progress = TestProgress::Accepted;
+        }
+    }
+}
+
+fn ended(desired: &Desired, outcome: Outcome, at: u64) -> Ended {
+    Ended {
+        id: None,
+        revision: desired.tip.revision.clone(),
+        subject: desired.tip.subject.clone(),
+        signer: desired.tip.signer.clone(),
+        branch: desired.tip.branch.clone(),
+        operation: desired.operation,
+        why: desired.why,
+        toplevel: None,
+        outcome,
+        began: at,
+        at,
+    }
+}
+
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
+    while queue.len() >= max {
+        queue.pop_front();
+    }
+    queue.push_back(item);
+}
+
+impl Event {
+    /// Returns the event's name as the journal spells it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::MainAccepted { .. } => "main-accepted",
+            Event::TestAccepted { .. } => "test-accepted",
+            Event::Refused { .. } => "refused",
+            Event::BuildFailed { .. } => "build-failed",
+            Event::Built { .. } => "built",
+            Event::Prepared { .. } => "prepared",
+            Event::Armed { .. } => "armed",
+            Event::Switched { .. } => "switched",
+            Event::SoakStarted { .. } => "soak-started",
+            Event::Decided { .. } => "decided",
+            Event::Confirmed { .. } => "confirmed",
+            Event::RolledBack { .. } => "rolled-back",
+            Event::RollbackFailed { .. } => "rollback-failed",
+            Event::Superseded { .. } => "superseded",
+            Event::Abandoned { .. } => "abandoned",
+            Event::TestLost { .. } => "test-lost",
+            Event::Suspended { .. } => "suspended",
+            Event::Resumed { .. } => "resumed",
+            Event::RetryRequested { .. } => "retry-requested",
+        }
+    }
+}

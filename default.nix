@@ -1,0 +1,45 @@
+# The package. `nix-build` uses it as it is; the overlay and the module pass their own `pkgs`.
+{
+  pkgs ? import <nixpkgs> { },
+}:
+
+let
+  inherit (pkgs) lib;
+  manifest = lib.importTOML ./Cargo.toml;
+in
+pkgs.rustPlatform.buildRustPackage {
+  pname = "pullagent";
+  inherit (manifest.package) version;
+
+  src = lib.fileset.toSource {
+    root = ./.;
+    fileset = lib.fileset.unions [
+      ./Cargo.toml
+      ./Cargo.lock
+      ./agent
+      # What the tests read; see the flake's checks.
+      ./clippy.toml
+      ./rustfmt.toml
+      ./README.md
+      ./default.nix
+      ./flake.lock
+      ./flake.nix
+      ./module.nix
+      ./tests
+    ];
+  };
+  cargoLock.lockFile = ./Cargo.lock;
+
+  # The tests want Nix, Git and servers around them; the flake's checks run them.
+  doCheck = false;
+
+  meta = {
+    inherit (manifest.package) description;
+    license = with lib.licenses; [
+      mit
+      asl20
+    ];
+    mainProgram = "pullagent";
+    platforms = lib.platforms.linux;
+  };
+}

@@ -1,0 +1,455 @@
+# The NixOS module. It works with and without flakes: everything it needs comes from `pkgs`.
+#
+# Everything but the package and the revision is a typed key under `settings`, written once as
+# /etc/pullagent/config.json. Keys that are not declared here pass through as JSON, and the agent's own
+# `config check` refuses the unknown ones while the system is being built, not on the host.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+
+let
+  inherit (lib) mkOption types;
+
+  cfg = config.services.pullagent;
+  json = pkgs.formats.json { };
+
+  record =
+    options:
+    types.submodule {
+      freeformType = json.type;
+      inherit options;
+    };
+
+  # What the agent's duration parser takes, without its rarer spellings.
+  duration =
+    let
+      part = "[0-9]+ ?(ms|s|sec|seconds?|m|min|minutes?|h|hours?|d|days?|w|weeks?)";
+    in
+    types.strMatching "${part}( ?${part})*"
+    // {
+      description = "duration such as \"90s\" or \"1h 30m\"";
+    };
+
+  mkDuration =
+    default: description:
+    mkOption {
+      type = duration;
+      inherit default description;
+    };
+
+  mkNullable =
+    type: description:
+    mkOption {
+      type = types.nullOr type;
+      default = null;
+      inherit description;
+    };
+
+  remote = record {
+    name = mkOption {
+      type = types.strMatching "[A-Za-z0-9._-]{1,64}";
+      example = "origin";
+      description = "Name of the remote in status and log. Used once.";
+    };
+    url = mkOption {
+      type = types.str;
+      example = "https://git.example.org/me/infra.git";
+      description = ''
+        Where the repository is: `https://…`, `file:///…` or an absolute path; `http://` on loopback only.
+        Never with a user name or password in it.
+      '';
+    };
+    interval = mkDuration "60s" "How often the remote is asked for its branches.";
+    username = mkOption {
+      type = types.str;
+      default = "pullagent";
+      description = "User name that is sent along with the token.";
+    };
+    tokenFile = mkNullable types.path ''
+      File on the host that holds an access token for this remote. It is handed to the agent by systemd
+      (`LoadCredential=`), so only root needs to be able to read it, and it must not lie in the Nix store.
+      A new token is read when the agent restarts.
+    '';
+    sshKeyFile = mkNullable types.path "Reserved for SSH remotes, which the agent refuses for now.";
+    knownHostsFile = mkNullable types.path "Reserved for SSH remotes, which the agent refuses for now.";
+    caFile = mkNullable types.path ''
+      PEM file of certificate authorities that this remote may also use, besides the system's own.
+    '';
+  };
+
+  branch = record {
+    pattern = mkOption {
+      type = types.str;
+      example = "test-{hostname}";
+      description = "Name of the branch; `{hostname}` stands for the host's name.";
+    };
+    operation = mkOption {
+      type = types.enum [
+        "switch"
+        "test"
+      ];
+      description = ''
+        What is done with the branch's tip. `switch`: activate, prove healthy, then make permanent.
+        `test`: activate and prove healthy, but never make permanent; a reboot goes back.
+      '';
+    };
+  };
+
+  signer = record {
+    keys = mkOption {
+      type = types.listOf (
+        types.strMatching "(ssh-ed25519|sk-ssh-ed25519@openssh\\.com) [A-Za-z0-9+/]+=*( .*)?"
+      );
+      example = [ "ssh-ed25519 AAAAC3Nza… alice@laptop" ];
+      description = "Public keys, as in {file}`~/.ssh/id_ed25519.pub`.";
+    };
+    roles = mkOption {
+      type = types.listOf (
+        types.enum [
+          "deployer"
+          "contributor"
+        ]
+      );
+      default = [ "deployer" ];
+      description = ''
+        What the signatures are good for. A `deployer` may sign the commit that is deployed, a
+        `contributor` only commits below it.
+      '';
+    };
+  };
+
+  check = record {
+    http = mkNullable types.str "Address that must answer with a 2xx status.";
+    command = mkNullable (types.listOf types.str) ''
+      Program, as an absolute path, and its arguments. Healthy when it exits with 0; 75 means "not yet".
+    '';
+    severity = mkOption {
+      type = types.enum [
+        "hard"
+        "soft"
+      ];
+      default = "hard";
+      description = "Whether a failure rolls back (`hard`) or is only reported (`soft`).";
+    };
+    timeout = mkDuration "10s" "How long one try may take.";
+    interval = mkDuration "5s" "Pause between two tries.";
+    startPeriod = mkDuration "30s" "Failures this early do not count.";
+    failureThreshold = mkOption {
+      type = types.ints.positive;
+      default = 3;
+      description = "How many failures in a row mean unhealthy.";
+    };
+  };
+
+  # Secrets reach the agent as systemd credentials; the configuration names the copy, not the original.
+  credentialKeys = [
+    "tokenFile"
+    "sshKeyFile"
+  ];
+  credentialName = r: key: "${r.name}.${key}";
+  secretsOf = r: lib.filter (key: r.${key} != null) credentialKeys;
+  secrets = lib.concatMap (
+    r:
+    map (key: {
+      name = credentialName r key;
+      path = toString r.${key};
+      option = "services.pullagent.settings.remotes (${r.name}).${key}";
+    }) (secretsOf r)
+  ) cfg.settings.remotes;
+
+  rendered = cfg.settings // {
+    remotes = map (
+      r:
+      r
+      // lib.genAttrs (secretsOf r) (key: "/run/credentials/pullagent.service/${credentialName r key}")
+    ) cfg.settings.remotes;
+  };
+  written = json.generate "pullagent-config.json" rendered;
+  program = "${cfg.package}/bin/pullagent";
+
+  # A mistake fails the build and never reaches a host. Cross builds can't run the program and skip this.
+  configFile =
+    if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
+      pkgs.runCommand "pullagent-config-checked.json" { config = written; } ''
+        ${program} config check --config "$config"
+        cp "$config" "$out"
+      ''
+    else
+      written;
+
+  isRevision = text: builtins.match "[0-9a-f]{40}|[0-9a-f]{64}" text != null;
+in
+{
+  options.services.pullagent = {
+    enable = lib.mkEnableOption "pullagent, which keeps this host equal to a signed Git repository";
+
+    package = mkOption {
+      type = types.package;
+      default = pkgs.pullagent or (import ./default.nix { inherit pkgs; });
+      defaultText = lib.literalExpression "pkgs.pullagent or (import ./default.nix { inherit pkgs; })";
+      description = "The pullagent package to use.";
+    };
+
+    revision = mkOption {
+      type = types.nullOr (types.strMatching "[0-9a-f]{40}|[0-9a-f]{64}");
+      default =
+        let
+          r = config.system.configurationRevision;
+        in
+        if r != null && isRevision r then r else null;
+      defaultText = lib.literalExpression "config.system.configurationRevision, where that is a full commit id";
+      example = lib.literalExpression "self.rev or null";
+      description = ''
+        The commit that this system is built from. The running system's own revision is where the agent starts
+        to trust: every commit from there to the deployed one must be signed. Without it,
+        {option}`services.pullagent.settings.trust.introduction` must name a commit.
+        It is a file of its own ({file}`/etc/pullagent/revision`) that no unit depends on, so a commit that
+        changes nothing else restarts nothing.
+      '';
+    };
+
+    settings = mkOption {
+      description = ''
+        The agent's configuration, written as {file}`/etc/pullagent/config.json`. Durations are texts such as
+        `"90s"` or `"1h 30m"`. `pullagent config schema` prints every key.
+      '';
+      example = lib.literalExpression ''
+        {
+          remotes = [ { name = "origin"; url = "https://git.example.org/me/infra.git"; } ];
+          trust.signers.alice.keys = [ "ssh-ed25519 AAAAC3Nza… alice@laptop" ];
+          health.checks.web.http = "http://127.0.0.1/healthz";
+        }
+      '';
+      type = record {
+        schema = mkOption {
+          type = types.enum [ 1 ];
+          default = 1;
+          description = "Version of the file's layout.";
+        };
+        hostname = mkOption {
+          type = types.str;
+          default = config.networking.hostName;
+          defaultText = lib.literalExpression "config.networking.hostName";
+          description = ''
+            The host's name: it selects `nixosConfigurations.<name>` and fills `{hostname}` in branch names.
+            The agent never asks the kernel for it.
+          '';
+        };
+        stateDirectory = mkOption {
+          type = types.path;
+          default = "/var/lib/pullagent";
+          readOnly = true;
+          description = "Where the agent keeps its journal and its verified history. The unit creates it for root only.";
+        };
+        expectedMachineId = mkNullable (types.strMatching "[0-9a-f]{32}") ''
+          Content of {file}`/etc/machine-id`. Refuses to deploy on other hardware with the same host name.
+        '';
+        remotes = mkOption {
+          type = types.listOf remote;
+          default = [ ];
+          description = "Git remotes in order of preference; any of them may answer. At least one.";
+        };
+        branches = mkOption {
+          type = types.listOf branch;
+          default = [
+            {
+              pattern = "main";
+              operation = "switch";
+            }
+            {
+              pattern = "test-{hostname}";
+              operation = "test";
+            }
+          ];
+          description = "Which branches are followed: one with `switch`, at most one with `test`.";
+        };
+        source = {
+          kind = mkOption {
+            type = types.enum [ "flake" ];
+            default = "flake";
+            description = "How a commit becomes a system.";
+          };
+          subdir = mkOption {
+            type = types.str;
+            default = ".";
+            description = "Folder of {file}`flake.nix` in the repository.";
+          };
+          attribute = mkNullable types.str ''
+            Attribute of the system to build. `null` means
+            `nixosConfigurations."<hostname>".config.system.build.toplevel`.
+          '';
+        };
+        trust = {
+          mode = mkOption {
+            type = types.enum [ "static" ];
+            default = "static";
+            description = "Where the keys come from: `static` means from this configuration, as it runs.";
+          };
+          introduction = mkNullable (types.strMatching "[0-9a-f]{40}|[0-9a-f]{64}") ''
+            Full id of the commit to start from where {option}`services.pullagent.revision` is `null`.
+            Nothing is ever trusted on first use.
+          '';
+          signers = mkOption {
+            type = types.attrsOf signer;
+            default = { };
+            description = "Who may sign, by name. At least one.";
+          };
+          revokedKeys = mkOption {
+            type = types.listOf types.str;
+            default = [ ];
+            description = "Public keys that count for nothing, whatever the date of their signatures.";
+          };
+          requireUserVerification = mkOption {
+            type = types.bool;
+            default = false;
+            description = "Asks of FIDO keys a PIN or fingerprint, not just a touch.";
+          };
+          staleAfter = mkDuration "24h" "After how long without an answer from any remote the host counts as stale.";
+        };
+        build = {
+          timeout = mkNullable duration "How long a build may take; `null` means as long as it likes.";
+          evalTimeout = mkDuration "30m" "How long the evaluation may take.";
+          evalMemoryMax = mkNullable types.ints.positive "Bytes of address space that the evaluation may use.";
+        };
+        activation = {
+          soak = mkDuration "60s" "How long all hard checks must be green in one go.";
+          window = mkDuration "5m" "How long a new system may take to become healthy; longer than the soak time.";
+          switchTimeout = mkDuration "15m" "How long {command}`switch-to-configuration` may take.";
+          drift = mkOption {
+            type = types.enum [
+              "hold"
+              "enforce"
+            ];
+            default = "hold";
+            description = ''
+              What to do about a system that somebody else switched to: leave it until the branch moves (`hold`),
+              or deploy the accepted commit again (`enforce`).
+            '';
+          };
+          freeBytesMin = mkOption {
+            type = types.ints.unsigned;
+            default = 64 * 1024 * 1024;
+            description = "Bytes that must be free in the Nix store and in the state directory before a switch.";
+          };
+        };
+        health.checks = mkOption {
+          type = types.attrsOf check;
+          default = { };
+          example = lib.literalExpression ''{ web.http = "http://127.0.0.1/healthz"; }'';
+          description = "What healthy means. Each check sets exactly one of `http` and `command`.";
+        };
+      };
+      default = { };
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = !config.system.autoUpgrade.enable;
+        message = "services.pullagent and system.autoUpgrade would undo each other's work; enable only one of them.";
+      }
+      {
+        assertion = !(config.services.comin.enable or false);
+        message = "services.pullagent and services.comin would undo each other's work; enable only one of them.";
+      }
+      {
+        assertion = config.nix.enable;
+        message = "services.pullagent builds with the host's Nix; nix.enable must be true.";
+      }
+      {
+        assertion = cfg.settings.hostname != "";
+        message = "services.pullagent needs a host name: set networking.hostName or services.pullagent.settings.hostname.";
+      }
+      {
+        assertion = cfg.settings.remotes != [ ];
+        message = "services.pullagent has nothing to follow: services.pullagent.settings.remotes is empty.";
+      }
+      {
+        assertion = lib.any (s: s.keys != [ ] && lib.elem "deployer" s.roles) (
+          lib.attrValues cfg.settings.trust.signers
+        );
+        message = ''
+          services.pullagent trusts nobody: services.pullagent.settings.trust.signers needs at least one signer
+          with a key and the role "deployer".
+        '';
+      }
+    ]
+    ++ map (s: {
+      assertion = !(lib.hasPrefix builtins.storeDir s.path);
+      message = "${s.option} lies in the Nix store, which every user of the host can read: '${s.path}'.";
+    }) secrets;
+
+    environment.systemPackages = [ cfg.package ];
+    environment.etc."pullagent/config.json".source = configFile;
+    environment.etc."pullagent/revision" = lib.mkIf (cfg.revision != null) {
+      text = "${cfg.revision}\n";
+    };
+
+    # Members may steer the agent through its control socket. Reading its status takes no group.
+    users.groups.pullagent-admin = { };
+
+    systemd.services.pullagent = {
+      description = "Keep this host equal to its signed Git repository";
+      wantedBy = [ "multi-user.target" ];
+      # No ordering after network-online.target: a host without a network must still come up with an agent that
+      # can be asked, and polling recovers by itself.
+      after = [
+        "network.target"
+        "nix-daemon.socket"
+      ];
+      path = [
+        config.nix.package
+        pkgs.gitMinimal
+      ];
+      environment =
+        config.nix.envVars
+        // config.networking.proxy.envVars
+        // {
+          NIX_SSL_CERT_FILE = config.security.pki.caBundle;
+          SSL_CERT_FILE = config.security.pki.caBundle;
+        };
+
+      # A deployment may change this unit. Restarting it is safe, because the switch outlives it (KillMode below),
+      # and one short restart at the end beats being down for the whole activation.
+      restartIfChanged = true;
+      stopIfChanged = false;
+      restartTriggers = [ configFile ];
+
+      # An agent that gives up can't fetch its own repair.
+      startLimitIntervalSec = 0;
+      # A system without pullagent must not stop the agent that is just deploying it.
+      unitConfig.X-StopOnRemoval = false;
+
+      serviceConfig = {
+        Type = "notify";
+        NotifyAccess = "main";
+        ExecStart = "${program} run --config /etc/pullagent/config.json";
+        Restart = "always";
+        RestartSec = 5;
+
+        # The switch and the guard run as detached children of the agent. They must outlive it when
+        # a deployment restarts this very unit, so systemd may stop the main process only.
+        KillMode = "process";
+        # Nor may an evaluation that runs out of memory take the agent along.
+        OOMPolicy = "continue";
+
+        StateDirectory = "pullagent";
+        StateDirectoryMode = "0700";
+        RuntimeDirectory = "pullagent";
+        RuntimeDirectoryMode = "0755";
+        # `pullagent status` reads status.json there, also when the agent is down.
+        RuntimeDirectoryPreserve = true;
+        LoadCredential = map (s: "${s.name}:${s.path}") secrets;
+
+        # The children include switch-to-configuration, which mounts, loads modules and sets set-uid bits, and they
+        # inherit whatever is taken away here. So this unit can only drop what no activation needs.
+        LimitCORE = 0;
+        KeyringMode = "private";
+      };
+    };
+  };
+}

@@ -1,0 +1,200 @@
+# Evaluates module.nix on made-up hosts. `tests/module.rs` reads the results with the stand-in `lib`; the flake's
+# checks read the same ones with the real `lib`.
+{
+  lib ? import ./lib.nix,
+  # A duration, a token file and a key to try, for the tables in tests/module.rs.
+  duration ? "60s",
+  tokenFile ? "/run/keys/token",
+  key ? builtins.head (lib.importJSON ../fixtures/config.json).trust.signers.alice.keys,
+}:
+
+let
+  fakePackage = name: {
+    type = "derivation";
+    inherit name;
+    outPath = "${builtins.storeDir}/00000000000000000000000000000000-${name}";
+  };
+
+  pkgsWhere =
+    { native }:
+    {
+      pullagent = fakePackage "pullagent";
+      gitMinimal = fakePackage "git-minimal";
+      stdenv.buildPlatform.canExecute = _: native;
+      stdenv.hostPlatform = { };
+      formats.json = _: {
+        type = lib.types.anything;
+        generate = name: value: fakePackage name // { inherit value; };
+      };
+      runCommand =
+        name: env: script:
+        fakePackage name // { inherit env script; };
+    };
+
+  evaluate =
+    {
+      native ? true,
+      modules,
+    }:
+    (lib.evalModules {
+      modules = [
+        ./host.nix
+        ../../module.nix
+      ]
+      ++ modules;
+      specialArgs.pkgs = pkgsWhere { inherit native; };
+    }).config;
+
+  golden = {
+    services.pullagent = {
+      enable = true;
+      settings = {
+        remotes = [
+          {
+            name = "origin";
+            url = "https://git.example.org/me/infra.git";
+          }
+        ];
+        trust.signers.alice.keys = [ key ];
+        health.checks.web.http = "http://127.0.0.1/healthz";
+      };
+    };
+  };
+
+  settings = more: {
+    services.pullagent.settings = more;
+  };
+
+  host = modules: evaluate { modules = [ golden ] ++ modules; };
+  source = config: config.environment.etc."pullagent/config.json".source;
+  rendered = config: (source config).env.config.value;
+  failures = config: map (a: a.message) (builtins.filter (a: !a.assertion) config.assertions);
+  failuresOf = module: failures (host [ module ]);
+
+  withSecret = host [
+    (settings {
+      remotes = lib.mkForce [
+        {
+          name = "origin";
+          url = "https://git.example.org/me/infra.git";
+          inherit tokenFile;
+        }
+        {
+          name = "mirror";
+          url = "/srv/infra.git";
+        }
+      ];
+    })
+  ];
+
+  revisionOf = modules: (host modules).environment.etc."pullagent/revision".text or null;
+  commit = "0123456789abcdef0123456789abcdef01234567";
+in
+{
+  rendered = rendered (host [ ]);
+  configCheck = (source (host [ ])).script;
+  unit = (host [ ]).systemd.services.pullagent;
+  groups = (host [ ]).users.groups;
+  installed = (host [ ]).environment.systemPackages;
+
+  # A cross build can't run the program, so the file goes in as it is.
+  crossRendered =
+    (source (evaluate {
+      native = false;
+      modules = [ golden ];
+    })).value;
+
+  disabled =
+    let
+      config = evaluate { modules = [ (golden // { services.pullagent.enable = false; }) ]; };
+    in
+    {
+      inherit (config)
+        assertions
+        ;
+      inherit (config.environment) etc systemPackages;
+      inherit (config.systemd) services;
+      inherit (config.users) groups;
+    };
+
+  freeform = rendered (host [
+    (settings {
+      futureKey.deep = [ 1 ];
+      activation.typo = "1s";
+    })
+  ]);
+
+  changed = rendered (host [
+    (settings {
+      branches = [
+        {
+          pattern = "production";
+          operation = "switch";
+        }
+      ];
+      source.subdir = "hosts";
+      trust.signers.bob = {
+        keys = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpibaC0QC5rtjWVaBd7AOA6Z0zQ0eZmZEv3Xa5mreHk bob@laptop" ];
+        roles = [ "contributor" ];
+      };
+      build.evalMemoryMax = 2147483648;
+      activation.soak = duration;
+    })
+  ]);
+
+  secret = {
+    rendered = rendered withSecret;
+    credentials = withSecret.systemd.services.pullagent.serviceConfig.LoadCredential;
+    failures = failures withSecret;
+  };
+
+  revision = {
+    unknown = revisionOf [ ];
+    fromSystem = revisionOf [ { system.configurationRevision = commit; } ];
+    dirtySystem = revisionOf [ { system.configurationRevision = "${commit}-dirty"; } ];
+    own = revisionOf [ { services.pullagent.revision = commit; } ];
+    # Neither the unit nor what it depends on may change with it.
+    unitIsTheSame =
+      (host [ { services.pullagent.revision = commit; } ]).systemd.services.pullagent
+      == (host [ ]).systemd.services.pullagent;
+  };
+
+  failures = {
+    none = failuresOf { };
+    autoUpgrade = failuresOf { system.autoUpgrade.enable = true; };
+    comin = failuresOf { services.comin.enable = true; };
+    noNix = failuresOf { nix.enable = false; };
+    noHostName = failuresOf { networking.hostName = ""; };
+    noRemote = failuresOf (settings {
+      remotes = lib.mkForce [ ];
+    });
+    noSigner = failuresOf (settings {
+      trust.signers = lib.mkForce { };
+    });
+    noKey = failuresOf (settings {
+      trust.signers.alice.keys = lib.mkForce [ ];
+    });
+    noDeployer = failuresOf (settings {
+      trust.signers.alice.roles = [ "contributor" ];
+    });
+  };
+
+  # Each of these must be refused when it is read.
+  refused = {
+    operation = rendered (host [
+      (settings {
+        branches = [
+          {
+            pattern = "main";
+            operation = "boot";
+          }
+        ];
+      })
+    ]);
+    stateDirectory = rendered (host [ (settings { stateDirectory = "/tmp"; }) ]);
+    machineId = rendered (host [ (settings { expectedMachineId = "web1"; }) ]);
+    revision = revisionOf [ { services.pullagent.revision = "main"; } ];
+    undeclared = failuresOf { services.pullagent.branch = "main"; };
+    remoteWithoutUrl = rendered (host [ (settings { remotes = [ { name = "spare"; } ]; }) ]);
+  };
+}

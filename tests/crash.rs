@@ -6,6 +6,7 @@
 //! Planted bugs show that the sweep would notice.
 
 mod crash {
+    mod laws;
     pub mod world;
 }
 

@@ -19,9 +19,11 @@ use rustix::fs::Access;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
-use super::child::{Limits, supervised};
+use super::child::supervised;
 use super::group::Group;
 use super::text::{Tail, last_line};
+
+pub use super::child::Limits;
 
 /// Time limit of a program that was given none.
 pub const TIME_LIMIT: Duration = Duration::from_secs(60);

@@ -124,6 +124,7 @@ fn verify(
     quarantine: &Path,
     limits: &Limits,
 ) -> Result<Report, Failure> {
+    store.verify_indices()?;
     let trusted = store.objects(limits.object_bytes)?;
     let (fresh, pack) = match task.pack {
         true => receive(store, stream, &trusted, quarantine, limits)
@@ -199,7 +200,7 @@ fn read_commit(layers: &[&Objects], oid: &Oid) -> Result<Result<Vec<u8>, Refusal
     Ok(Err(Refusal::new(Code::MissingObject, Some(oid), text)))
 }
 
-/// Looks for damage in the store when something is missing: a broken index hides objects without an error.
+/// Looks for damage in the packs of the store when something is missing that they might have held.
 fn blame_store(store: &Store, report: Report) -> Result<Report, Failure> {
     let missing = match &report {
         Report::Failed(failure) => failure.class == FailureClass::Incomplete,
@@ -207,7 +208,7 @@ fn blame_store(store: &Store, report: Report) -> Result<Report, Failure> {
         Report::Accepted { .. } | Report::Repacked { .. } => false,
     };
     if missing {
-        store.verify_checksums()?;
+        store.verify_packs()?;
     }
     Ok(report)
 }

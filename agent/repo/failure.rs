@@ -81,13 +81,19 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Tells whether a limit or the operating system is to blame. A cut pack is an I/O error too, but has no OS code.
+/// Tells whether a limit or the operating system is to blame. A pack that is cut is an I/O error too, of our reader.
 fn own_fault(error: &gix::Error) -> Option<FailureClass> {
     if error.is_resource_exhausted() {
         return Some(FailureClass::Limit);
     }
     let mut io = error.iter_errors().filter_map(|e| e.downcast_ref::<io::Error>());
-    io.find(|io| io.raw_os_error().is_some()).map(io_class)
+    io.find(|io| io.raw_os_error().is_some() || of_the_disk(io.kind())).map(io_class)
+}
+
+/// gitoxide puts the path into errors of the operating system, which takes their number away and leaves the kind.
+fn of_the_disk(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(kind, FileTooLarge | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
 }
 
 fn io_class(error: &io::Error) -> FailureClass {
@@ -98,6 +104,7 @@ fn io_class(error: &io::Error) -> FailureClass {
 }
 
 /// Returns an error and its causes on one line.
-fn one_line(error: &gix::Error) -> String {
-    format!("{error:#}").replace('\n', " ")
+pub(super) fn one_line(error: &gix::Error) -> String {
+    let words: Vec<String> = error.iter_errors().map(ToString::to_string).collect();
+    words.join(": ").replace('\n', " ")
 }

@@ -246,7 +246,7 @@ struct SignerText {
 }
 
 impl PolicyText {
-    fn of(policy: &Policy) -> PolicyText {
+    pub(super) fn of(policy: &Policy) -> PolicyText {
         let lines = |keys: &[PublicKey]| keys.iter().map(PublicKey::to_string).collect();
         let signer =
             |s: &Signer| SignerText { name: s.name.clone(), keys: lines(&s.keys), roles: s.roles.clone() };

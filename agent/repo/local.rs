@@ -53,10 +53,9 @@ pub fn open_for_verify(dir: &Path) -> Result<LocalRepository, LocalError> {
     // reading runs nothing; without `Trust::Full` gitoxide lowers limits for repositories of another owner.
     let options = gix::open::Options::isolated()
         .with(gix::sec::Trust::Full)
-        .config_overrides(["gitoxide.objects.noReplace=true"]);
+        .config_overrides(["core.useReplaceRefs=false"]);
     let opened = gix::ThreadSafeRepository::open_opts(dir, options);
-    let repository =
-        opened.map_err(|source| LocalError::Open { path: dir.to_owned(), source: source.into() })?;
+    let repository = opened.map_err(|source| LocalError::Open { path: dir.to_owned(), source })?;
     Ok(LocalRepository { path: dir.to_owned(), repository: repository.to_thread_local() })
 }
 

@@ -39,3 +39,6 @@ pub mod local;
 
 pub use failure::{Failure, FailureClass};
 pub use limits::Limits;
+
+#[cfg(test)]
+mod tests;

@@ -11,13 +11,16 @@ use gix::objs::Find;
 use gix::progress::Discard;
 use gix_pack::bundle::write::Options;
 
-use super::failure::Failure;
+use super::failure::{Failure, one_line};
 use super::files;
 use super::limits::Limits;
 use super::objects::{Data, Format, Objects, oid};
 
 /// The size of a pack's header: signature, version, number of objects.
 const HEADER_BYTES: usize = 12;
+
+/// How much of one list gitoxide allocates for each object while it indexes; two such lists for a half each.
+const INDEXED_OBJECT_BYTES: u64 = 128;
 
 /// Writes the pack that `stream` brings, and an index for it, into the pack directory `dir`; returns the index.
 ///
@@ -32,13 +35,13 @@ pub(super) fn write(
     let exceeded = Cell::new(None);
     let budget = |what, limit| Budget { what, limit, left: Cell::new(limit), exceeded: &exceeded };
     let mut stream = Bounded { inner: stream, budget: budget("the size of the pack", limits.pack_bytes) };
-    let header = read_header(&mut stream, limits).map_err(|failure| exceeded.take().unwrap_or(failure))?;
+    let header = read_header(&mut stream, limits);
+    let (header, objects) = header.map_err(|failure| exceeded.take().unwrap_or(failure))?;
     let bases = Bases { trusted, budget: budget("the size of the pack's delta bases", limits.bases_bytes) };
-    let options = Options {
-        thread_limit: Some(1),
-        alloc_limit_bytes: Some(usize::try_from(limits.object_bytes).unwrap_or(usize::MAX)),
-        ..Options::default()
-    };
+    // The same limit is for each object and for the list of all.
+    let alloc_limit = limits.object_bytes.max(u64::from(objects) * INDEXED_OBJECT_BYTES);
+    let alloc_limit_bytes = Some(usize::try_from(alloc_limit).unwrap_or(usize::MAX));
+    let options = Options { thread_limit: Some(1), alloc_limit_bytes, ..Options::default() };
     // Without a look-up gitoxide would copy bytes behind the trailer into the stored pack; so it always gets one.
     let outcome = gix_pack::Bundle::write_to_directory(
         &mut BufReader::new(Cursor::new(header).chain(stream)),
@@ -71,15 +74,16 @@ pub(super) fn check_pair(index: &Path, format: Format) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads a stored pack and its index whole and compares their checksums.
-pub(super) fn verify_checksums(index: &Path, format: Format) -> Result<(), String> {
-    let bundle = open(index, format)?;
-    let never = AtomicBool::new(false);
-    let index_sum = bundle.index.verify_checksum(&mut Discard, &never);
-    index_sum
-        .and_then(|_| bundle.pack.verify_checksum(&mut Discard, &never))
-        .map_err(|e| broken(index, &e))?;
-    Ok(())
+/// Reads a stored index whole and compares its checksum.
+pub(super) fn verify_index(index: &Path, format: Format) -> Result<(), String> {
+    let checked = open(index, format)?.index.verify_checksum(&mut Discard, &AtomicBool::new(false));
+    checked.map(drop).map_err(|e| broken(index, &e))
+}
+
+/// Reads a stored pack whole and compares its checksum.
+pub(super) fn verify_pack(index: &Path, format: Format) -> Result<(), String> {
+    let checked = open(index, format)?.pack.verify_checksum(&mut Discard, &AtomicBool::new(false));
+    checked.map(drop).map_err(|e| broken(index, &e))
 }
 
 fn open(index: &Path, format: Format) -> Result<gix_pack::Bundle, String> {
@@ -87,10 +91,10 @@ fn open(index: &Path, format: Format) -> Result<gix_pack::Bundle, String> {
 }
 
 fn broken(index: &Path, error: &gix::Error) -> String {
-    format!("'{}' or its pack is broken: {error:#}", index.display())
+    format!("'{}' or its pack is broken: {}", index.display(), one_line(error))
 }
 
-fn read_header(stream: &mut impl Read, limits: &Limits) -> Result<[u8; HEADER_BYTES], Failure> {
+fn read_header(stream: &mut impl Read, limits: &Limits) -> Result<([u8; HEADER_BYTES], u32), Failure> {
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => Failure::incomplete("the pack ends within its header"),
@@ -102,7 +106,7 @@ fn read_header(stream: &mut impl Read, limits: &Limits) -> Result<[u8; HEADER_BY
         // An empty pack would leave its trailer unread and yield no index.
         0 => Err(Failure::incomplete("the pack holds no object")),
         n if n > limits.objects => Err(Failure::limit(&format!("a pack of {n} objects"), limits.objects)),
-        _ => Ok(header),
+        n => Ok((header, n)),
     }
 }
 

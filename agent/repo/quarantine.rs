@@ -38,11 +38,6 @@ impl Quarantine {
         &self.path
     }
 
-    /// Returns the object directory that the import child fills.
-    pub(super) fn objects_dir(&self) -> PathBuf {
-        self.path.join("objects")
-    }
-
     /// Moves the pack named `pack` into `store`, which makes all its objects trusted, and deletes the quarantine.
     ///
     /// Pack and index are synced before they move; the index moves last, because it makes the pack visible.

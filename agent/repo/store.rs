@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::files;
 use super::limits::Limits;
 use super::objects::{Format, Kind, Objects, format_of, to_gix};
+use super::pack;
 use super::quarantine::Quarantine;
 use crate::model::Oid;
 
@@ -202,15 +203,24 @@ impl Store {
         Ok(self.packs()?.len() > Store::PACKS_MAX)
     }
 
-    /// Reads everything and compares all checksums, which takes a second for each few hundred megabytes.
+    /// Reads all indices and compares their checksums: a damaged one hides objects without an error.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] names the first file that is not what it was.
-    pub fn verify_checksums(&self) -> Result<(), StoreError> {
-        for index in self.packs()? {
-            super::pack::verify_checksums(&index, self.format).map_err(corrupt(&self.git_dir))?;
-        }
-        Ok(())
+    /// [`StoreError::Corrupt`] names the first one that is not what it was.
+    pub(super) fn verify_indices(&self) -> Result<(), StoreError> {
+        self.packs()?
+            .iter()
+            .try_for_each(|index| pack::verify_index(index, self.format).map_err(corrupt(&self.git_dir)))
+    }
+
+    /// Reads all packs and compares their checksums, which takes a second for each few hundred megabytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] names the first one that is not what it was.
+    pub fn verify_packs(&self) -> Result<(), StoreError> {
+        self.packs()?
+            .iter()
+            .try_for_each(|index| pack::verify_pack(index, self.format).map_err(corrupt(&self.git_dir)))
     }
 
     /// Returns the state directory that the store lies in.
@@ -275,7 +285,7 @@ impl Store {
 
     fn check_packs(&self) -> Result<(), StoreError> {
         for index in self.packs()? {
-            super::pack::check_pair(&index, self.format).map_err(corrupt(&self.git_dir))?;
+            pack::check_pair(&index, self.format).map_err(corrupt(&self.git_dir))?;
         }
         match list(&self.pack_dir(), "pack")?.iter().find(|pack| !pack.with_extension("idx").exists()) {
             Some(pack) => Err(corrupt(&self.git_dir)(format!("'{}' has no index", pack.display()))),

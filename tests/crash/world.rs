@@ -32,6 +32,8 @@ pub enum Behaviour {
     OperatorSwitches,
     /// The switch never ends by itself.
     Hanging,
+    /// The health phase outlasts the guard, as on a host that was asleep.
+    Sluggish,
 }
 
 #[derive(Debug, Clone)]
@@ -72,6 +74,7 @@ struct Guard {
     new: Option<StorePath>,
     /// Profile and boot entry when the probation began.
     permanent: Option<(StorePath, StorePath)>,
+    test: bool,
     boot: u32,
     timers: Vec<u64>,
     decision: Option<Decision>,
@@ -372,6 +375,7 @@ impl World {
                 old: Some(old.clone()),
                 new: Some(d.toplevel.clone()),
                 permanent: Some((w.profile.clone(), w.boot_default.clone())),
+                test: d.desired.operation == Operation::Test,
                 boot,
                 ..Guard::default()
             };
@@ -484,7 +488,7 @@ impl World {
             (w.running, w.etc) = (third_system(), third_system());
             (w.profile, w.boot_default) = (third_system(), third_system());
         }
-        self.pass(SOAK_MS);
+        self.pass(if behaviour == Behaviour::Sluggish { 2 * GUARD_SHORT_MS } else { SOAK_MS });
         let third = self.inner.borrow().running == third_system();
         let decision = match behaviour {
             _ if third => Decision::Superseded,
@@ -676,6 +680,8 @@ impl Inner {
     /// What must hold at every moment, whatever happened before.
     fn check_invariants(&mut self) {
         let mut wrong = vec![];
+        let number = |id: &String| id.split('-').next().and_then(|n| n.parse::<u32>().ok());
+        let newest = self.guards.keys().max_by_key(|id| number(id)).cloned();
         let permanent = (self.profile.clone(), self.boot_default.clone());
         for (id, guard) in self.guards.iter().filter(|(_, g)| g.boot == self.boots) {
             let (Some(old), Some(new)) = (&guard.old, &guard.new) else { continue };
@@ -690,6 +696,10 @@ impl Inner {
                 && guard.permanent != Some(permanent.clone())
             {
                 wrong.push(format!("{id}: profile or boot entry moved before it was confirmed"));
+            }
+            let moved = guard.permanent != Some(permanent.clone());
+            if guard.test && confirmed && moved && newest.as_ref() == Some(id) {
+                wrong.push(format!("{id}: a test was made permanent"));
             }
             let armed = guard.timers.iter().any(|t| *t > self.now_ms);
             if guard.decision.is_none() && (self.running == *new || self.etc == *new) && !armed {

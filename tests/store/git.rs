@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use pullagent::model::Oid;
-use pullagent::trust::{Policy, Role, Signer};
+use super::product::model::Oid;
+use super::product::trust::{Policy, Role, Signer};
 
 /// Seconds of the first commit; each one is a minute later than the one before.
 pub const FIRST_COMMIT: u64 = 1_700_000_000;

@@ -87,10 +87,6 @@ impl Tools {
     }
 
     /// Starts a server that runs until it is dropped, in a process group of its own, its output appended to `log`.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "host/command.rs runs programs to their end; this one has none"
-    )]
     pub fn serve(
         &self,
         program: impl Into<PathBuf>,

@@ -6,6 +6,7 @@
 //! Planted bugs show that the sweep would notice.
 
 mod crash {
+    mod laws;
     pub mod world;
 }
 
@@ -118,6 +119,7 @@ fn scripts() -> Vec<Script> {
         one("torn switch", Torn),
         one("refusing switch", Refusing),
         one("hanging switch", Hanging),
+        one("health phase outlasts the guard", Sluggish),
         one("resets the host", Resetting),
         one("operator switches", OperatorSwitches),
         test_branch("test branch", Good),
@@ -272,6 +274,10 @@ fn compare(script: &Script, clean: &End, cuts: &[(u32, Cut)], ran: &Ran) -> Resu
         // The operator comes once. A reset before that is noticed leaves the target as one to be tried again.
         end.quarantined = clean.quarantined.clone();
     }
+    if script.name == "unhealthy test branch" && cuts.iter().any(|(_, c)| matches!(c, Cut::Power)) {
+        // A test is entered at most once: after a reset nobody finds out any more how unhealthy it was.
+        end.quarantined = clean.quarantined.clone();
+    }
     if cuts.iter().any(|(_, c)| matches!(c, Cut::LongKill)) {
         end.quarantined = clean.quarantined.clone();
         let last = clean.main.clone();
@@ -306,6 +312,7 @@ fn undisturbed_runs_end_as_they_should() {
             | "refusing switch"
             | "hanging switch"
             | "resets the host"
+            | "health phase outlasts the guard"
             | "operator switches"
             | "unhealthy test branch" => vec![oid(0x2000)],
             _ => vec![],

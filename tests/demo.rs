@@ -1,7 +1,7 @@
 //! Goal: what `pullagent demo` shows is what happens. Method: first its world alone, without the agent, so that a
 //! later refusal or rollback is the agent's doing and not the world's; then the verb itself.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "this is a test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "this is a test")]
 #![expect(clippy::disallowed_methods, reason = "a test runs the program as its user does")]
 
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pullagent::cli::demo::flake::{Tempo, page};
+use pullagent::cli::demo::host::View;
 use pullagent::cli::demo::people::Change;
 use pullagent::cli::demo::{Setup, World};
 
@@ -70,7 +71,8 @@ async fn the_world_is_real() {
     for (system, health) in [(&two, 200), (&three, 404), (&two, 200)] {
         world.host.switch(system, "check").await.unwrap();
         world.host.switch(system, "test").await.unwrap();
-        let view = await_view(&world, |view| view.health == health && view.title == "<h1>Two</h1>").await;
+        let served = |view: &View| view.health == health && view.title == "<h1>Two</h1>";
+        let view = world.host.await_view(served).await.unwrap();
         let system = Some(system.clone());
         assert_eq!((&view.running, &view.etc, &view.profile), (&system, &system, &first));
     }
@@ -78,21 +80,6 @@ async fn the_world_is_real() {
 
     drop(world);
     assert!(!setup.dir.exists(), "nothing is left");
-}
-
-/// nginx reloads a moment after it was told to.
-async fn await_view(
-    world: &World,
-    wanted: impl Fn(&pullagent::cli::demo::host::View) -> bool,
-) -> pullagent::cli::demo::host::View {
-    for _ in 0..200 {
-        let view = world.host.view().await.unwrap();
-        if wanted(&view) {
-            return view;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    panic!("the host never came to look as wanted: {:?}", world.host.view().await);
 }
 
 /// Where no store of its own can be had, the machine's serves, if this user may build in it.

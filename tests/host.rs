@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::processes::{is_alive, kill, pid_in, wait_until, with_arguments};
 use common::toplevel::{Host, Misbehave};
-use pullagent::host::child::Limits;
-use pullagent::host::command::{self, Command, CommandError, Ending};
+use pullagent::host::command::{self, Command, CommandError, Ending, Limits};
 use pullagent::host::job::{self, JobError, JobResult, JobSpec, JobState};
 use pullagent::host::switch;
 
@@ -97,7 +96,7 @@ async fn at_the_time_limit_the_whole_group_is_killed() {
     let start = Instant::now();
     let error = sh(&script).time_limit(Duration::from_millis(500)).run().await.unwrap_err();
     assert!(matches!(&error, CommandError::TimedOut { stderr, .. } if stderr == "waiting\n"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(6));
+    assert!(start.elapsed() < Duration::from_secs(20));
     assert!(!is_alive(pid_in(&leader)));
     wait_until("the child's end", || !is_alive(pid_in(&child)));
 }
@@ -116,7 +115,7 @@ async fn a_run_that_is_dropped_takes_its_processes_along() {
     let (child, leader) = (pid_in(&child), pid_in(&leader));
     let start = Instant::now();
     while is_alive(child) || is_alive(leader) {
-        assert!(start.elapsed() < Duration::from_secs(10), "they live on");
+        assert!(start.elapsed() < Duration::from_secs(20), "they live on");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -130,10 +129,12 @@ async fn what_a_program_leaves_behind_in_its_group_is_swept() {
     assert_eq!(output.stdout, b"done\n");
     wait_until("the child's end", || !is_alive(pid_in(&child)));
     // One that left the group cannot be found, but it cannot hold us up either.
-    let output =
-        sh(&format!("setsid sleep 8 & echo $! >{}; echo done", child.display())).run().await.unwrap();
+    let stray = temp.path().join("stray");
+    let script = format!("setsid sleep 300 & echo $! >{}; echo done", stray.display());
+    let output = sh(&script).run().await.unwrap();
     assert_eq!(output.stdout, b"done\n");
-    assert!(start.elapsed() < Duration::from_secs(6));
+    assert!(start.elapsed() < Duration::from_secs(20));
+    kill(pid_in(&stray));
 }
 
 #[tokio::test]

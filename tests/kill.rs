@@ -14,20 +14,19 @@ use pullagent::cli::demo::people::{Change, Person};
 use pullagent::cli::demo::{Setup, World};
 use pullagent::model::Oid;
 use pullagent::report::{BadKind, Headline, Status};
-use tokio::time::Instant;
 
 const KILLS_QUICK: u32 = 8;
 const KILLS_LONG: u32 = 50;
 const KILLS_PER_PUSH: u32 = 2;
-
-/// The slowest push that is not killed at all takes about this long from push to verdict, in milliseconds.
-const COURSE_MS: u64 = 3500;
 
 /// How long the agent may stay dead between two lives, in milliseconds.
 const DEATH_MS: u64 = 500;
 
 /// How long the host may take to end right after the last kill.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// How much later than announced the guard may be: it has to start a process and a switch.
+const GUARD_LATE_SECS_MAX: u64 = 3;
 
 /// A window that no series of kills fills: what ends right must end right by health and not by the clock.
 const PATIENT: Tempo =
@@ -66,35 +65,32 @@ async fn no_kill_leaves_a_wrong_state() {
     println!("{} kills of the agent, every final state right (PULLAGENT_SEED={seed})", run.kills.len());
 }
 
-/// Nobody is left but the guard: it brings the old system back when the window is over.
+/// Nobody is left but the guard: it brings the old system back by the deadline that the status announced.
 #[tokio::test]
 async fn the_guard_alone_rolls_back_what_nobody_confirmed() {
-    let window = Duration::from_secs(4);
-    let tempo = Tempo { interval: Duration::from_secs(1), soak: Duration::from_secs(3), window };
+    let tempo = Tempo { soak: Duration::from_secs(3), window: Duration::from_secs(4), ..PATIENT };
     let mut run = Run::begin("guard", tempo, 0).await;
     let tip = run.push(0, Kind::Good).await;
     let soaking = |status: &Status| status.state == Headline::CheckingHealth;
-    run.world.agent.await_status(SETTLE_TIME_MAX, soaking).await.unwrap();
+    let deadline = run.await_status(soaking).await.deployment.unwrap().deadline.unwrap();
     run.world.agent.kill_9().await.unwrap();
-    let killed = Instant::now();
     let view = run.world.host.view().await.unwrap();
     assert_ne!(view.running, run.settled.running, "the new system runs, unconfirmed: {view:?}");
 
     while run.world.host.view().await.unwrap() != run.settled {
-        assert!(killed.elapsed() < SETTLE_TIME_MAX, "the guard never rolled back");
+        assert!(unix_secs() <= deadline + GUARD_LATE_SECS_MAX, "the guard does not keep its deadline");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let took = killed.elapsed();
-    println!(
-        "the guard rolled back {:.1} s after the agent was killed, window {window:?}",
-        took.as_secs_f32()
-    );
-    assert!(took < window + Duration::from_secs(5), "the guard was late: {took:?}");
+    assert!(unix_secs() + 1 >= deadline, "the guard rolled back before its time");
 
     // The agent learns what happened without it, and does not try the same again.
     run.world.agent.start().await.unwrap();
     run.await_bad(&tip, BadKind::RolledBack).await;
     run.check_everything_is_over().await;
+}
+
+fn unix_secs() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
 fn default_kills() -> u32 {
@@ -151,7 +147,7 @@ impl Run {
                 self.await_in_sync().await;
             }
         }
-        assert_eq!(self.world.host.view().await.unwrap(), self.settled, "{kind:?} ended wrong");
+        self.expect_unchanged().await;
         self.world.store.verify(self.settled.running.as_ref().unwrap()).await.unwrap();
     }
 
@@ -176,7 +172,8 @@ impl Run {
     /// Kills the agent `kills` times at random moments, each time starting it again.
     async fn suffer(&mut self, kind: Kind, kills: u32) {
         for _ in 0..kills {
-            let moment = Duration::from_millis(self.random.u64(0..COURSE_MS / u64::from(KILLS_PER_PUSH)));
+            let moment =
+                Duration::from_millis(self.random.u64(0..course_ms(kind) / u64::from(KILLS_PER_PUSH)));
             tokio::time::sleep(moment).await;
             self.world.agent.kill_9().await.unwrap();
             let said = self.world.agent.status().await.map_or("nothing", |status| status.state.word());
@@ -192,14 +189,13 @@ impl Run {
     async fn expect_deployed(&mut self, tip: &Oid, round: u32) {
         self.accepted = tip.clone();
         self.await_in_sync().await;
-        let view = self.world.host.view().await.unwrap();
+        let view = self.expect_title(round).await;
         assert_ne!(view.running, self.settled.running);
         for link in [&view.etc, &view.profile, &view.boot] {
             assert_eq!(*link, view.running, "the host's links disagree: {view:?}");
         }
         let generation = self.settled.generation.map(|generation| generation + 1);
         assert_eq!((view.generation, view.health), (generation, 200), "{view:?}");
-        assert_eq!(view.title, format!("<h1>{}</h1>", title(round)));
         self.settled = view;
     }
 
@@ -207,18 +203,28 @@ impl Run {
         let testing = |status: &Status| status.state == Headline::Testing && runs(status, tip);
         let status = self.await_status(testing).await;
         assert!(status.bad(tip).is_none(), "{status:?}");
-        let view = self.world.host.view().await.unwrap();
+        let view = self.expect_title(round).await;
         assert_ne!(view.running, self.settled.running);
-        assert_eq!((&view.etc, view.title), (&view.running, format!("<h1>{}</h1>", title(round))));
+        assert_eq!(view.etc, view.running);
         assert_eq!((&view.profile, &view.boot), (&self.settled.profile, &self.settled.boot));
     }
 
     /// Brings the health page back on top of a bad commit, without kills, so that the next round stands on good ground.
     async fn mend(&mut self) {
         let round = 1000 + u32::try_from(self.kills.len()).unwrap();
-        assert_eq!(self.world.host.view().await.unwrap(), self.settled, "the rollback was not whole");
+        self.expect_unchanged().await;
         let tip = self.push(round, Kind::Good).await;
         self.expect_deployed(&tip, round).await;
+    }
+
+    async fn expect_title(&self, round: u32) -> View {
+        let title = format!("<h1>{}</h1>", title(round));
+        self.world.host.await_view(|view| view.title == title).await.unwrap()
+    }
+
+    async fn expect_unchanged(&self) {
+        let look = self.world.host.await_view(|view| *view == self.settled).await;
+        assert!(look.is_ok(), "{look:?}\nand it was {:?}", self.settled);
     }
 
     async fn await_bad(&mut self, tip: &Oid, kind: BadKind) {
@@ -248,7 +254,7 @@ impl Run {
     async fn check_everything_is_over(&mut self) {
         let status = self.world.agent.status().await.unwrap();
         assert_eq!(status.deployment, None);
-        assert_eq!(self.world.host.view().await.unwrap(), self.settled);
+        self.expect_unchanged().await;
         let guards = self.world.host.root.join("var/lib/pullagent/guard");
         for guard in std::fs::read_dir(&guards).unwrap() {
             let guard = guard.unwrap().path();
@@ -258,6 +264,14 @@ impl Run {
         for system in [&self.world.first.1, self.settled.running.as_ref().unwrap()] {
             self.world.store.verify(system).await.unwrap();
         }
+    }
+}
+
+/// About how long it takes from push to verdict if nobody is killed, in milliseconds.
+fn course_ms(kind: Kind) -> u64 {
+    match kind {
+        Kind::Good | Kind::Bad | Kind::Trial => 3500,
+        Kind::Unsigned => 1000,
     }
 }
 

@@ -146,6 +146,25 @@ async fn evaluation_failures() {
     assert!(matches!(&late, Err(NixError::Transient { cause: Cause::Timeout, .. })), "{late:?}");
 }
 
+/// An input that the lock file does not pin would be another one at every host and at every time.
+#[tokio::test]
+async fn an_unlocked_input_is_refused() {
+    let mut store = Store::new().await;
+    let tree = store.path("export/unlocked/source");
+    fs::create_dir_all(&tree).unwrap();
+    let flake = format!(
+        r#"{{ inputs.other = {{ url = "path:{}"; flake = false; }}; outputs = {{ self, other }}: {{ top = other; }}; }}"#,
+        store.path("export/source").display()
+    );
+    fs::write(tree.join("flake.nix"), flake).unwrap();
+    store.source = store.nix.add_source(&tree, &store.path("roots/unlocked")).await.unwrap();
+    match store.eval("top").await {
+        Err(NixError::Evaluation { text }) => assert!(text.contains("requires lock file changes"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(!store.source.join("flake.lock").exists());
+}
+
 #[tokio::test]
 async fn build_failures() {
     let store = Store::new().await;
@@ -181,7 +200,7 @@ async fn an_interrupted_build_is_not_valid() {
     let root = store.path("roots/slow");
     let error = store.nix.realise(&drv, &root, Duration::from_secs(2)).await.unwrap_err();
     assert!(matches!(error, NixError::Transient { cause: Cause::Timeout, .. }), "{error:?}");
-    assert!(start.elapsed() < Duration::from_secs(8));
+    assert!(start.elapsed() < Duration::from_secs(20));
     assert!(out.as_path().exists(), "otherwise this proves nothing");
     assert!(!store.nix.is_valid(&out).await.unwrap());
     assert!(!root.exists());

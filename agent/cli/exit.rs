@@ -46,10 +46,11 @@ impl Exit {
         }
     }
 
-    /// Returns the exit code that says how a host is.
+    /// Returns the exit code that says how a host is. The word of an agent that is dead or silent counts for nothing.
     pub fn of_state(state: Headline, life: Life) -> Exit {
-        if life == Life::Dead {
-            return Exit::Unreachable;
+        match life {
+            Life::Running => {}
+            Life::Silent | Life::Dead => return Exit::Unreachable,
         }
         match state {
             Headline::InSync | Headline::Testing => Exit::Ok,
@@ -103,18 +104,18 @@ impl Fail {
         Fail::new(Exit::Usage, anyhow::anyhow!(text.into()), hint)
     }
 
-    /// Prints the chain of causes on one line, and the hint on another.
+    /// Prints the chain of causes, and the hint on a line of its own.
     pub fn report(&self) {
-        anstream::eprintln!("pullagent: {}", one_line(&format!("{:#}", self.error)));
+        anstream::eprintln!("pullagent: {}", harmless(&format!("{:#}", self.error)));
         if let Some(hint) = &self.hint {
-            anstream::eprintln!("hint: {}", one_line(hint));
+            anstream::eprintln!("hint: {}", harmless(hint));
         }
     }
 }
 
 /// Foreign texts may end up in an error; none may move the cursor.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
 impl From<anyhow::Error> for Fail {

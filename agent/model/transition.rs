@@ -153,13 +153,16 @@ impl State {
             Stage::Probation { step, .. } => Some(step.clone()),
         };
         match (event, step) {
-            (Event::Confirmed { generation, at, .. }, Some(Step::Confirming)) => {
-                self.confirm(&d, *generation, *at)
+            // Without a probation only where the system runs already and nothing has to be tried.
+            (Event::Confirmed { generation, at, .. }, None | Some(Step::Confirming)) => {
+                self.confirm(&d, *generation, *at);
             }
             (Event::RolledBack { at, .. }, Some(Step::RollingBack { reason, failures })) => {
-                let failure =
-                    Failure { class: Class::Target, code: "health".to_owned(), text: reason.clone() };
-                self.set_aside(&d, failure, *at);
+                // The way back to the confirmed line is never given up: it is tried again later.
+                if d.desired.why != Why::EndOfTest {
+                    let (class, code, text) = (Class::Target, "health".to_owned(), reason.clone());
+                    self.set_aside(&d, Failure { class, code, text }, *at);
+                }
                 self.end(&d, Outcome::RolledBack { reason, failures }, *at);
             }
             (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, .. })) => {

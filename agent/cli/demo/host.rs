@@ -16,6 +16,12 @@ use crate::model::StorePath;
 /// How long the page may take; nginx answers within a millisecond.
 const PAGE_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How long nginx may take to serve what it was told to serve.
+const RELOAD_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The pause between two looks at the host.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// The largest answer of the web service that is read, in bytes.
 const PAGE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -120,6 +126,24 @@ impl Host {
             title: page.lines().next().unwrap_or_default().to_owned(),
             health: self.get("/healthz").await?.0,
         })
+    }
+
+    /// Looks until the host is as wanted: nginx serves a new configuration a moment after it was told to.
+    ///
+    /// # Errors
+    /// If it is not so after a few seconds; the error says what it is instead.
+    pub async fn await_view(&self, wanted: impl Fn(&View) -> bool) -> anyhow::Result<View> {
+        let deadline = tokio::time::Instant::now() + RELOAD_TIME_MAX;
+        loop {
+            let view = self.view().await?;
+            if wanted(&view) {
+                return Ok(view);
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("the host is not as it should be: {view:?}");
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
     }
 
     fn system_at(&self, link: &str) -> Option<StorePath> {

@@ -211,8 +211,7 @@ impl Story {
         let tip = self.alice_pushes(&message, &write, TEST_BRANCH).await?;
         self.narrator.expect("it runs, but profile and boot entry stay: a reboot would go back");
         self.await_status(|status| status.state == Headline::Testing && runs(status, &tip)).await?;
-        let view = self.world.host.view().await?;
-        ensure!(view.title == headline("Trial"), "the page says '{}'", view.title);
+        let view = self.world.host.await_view(|view| view.title == headline("Trial")).await?;
         ensure!(view.running != self.settled.running, "the host runs what it ran before");
         ensure!(view.running == view.etc, "'/etc' and the running system differ");
         let permanent = |view: &View| (view.profile.clone(), view.generation, view.boot.clone());
@@ -280,7 +279,7 @@ impl Story {
     /// Waits until `tip` is permanent, and checks it where a stranger would look.
     async fn await_deployed(&mut self, tip: &Oid, title: &str) -> anyhow::Result<()> {
         self.await_in_sync(tip).await?;
-        let view = self.world.host.view().await?;
+        let view = self.world.host.await_view(|view| view.title == headline(title)).await?;
         let running = view.running.clone().context("the host runs nothing")?;
         ensure!(view.running != self.settled.running, "the host runs what it ran before");
         ensure!(
@@ -288,7 +287,6 @@ impl Story {
             "the host's links disagree: {view:?}"
         );
         ensure!(view.generation > self.settled.generation, "the profile has no new generation");
-        ensure!(view.title == headline(title), "the page says '{}'", view.title);
         ensure!(view.health == 200, "the health page answers {}", view.health);
         let revision = running.join("etc/pullagent/revision");
         let revision = std::fs::read_to_string(&revision).context("the system does not say its revision")?;
@@ -320,9 +318,8 @@ impl Story {
 
     /// Checks that the host looks as after the last step that was to change it.
     async fn host_is_unchanged(&self) -> anyhow::Result<()> {
-        let view = self.world.host.view().await?;
-        ensure!(view == self.settled, "the host was {:?} and is {view:?}", self.settled);
-        Ok(())
+        let look = self.world.host.await_view(|view| *view == self.settled).await;
+        look.with_context(|| format!("the host was {:?}", self.settled)).map(drop)
     }
 
     fn log_names(&self, tip: &Oid, code: &str) -> bool {

@@ -9,8 +9,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::child::Limits;
-use super::command::{self, Command, CommandError, Output};
+use super::command::{self, Command, CommandError, Limits, Output};
 use super::files;
 use super::text::printable;
 use crate::model::{Oid, StorePath};
@@ -213,7 +212,9 @@ impl Nix {
         let call = self
             .classic("nix")
             .args(["--extra-experimental-features", "nix-command flakes", "eval", "--raw"])
-            .args(["--no-write-lock-file", "--no-update-lock-file"])
+            // An input that is not locked is an error. (`--no-write-lock-file` would turn that off, and lock it
+            // anew in memory; nothing is written either way.)
+            .arg("--no-update-lock-file")
             .args(["--option", "eval-cache", "false", "--option", "accept-flake-config", "false"])
             .args(["--option", "use-registries", "false", "--option", "flake-registry", ""])
             .arg(self.flake_url(flake)?)

@@ -38,10 +38,6 @@ pub(super) fn write(
     let header = read_header(&mut stream, limits);
     let (header, objects) = header.map_err(|failure| exceeded.take().unwrap_or(failure))?;
     let bases = Bases { trusted, budget: budget("the size of the pack's delta bases", limits.bases_bytes) };
-    // The same limit is for each object and for the list of all.
-    let alloc_limit = limits.object_bytes.max(u64::from(objects) * INDEXED_OBJECT_BYTES);
-    let alloc_limit_bytes = Some(usize::try_from(alloc_limit).unwrap_or(usize::MAX));
-    let options = Options { thread_limit: Some(1), alloc_limit_bytes, ..Options::default() };
     // Without a look-up gitoxide would copy bytes behind the trailer into the stored pack; so it always gets one.
     let outcome = gix_pack::Bundle::write_to_directory(
         &mut BufReader::new(Cursor::new(header).chain(stream)),
@@ -50,7 +46,7 @@ pub(super) fn write(
         &AtomicBool::new(false),
         Some(bases),
         format,
-        options,
+        options(objects, limits),
     );
     let outcome = outcome.map_err(|e| {
         let failure = Failure::of_gix("index the pack", &e, FailureClass::Incomplete);
@@ -60,6 +56,13 @@ pub(super) fn write(
         files::remove(&keep).map_err(|e| Failure::io("delete the pack's '.keep' file", &e))?;
     }
     outcome.index_path.ok_or_else(|| Failure::incomplete("the pack holds no object"))
+}
+
+fn options(objects: u32, limits: &Limits) -> Options {
+    // One limit serves for each object and for the list of all.
+    let alloc_limit = limits.object_bytes.max(u64::from(objects) * INDEXED_OBJECT_BYTES);
+    let alloc_limit_bytes = Some(usize::try_from(alloc_limit).unwrap_or(usize::MAX));
+    Options { thread_limit: Some(1), alloc_limit_bytes, ..Options::default() }
 }
 
 /// Returns the name that a pack and its index have in common, such as `pack-<hash>`.

@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a test starts programs and looks at the clock")]
 
-#![allow(clippy::disallowed_methods, reason = "tests run git and nix, and look at the clock")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bytes;
 mod crash;

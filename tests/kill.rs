@@ -176,7 +176,7 @@ impl Run {
                 Duration::from_millis(self.random.u64(0..course_ms(kind) / u64::from(KILLS_PER_PUSH)));
             tokio::time::sleep(moment).await;
             self.world.agent.kill_9().await.unwrap();
-            let said = self.world.agent.status().await.map_or("nothing", |status| status.state.word());
+            let said = self.world.agent.status().await.map_or("nothing".to_owned(), |status| said(&status));
             let torn = if self.world.host.is_torn() { ", in the middle of a switch" } else { "" };
             let death = Duration::from_millis(self.random.u64(0..DEATH_MS));
             self.kills.push(format!("{kind:?}: after {moment:?}, '{said}'{torn}, dead for {death:?}"));
@@ -265,6 +265,12 @@ impl Run {
             self.world.store.verify(system).await.unwrap();
         }
     }
+}
+
+/// The state in one word, and what is tried again.
+fn said(status: &Status) -> String {
+    let retries = status.retries.iter().map(|retry| format!(": {}", retry.text)).collect::<String>();
+    format!("{}{retries}", status.state.word())
 }
 
 /// About how long it takes from push to verdict if nobody is killed, in milliseconds.

@@ -28,12 +28,6 @@ impl Steps {
             Ok(event) => Happened::Event(event),
             Err(Stop::Again(happened)) => *happened,
             Err(Stop::Off(failure)) => {
-                tracing::warn!(
-                    deployment = d.id.as_str(),
-                    code = failure.code,
-                    "not begun: {}",
-                    failure.text
-                );
                 Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
             }
         }

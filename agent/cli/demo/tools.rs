@@ -138,7 +138,7 @@ fn describe_missing(missing: &[&Needed]) -> String {
         names.iter().map(|name| format!(" {before}{name}")).collect::<String>()
     };
     format!(
-        "the demo needs programs that are not installed:{}\n  Debian:  apt-get install{}\n  Nix:     nix shell{}",
+        "the demo needs programs that are not installed:{} (Debian: apt-get install{}; Nix: nix shell{})",
         list(|needed| needed.0, ""),
         list(|needed| needed.1, ""),
         list(|needed| needed.2, "nixpkgs#"),
@@ -236,8 +236,8 @@ mod tests {
             .collect();
         assert_eq!(
             describe_missing(&missing),
-            "the demo needs programs that are not installed: git nix nix-env\n  \
-             Debian:  apt-get install git nix-bin\n  Nix:     nix shell nixpkgs#git nixpkgs#nix"
+            "the demo needs programs that are not installed: git nix nix-env \
+             (Debian: apt-get install git nix-bin; Nix: nix shell nixpkgs#git nixpkgs#nix)"
         );
     }
 }

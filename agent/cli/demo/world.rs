@@ -66,11 +66,6 @@ impl World {
         build_in(setup, Directory::create(setup)?, tools).await
     }
 
-    /// Returns how many processes run that the agent started and that outlive it by design.
-    pub fn leftovers(&self) -> usize {
-        self.directory.leftovers.count()
-    }
-
     /// Stops the agent as an administrator would, then everything else.
     pub async fn tear_down(mut self) -> anyhow::Result<()> {
         self.agent.stop().await
@@ -153,12 +148,13 @@ impl Directory {
     /// Creates it; its path is free of symbolic links, which Nix does not accept in a store's name.
     fn create(setup: &Setup) -> anyhow::Result<Directory> {
         let Setup { dir, keep, agent, .. } = setup;
-        let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
-        create.with_context(|| format!("failed to create '{}'", dir.display()))?;
         let resolve = |path: &Path| {
             path.canonicalize().with_context(|| format!("failed to resolve '{}'", path.display()))
         };
-        let leftovers = Leftovers { dir: resolve(dir)?, agent: resolve(agent)? };
+        let agent = resolve(agent)?;
+        let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
+        create.with_context(|| format!("failed to create '{}'", dir.display()))?;
+        let leftovers = Leftovers { dir: resolve(dir)?, agent };
         let mut directory = Directory { leftovers, keep: *keep };
         if !is_plain(&directory.leftovers.dir) {
             directory.keep = false;

@@ -228,7 +228,8 @@ fn sources(settings: &Settings) -> Vec<Source> {
         username: r.username.clone(),
         token_file: r.token_file.clone(),
         ca_file: r.ca_file.clone(),
-        limits: wire::Limits::default(),
+        // The import refuses what is larger, so it need not come in the first place.
+        limits: wire::Limits { pack_bytes: crate::repo::Limits::PACK_BYTES, ..wire::Limits::default() },
     };
     settings.remotes.iter().map(source).collect()
 }

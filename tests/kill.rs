@@ -13,7 +13,7 @@ use pullagent::cli::demo::host::View;
 use pullagent::cli::demo::people::{Change, Person};
 use pullagent::cli::demo::{Setup, World};
 use pullagent::model::Oid;
-use pullagent::report::{BadKind, Headline, Status};
+use pullagent::report::{BadKind, Headline, StageWord, Status};
 
 const KILLS_QUICK: u32 = 8;
 const KILLS_LONG: u32 = 50;
@@ -71,7 +71,8 @@ async fn the_guard_alone_rolls_back_what_nobody_confirmed() {
     let tempo = Tempo { soak: Duration::from_secs(3), window: Duration::from_secs(4), ..PATIENT };
     let mut run = Run::begin("guard", tempo, 0).await;
     let tip = run.push(0, Kind::Good).await;
-    let soaking = |status: &Status| status.state == Headline::CheckingHealth;
+    // Only then does the status tell the deadline of the health phase.
+    let soaking = |status: &Status| status.deployment.as_ref().is_some_and(|d| d.stage == StageWord::Soaking);
     let deadline = run.await_status(soaking).await.deployment.unwrap().deadline.unwrap();
     run.world.agent.kill_9().await.unwrap();
     let view = run.world.host.view().await.unwrap();

@@ -66,8 +66,11 @@ fn checking_health() {
 #[test]
 fn rolling_back() {
     let step = Step::RollingBack {
-        reason: "check 'web' failed 3 times in a row".to_owned(),
-        failures: vec!["web: GET http://127.0.0.1/healthz answered 502".to_owned()],
+        reason: "check 'web' failed 3 times in a row: http://127.0.0.1/healthz answers 502".to_owned(),
+        failures: vec![
+            "web: http://127.0.0.1/healthz answers 502".to_owned(),
+            "ping: 10.0.0.1 does not answer within 2s".to_owned(),
+        ],
     };
     let mut s = on_probation(step, Operation::Switch);
     run(&mut s, &new_path());
@@ -508,8 +511,11 @@ fn quarantine(s: &mut Snapshot, toplevel: Option<StorePath>, failure: Failure, o
 fn rolled_back_host() -> Snapshot {
     let mut s = host_in_sync();
     accept(&mut s);
-    let reason = "check 'web' failed 3 times in a row".to_owned();
-    let failures = vec!["web: GET http://127.0.0.1/healthz answered 502".to_owned()];
+    let reason = "check 'web' failed 3 times in a row: http://127.0.0.1/healthz answers 502".to_owned();
+    let failures = vec![
+        "web: http://127.0.0.1/healthz answers 502".to_owned(),
+        "ping: 10.0.0.1 does not answer within 2s".to_owned(),
+    ];
     let outcome = Outcome::RolledBack { reason: reason.clone(), failures };
     quarantine(&mut s, Some(new_path()), failure("health", &reason), outcome);
     s

@@ -46,10 +46,11 @@ impl Exit {
         }
     }
 
-    /// Returns the exit code that says how a host is.
+    /// Returns the exit code that says how a host is. The word of an agent that is dead or silent counts for nothing.
     pub fn of_state(state: Headline, life: Life) -> Exit {
-        if life == Life::Dead {
-            return Exit::Unreachable;
+        match life {
+            Life::Running => {}
+            Life::Silent | Life::Dead => return Exit::Unreachable,
         }
         match state {
             Headline::InSync | Headline::Testing => Exit::Ok,

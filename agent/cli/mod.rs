@@ -68,7 +68,7 @@ pub struct Options {
     /// The root of the host's file system
     #[arg(long, global = true, value_name = "DIR", default_value = "/", env = "PULLAGENT_ROOT")]
     pub root: PathBuf,
-    /// The configuration file [default: <root>/etc/pullagent/config.json]
+    /// The configuration file [default: etc/pullagent/config.json below the root]
     #[arg(long, global = true, value_name = "FILE", env = "PULLAGENT_CONFIG")]
     pub config: Option<PathBuf>,
     /// Print JSON

@@ -2,9 +2,8 @@
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use rustix::process::{Pid, Signal};
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::net::{Class, Failure, Net};
+use crate::host::command::Command;
 
 /// How much of what a child wrote to its standard error is looked at, in bytes.
 const STDERR_BYTES_MAX: usize = 4096;
@@ -109,24 +109,8 @@ pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Local, Failure> 
     Ok(Connection::new(output, stdin, Protocol::V2, path, None::<(&str, _)>, ConnectMode::Process, false))
 }
 
-/// What an environment may say about another repository than the one named.
-const ENVIRONMENT_DROPPED: [&str; 6] = [
-    "GIT_DIR",
-    "GIT_COMMON_DIR",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_NAMESPACE",
-    "GIT_CONFIG_PARAMETERS",
-];
-
-/// The one process that this room starts.
-#[expect(clippy::disallowed_methods, reason = "belongs into host/command.rs, which takes it over")]
 fn spawn_upload_pack(repository: &Path) -> io::Result<Child> {
-    let mut command = std::process::Command::new("git-upload-pack");
-    for name in ENVIRONMENT_DROPPED {
-        command.env_remove(name);
-    }
-    command
+    Command::new("git-upload-pack")
         .arg(repository)
         .env("GIT_PROTOCOL", "version=2")
         .env("GIT_CONFIG_SYSTEM", "/dev/null")
@@ -135,13 +119,7 @@ fn spawn_upload_pack(repository: &Path) -> io::Result<Child> {
         .env("GIT_CONFIG_COUNT", "1")
         .env("GIT_CONFIG_KEY_0", "safe.directory")
         .env("GIT_CONFIG_VALUE_0", "*")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A group of its own, so that pack-objects below it ends with it.
-        .process_group(0)
-        .spawn()
+        .converse()
 }
 
 /// The child; ends with this value.

@@ -129,7 +129,10 @@ impl Case<'_> {
             "" => format!("The reason: {}.", sentence(&bad.text)),
             code => format!("The reason ({}): {}.", safe(code), sentence(&bad.text)),
         });
-        text.extend(bad.details.iter().map(|d| safe(d)));
+        // The reason often repeats what the first check said.
+        let news =
+            |d: &&String| !bad.text.contains(d.split_once(": ").map_or(d.as_str(), |(_, words)| words));
+        text.extend(bad.details.iter().filter(news).map(|d| safe(d)));
         if bad.kind != BadKind::Refused {
             text.push("It is not tried again by itself.".to_owned());
         }

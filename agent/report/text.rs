@@ -388,8 +388,9 @@ impl Page<'_> {
     fn rolling_back(&mut self, d: &DeploymentStatus) {
         let failed = self.commit(&d.commit);
         self.line("failed", &failed);
-        for text in d.failures.iter().take(DETAILS_MAX) {
-            self.line("", &safe(text));
+        if let Some((reason, details)) = d.failures.split_first() {
+            self.line("", &safe(reason));
+            self.details(details, reason);
         }
         if let Some(old) = &d.old {
             self.line("back to", &name(old));
@@ -406,7 +407,13 @@ impl Page<'_> {
         self.line(label, &self.bad_name(bad));
         let code = if bad.code.is_empty() { String::new() } else { format!("{}: ", safe(&bad.code)) };
         self.line("", &format!("{code}{}", safe(&bad.text)));
-        for text in bad.details.iter().take(DETAILS_MAX) {
+        self.details(&bad.details, &bad.text);
+    }
+
+    /// What the checks said, but for what was said already.
+    fn details(&mut self, details: &[String], said: &str) {
+        let news = |d: &&String| !said.contains(d.split_once(": ").map_or(d.as_str(), |(_, words)| words));
+        for text in details.iter().filter(news).take(DETAILS_MAX) {
             self.line("", &safe(text));
         }
     }

@@ -52,7 +52,6 @@ enum BuildError {
 impl Steps {
     pub(super) async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {
         let revision = desired.tip.revision.clone();
-        tracing::info!(deployment = id.as_str(), revision = revision.short(), "building");
         match self.build_verified(&id, &Verified::journaled(desired.tip.clone())).await {
             Ok(Built { drv, toplevel }) => {
                 let drv = drv.map(|d| d.to_string());
@@ -61,7 +60,6 @@ impl Steps {
             Err(BuildError::Nix(error)) if error.is_deterministic() => {
                 let failure =
                     Failure { class: Class::Target, code: code(&error).to_owned(), text: text(&error) };
-                tracing::warn!(revision = revision.short(), code = failure.code, "{}", failure.text);
                 Happened::Event(Event::BuildFailed { desired, failure, at: clock::unix_secs() })
             }
             Err(error) => {

@@ -19,21 +19,15 @@ enum Stop {
     /// It is called off, with this verdict on the target.
     Off(Failure),
     /// Something on the host failed; it is tried again.
-    Again(Happened),
+    Again(Box<Happened>),
 }
 
 impl Steps {
     pub(super) async fn prepare(&self, d: &Deployment) -> Happened {
         match self.try_prepare(d).await {
             Ok(event) => Happened::Event(event),
-            Err(Stop::Again(happened)) => happened,
+            Err(Stop::Again(happened)) => *happened,
             Err(Stop::Off(failure)) => {
-                tracing::warn!(
-                    deployment = d.id.as_str(),
-                    code = failure.code,
-                    "not begun: {}",
-                    failure.text
-                );
                 Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
             }
         }
@@ -46,7 +40,7 @@ impl Steps {
         self.check_space()?;
         self.check_valid(d, built.toplevel()).await?;
         check_switch(built.toplevel()).await?;
-        let facts = facts::observe(&self.host).map_err(|e| Stop::Again(failed_step(d, "host", &e)))?;
+        let facts = facts::observe(&self.host).map_err(|e| again(d, "host", &e))?;
         let Some(old) = facts.running else {
             return Err(off(
                 Class::Transient,
@@ -55,10 +49,7 @@ impl Steps {
             ));
         };
         let red_before = self.baseline(&new).await;
-        let plan = self
-            .write_plan(d, &old, &facts.boot_id)
-            .await
-            .map_err(|e| Stop::Again(failed_step(d, "guard", &e)))?;
+        let plan = self.write_plan(d, &old, &facts.boot_id).await.map_err(|e| again(d, "guard", &e))?;
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
         Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before })
@@ -120,7 +111,7 @@ impl Steps {
             Ok(false) => {
                 Err(off(Class::Transient, "gone", format!("'{toplevel}' is no longer in the Nix store")))
             }
-            Err(e) => Err(Stop::Again(failed_step(d, "nix", &e))),
+            Err(e) => Err(again(d, "nix", &e)),
         }
     }
 
@@ -188,6 +179,10 @@ async fn check_switch(toplevel: &StorePath) -> Result<(), Stop> {
             Err(off(Class::Transient, "inhibited", text))
         }
     }
+}
+
+fn again(d: &Deployment, code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
+    Stop::Again(Box::new(failed_step(d, code, error)))
 }
 
 fn off(class: Class, code: &str, text: String) -> Stop {

@@ -82,23 +82,13 @@ impl Steps {
         match self.try_verify(v).await {
             Ok(Verdict::Accepted(accepted)) => {
                 let tip = Verified::proven(*accepted, v).tip;
-                let revision = tip.revision.short().to_owned();
-                tracing::info!(revision, branch = tip.branch, signer = tip.signer, "verified");
                 Happened::Event(match &v.line {
                     Line::Introduction(_) | Line::Main(_) => Event::MainAccepted { tip },
                     Line::Test { main, .. } => Event::TestAccepted { tip, main: main.revision.clone() },
                 })
             }
             Ok(Verdict::Refused(refusal)) if refusal.code.is_final() => {
-                let refusal = refused(v, &refusal);
-                tracing::warn!(
-                    revision = refusal.revision.short(),
-                    branch = refusal.branch,
-                    code = refusal.code,
-                    "refused: {}",
-                    refusal.text
-                );
-                Happened::Event(Event::Refused { refusal })
+                Happened::Event(Event::Refused { refusal: refused(v, &refusal) })
             }
             Ok(Verdict::Refused(refusal)) => failed(&v.candidate.revision, refusal.code.as_str(), &refusal),
             Err(error) => {

@@ -190,7 +190,7 @@ fn a_sender_waits_for_a_reader_that_does_not_read() {
             ours.recv().await.unwrap().unwrap();
         }
         drop(ours);
-        assert!(theirs.send(&notice, None).await.is_err());
+        assert!(matches!(theirs.send(&notice, None).await, Err(Error::Closed)));
     });
 }
 

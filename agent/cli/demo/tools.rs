@@ -3,7 +3,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -91,10 +90,6 @@ impl Tools {
     }
 
     /// Starts a server that runs until it is dropped, in a process group of its own, its output appended to `log`.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "host/command.rs runs programs to their end; this one has none"
-    )]
     pub fn serve(
         &self,
         program: impl Into<PathBuf>,
@@ -103,15 +98,10 @@ impl Tools {
     ) -> anyhow::Result<Server> {
         let program: PathBuf = program.into();
         let open = std::fs::OpenOptions::new().create(true).append(true).open(log);
-        let (out, err) = open
-            .and_then(|out| Ok((out.try_clone()?, out)))
-            .with_context(|| format!("failed to open '{}'", log.display()))?;
-        let mut command = tokio::process::Command::new(&program);
-        command.args(arguments).env_clear().env("PATH", &self.search_path).env("LC_ALL", "C");
-        command.envs(self.environment.iter().cloned());
-        command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0).kill_on_drop(true);
+        let log_file = open.with_context(|| format!("failed to open '{}'", log.display()))?;
         let name = program.display().to_string();
-        let child = command.spawn().with_context(|| format!("failed to start '{name}'"))?;
+        let command = self.command(program).args(arguments.into_iter().map(|a| a.as_ref().to_owned()));
+        let child = command.serve(log_file).with_context(|| format!("failed to start '{name}'"))?;
         Ok(Server { name, child, log: log.to_owned() })
     }
 }

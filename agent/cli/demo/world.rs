@@ -52,7 +52,7 @@ pub struct World {
     /// The commit and the system that the host was installed with.
     pub first: (Oid, StorePath),
     /// Dropped last: by then every server has ended.
-    directory: Directory,
+    _directory: Directory,
 }
 
 impl World {
@@ -104,7 +104,7 @@ async fn build_in(setup: &Setup, directory: Directory, mut tools: Tools) -> anyh
     let revision = push_first(&alice, &wiring).await?;
     let system = install(&alice, &store, &mut host, &revision, dir).await?;
     let agent = Agent::new(&nix_tools, &setup.agent, &root, &dir.join("agent.log"));
-    Ok(World { agent, host, remote, alice, mallory, store, first: (revision, system), directory })
+    Ok(World { agent, host, remote, alice, mallory, store, first: (revision, system), _directory: directory })
 }
 
 async fn push_first(alice: &Person, wiring: &Wiring<'_>) -> anyhow::Result<Oid> {

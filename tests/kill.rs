@@ -53,7 +53,7 @@ struct Run {
 async fn no_kill_leaves_a_wrong_state() {
     let seed = number("PULLAGENT_SEED").unwrap_or_else(|| fastrand::u64(..));
     let kills = number("PULLAGENT_KILLS").map_or_else(default_kills, |n| u32::try_from(n).unwrap());
-    println!("{kills} kills, PULLAGENT_SEED={seed}");
+    println!("kill test: {kills} kills, PULLAGENT_SEED={seed}");
     let mut run = Run::begin("kill", PATIENT, seed).await;
     for round in 0..kills.div_ceil(KILLS_PER_PUSH) {
         let kind = [Kind::Good, Kind::Bad, Kind::Trial, Kind::Unsigned][round as usize % 4];
@@ -62,7 +62,7 @@ async fn no_kill_leaves_a_wrong_state() {
     }
     assert_eq!(run.kills.len(), kills as usize);
     run.check_everything_is_over().await;
-    println!("{} kills of the agent, every final state right (PULLAGENT_SEED={seed})", run.kills.len());
+    println!("kill test: {} kills, every final state right, PULLAGENT_SEED={seed}", run.kills.len());
 }
 
 /// Nobody is left but the guard: it brings the old system back by the deadline that the status announced.

@@ -81,11 +81,14 @@ async fn show(options: &Options, args: &Args) -> anyhow::Result<()> {
 
     let mut story = Story::begin(world, narrator).await?;
     let told = story.tell().await;
-    let closing_words = story.closing_words(color).await?;
+    let closing_words = story.closing_words(color).await;
     if let Err(wrong) = told {
+        // Whatever they can still say; what went wrong is more important than why they cannot.
+        let closing_words = closing_words.unwrap_or_default();
         anstream::eprintln!("\n{closing_words}\nThe agent's log ends:\n{}\n", story.last_words());
         return Err(wrong.context("the demo did not go as promised"));
     }
+    let closing_words = closing_words?;
     let narrator = story.end().await?;
     narrator.say(&format!("\n{closing_words}"));
     let (steps, secs) = (narrator.steps(), begun.elapsed().as_secs_f32());

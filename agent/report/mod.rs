@@ -11,6 +11,8 @@ mod history;
 
 mod judge;
 
+mod health;
+
 mod known;
 
 mod explain;

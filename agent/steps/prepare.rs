@@ -137,7 +137,8 @@ impl Steps {
         let checks = new.health.checks.iter().filter(|(name, _)| both(name));
         let probes = checks.map(async |(name, check)| {
             let result = probe::run(check).await;
-            (!result.ok).then(|| name.clone())
+            // A probe that can't do its work says nothing about the old system, so it excuses nothing.
+            (!result.ok && !result.not_yet && !result.broken).then(|| name.clone())
         });
         futures_util::future::join_all(probes).await.into_iter().flatten().collect()
     }

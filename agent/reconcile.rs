@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::journal::{Journal, JournalError};
-use crate::model::{Action, Command, Deployment, Event, Happened, Oid, Sighting, State, Suspension};
+use crate::model::{Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension};
 use crate::plan::{self, Facts, Policy};
 use crate::report::{Doing, Snapshot};
 
@@ -145,11 +145,8 @@ impl Loop<'_> {
         let (event, said) = match command {
             Command::Sync => return Ok(Ok("asked the remotes".to_owned())),
             Command::Suspend { reason, until, by } => {
-                let suspension = Suspension { by, reason, until, at };
-                (
-                    Event::Suspended { suspension },
-                    "suspended; nothing is deployed until it is resumed".to_owned(),
-                )
+                let said = self.suspended_how(until.is_some());
+                (Event::Suspended { suspension: Suspension { by, reason, until, at } }, said)
             }
             Command::Resume { .. } if self.state().suspension.is_none() && self.state().foreign.is_none() => {
                 return Ok(Ok("it was not suspended".to_owned()));
@@ -168,6 +165,18 @@ impl Loop<'_> {
         };
         self.take(Happened::Event(event))?;
         Ok(Ok(said))
+    }
+
+    /// Says what a suspension means now: what is on probation can't stay there.
+    fn suspended_how(&self, ends: bool) -> String {
+        let until = if ends { "until the time you gave, or 'pullagent resume'" } else { "until 'pullagent resume'" };
+        match &self.state().deployment {
+            Some(d) if matches!(d.stage, Stage::Probation { .. }) => {
+                let revision = d.desired.tip.revision.short();
+                format!("suspended: nothing more is deployed {until}; {revision} is still brought to its end")
+            }
+            Some(_) | None => format!("suspended: nothing is deployed {until}"),
+        }
     }
 
     fn nothing_to_retry(&self, revision: Option<&Oid>) -> Option<String> {

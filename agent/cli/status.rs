@@ -16,8 +16,13 @@ const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// Moves the cursor home and clears the screen below it.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
+const AFTER_HELP: &str = "\
+With --exit-code: 0 up to date or testing; 1 no remote answers, or held; 3 refused, not built, rolled back, called \
+off, or running what pullagent did not deploy; 4 something is under way; 5 suspended; 6 the agent is dead or silent.";
+
 /// How to say it.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// Say it in one line
     #[arg(long, conflicts_with = "json")]

@@ -25,6 +25,7 @@ pub use flake::Tempo;
 pub use world::{Setup, World};
 
 use narrator::Narrator;
+use remote::CA_FILE;
 use story::Story;
 
 /// What a shell reports for a program that Ctrl-C ended.
@@ -39,6 +40,9 @@ pub struct Args {
     /// Keep the directory, to look around in it
     #[arg(long)]
     keep: bool,
+    /// Stay afterwards until Ctrl-C, to push to the repository and ask the agent from another terminal
+    #[arg(long)]
+    stay: bool,
     /// The directory to create for the demo; a new one among the temporary files unless given
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -84,12 +88,29 @@ async fn show(args: &Args) -> anyhow::Result<()> {
     }
     anstream::println!("\n{}", story.closing_words().await?);
     let steps = story.steps();
-    story.end().await?;
     anstream::println!("All {steps} steps ended as promised, in {:.0} s.", begun.elapsed().as_secs_f32());
+    if args.stay {
+        anstream::println!("{}", invitation(&setup));
+        std::future::pending::<()>().await;
+    }
+    story.end().await?;
     if args.keep {
-        anstream::println!("Everything is still in '{}'.", setup.dir.display());
+        let dir = setup.dir.display();
+        anstream::println!("Everything is still in '{dir}'; the agent's log is '{dir}/agent.log'.");
     }
     Ok(())
+}
+
+/// How to go on by hand: commands for another terminal.
+fn invitation(setup: &Setup) -> String {
+    let (dir, agent) = (setup.dir.display(), setup.agent.display());
+    format!(
+        "The host goes on following the repository until Ctrl-C. In another terminal:\n\n  \
+         export HOME={dir}/home GIT_SSL_CAINFO={dir}/forge/{CA_FILE} NO_PROXY=127.0.0.1\n  \
+         export PULLAGENT_ROOT={dir}/host; cd {dir}/home/alice\n  \
+         git commit --allow-empty --gpg-sign --message 'try something' && git push origin HEAD:main\n  \
+         {agent} status --watch"
+    )
 }
 
 fn setup(args: &Args) -> anyhow::Result<Setup> {

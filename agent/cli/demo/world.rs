@@ -154,7 +154,9 @@ impl Directory {
     fn create(setup: &Setup) -> anyhow::Result<Directory> {
         let Setup { dir, keep, agent, .. } = setup;
         let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
-        create.with_context(|| format!("failed to create '{}'", dir.display()))?;
+        create.with_context(|| {
+            format!("failed to create '{}', which must be a directory that does not exist yet", dir.display())
+        })?;
         let resolve = |path: &Path| {
             path.canonicalize().with_context(|| format!("failed to resolve '{}'", path.display()))
         };

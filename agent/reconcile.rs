@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::journal::{Journal, JournalError};
 use crate::model::{Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension};
 use crate::plan::{self, Facts, Policy};
-use crate::report::{Doing, Snapshot};
+use crate::report::{self, Doing, Snapshot};
 
 /// How many messages may wait for the loop.
 pub const INBOX_MAX: usize = 64;
@@ -117,6 +117,7 @@ impl Loop<'_> {
                 let met: Option<Deployment> = self.state().deployment.clone();
                 self.journal.append(&event)?;
                 self.facts.note(&event, met.as_ref());
+                report::log(&event, met.as_ref());
                 self.announce(None);
             }
         }
@@ -141,9 +142,12 @@ impl Loop<'_> {
 
     /// Does what an operator asked for, and says what that was.
     fn obey(&mut self, command: Command, at: u64) -> Result<Result<String, String>, JournalError> {
+        if let Some(refusal) = self.nothing_to_retry(&command) {
+            return Ok(Err(refusal));
+        }
         self.facts.heed(&command);
         let (event, said) = match command {
-            Command::Sync => return Ok(Ok("asked the remotes".to_owned())),
+            Command::Sync => return Ok(Ok("the remotes are being asked".to_owned())),
             Command::Suspend { reason, until, by } => {
                 let said = self.suspended_how(until.is_some());
                 (Event::Suspended { suspension: Suspension { by, reason, until, at } }, said)
@@ -153,9 +157,6 @@ impl Loop<'_> {
             }
             Command::Resume { by } => (Event::Resumed { by, at }, "resumed".to_owned()),
             Command::Retry { revision, by } => {
-                if let Some(refusal) = self.nothing_to_retry(revision.as_ref()) {
-                    return Ok(Err(refusal));
-                }
                 let said = match &revision {
                     Some(r) => format!("{} is tried again", r.short()),
                     None => "everything that failed is tried again".to_owned(),
@@ -179,14 +180,17 @@ impl Loop<'_> {
         }
     }
 
-    fn nothing_to_retry(&self, revision: Option<&Oid>) -> Option<String> {
-        let revision = revision?;
+    /// Says why there is nothing to be tried again, if that is so.
+    fn nothing_to_retry(&self, command: &Command) -> Option<String> {
+        let Command::Retry { revision, .. } = command else { return None };
+        let hit = |other: Option<&Oid>| other.is_some() && (revision.is_none() || other == revision.as_ref());
         let state = self.state();
-        let known = state.refused.iter().any(|r| r.revision == *revision)
-            || state.quarantine.iter().any(|q| q.target.revision() == Some(revision))
-            || state.test.as_ref().is_some_and(|t| t.tip.revision == *revision)
-            || self.facts.retries.contains_key(revision);
-        (!known).then(|| format!("nothing is remembered against {}", revision.short()))
+        let known = state.refused.iter().any(|r| hit(Some(&r.revision)))
+            || state.quarantine.iter().any(|q| hit(q.target.revision()))
+            || state.test.as_ref().is_some_and(|t| hit(Some(&t.tip.revision)))
+            || self.facts.retries.keys().any(|r| hit(Some(r)));
+        let what = || revision.as_ref().map_or("any revision", Oid::short).to_owned();
+        (!known).then(|| format!("nothing is remembered against {}", what()))
     }
 }
 

@@ -11,7 +11,7 @@ pub use event::{
     Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
     SwitchEnd, Verification,
 };
-pub use facts::{Arbiter, Decision, GuardFacts, GuardResult, HostFacts};
+pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use state::{
     Deployment, Ended, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled,

@@ -65,7 +65,7 @@ fn known<'a>(status: &'a Status, history: &'a History) -> BTreeSet<&'a Oid> {
     all.extend(status.deployment.iter().map(|d| &d.commit.revision));
     all.extend(status.doing.iter().filter_map(|d| d.revision.as_ref()));
     all.extend(status.pending.iter().map(|p| &p.revision));
-    all.extend(status.set_aside.iter().map(|b| &b.revision));
+    all.extend(status.set_aside.iter().flat_map(|b| b.commit.iter().chain([&b.revision])));
     all.extend(status.retries.iter().map(|r| &r.revision));
     all.extend(history.entries.iter().map(|e| &e.revision));
     all

@@ -3,12 +3,12 @@
 //! One headline with a glyph and words, then facts in two aligned columns, then what the reader can do. Whoever
 //! reads it at night has not read the manual.
 
-use super::Life;
 use super::status::{
     Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, StageWord, Status, System,
     TestProgressWord, TestStatus,
 };
 use super::style::{Style, Tone, ago, brief, precise, quoted, safe, span};
+use super::{Life, health};
 use crate::model::{Oid, Operation};
 
 /// Width of the margin and the label column.
@@ -341,7 +341,9 @@ impl Page<'_> {
     }
 
     fn deployment(&mut self) {
-        let Some(d) = &self.status.deployment else { return };
+        let Some(d) = &self.status.deployment else {
+            return health::fared(self.status).iter().for_each(|said| self.line("health", said));
+        };
         match d.stage {
             StageWord::Built | StageWord::Prepared => {}
             StageWord::Armed | StageWord::Activated | StageWord::Soaking => {
@@ -369,12 +371,7 @@ impl Page<'_> {
             Operation::Switch => "then it becomes permanent",
             Operation::Test => "then it stays until the next boot",
         };
-        let names: Vec<String> = d.checks.iter().map(|c| safe(c)).collect();
-        let what = match names.as_slice() {
-            [] => "no checks are configured".to_owned(),
-            names => names.join(" · "),
-        };
-        self.line("health", &what);
+        self.line("health", &health::faring(self.status, &d.checks));
         if !d.red_before.is_empty() {
             let names: Vec<String> = d.red_before.iter().map(|c| safe(c)).collect();
             self.line("", &format!("failed before the switch already, does not count: {}", names.join(", ")));
@@ -551,9 +548,8 @@ impl Page<'_> {
             | Headline::BuildFailed
             | Headline::CalledOff => safe(&self.status.problem.as_ref()?.advice),
             Headline::Suspended => "pullagent resume".to_owned(),
-            Headline::Unreachable => {
-                "check the network and the remote; ask again at once: pullagent sync".to_owned()
-            }
+            Headline::Unreachable => format!("{}; then: pullagent sync", self.unreachable_advice()),
+            Headline::Held => "mend that, then: systemctl restart pullagent".to_owned(),
             Headline::Drift => {
                 "kept until the main branch moves; push to it to take the host back".to_owned()
             }
@@ -571,10 +567,22 @@ impl Page<'_> {
             | Headline::Switching
             | Headline::CheckingHealth
             | Headline::Confirming
-            | Headline::RollingBack
-            | Headline::Held => return None,
+            | Headline::RollingBack => return None,
         };
         Some(text)
+    }
+
+    /// What to check, by the words of [`crate::wire::Class`]. The first remote is the preferred one.
+    fn unreachable_advice(&self) -> &'static str {
+        let trouble = self.status.remotes.iter().find_map(|r| r.trouble.as_ref());
+        match trouble.map_or("", |t| t.class.as_str()) {
+            "auth" => "check the token and what it may read",
+            "not-found" => "check the remote's address, and what the token may read",
+            "tls" => "check the remote's certificate, 'caFile' and this host's clock",
+            "local" => "check this host's files and configuration",
+            "protocol" => "check that the address is that of a Git repository",
+            _ => "check the network and the remote",
+        }
     }
 }
 

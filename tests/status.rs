@@ -149,7 +149,7 @@ fn a_test_branch_that_main_has_overtaken_is_no_alarm() {
 fn build_failed() {
     let mut s = host_in_sync();
     accept(&mut s);
-    let failure = failure("eval", "attribute 'web1' missing, at flake.nix:12:9");
+    let failure = failure("eval", "attribute 'web1' missing at flake.nix:12:9");
     quarantine(&mut s, None, failure.clone(), Outcome::BuildFailed { failure });
     assert_eq!(check("build-failed", &s).state, Headline::BuildFailed);
 }
@@ -539,7 +539,7 @@ fn refused_host(code: &str, branch: &str) -> Snapshot {
     push(&mut s, branch, &new_rev());
     let (text, advice) = match code {
         "unsigned" => (
-            "commit d4e5f6a0000000000000000000000000000000000 has no signature",
+            "commit d4e5f6a is not signed",
             "Sign it with `git commit --amend -S` (or `git rebase -S` for several) and push again.",
         ),
         _ => (

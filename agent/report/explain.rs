@@ -54,6 +54,7 @@ pub fn explain(revision: &Oid, status: &Status, history: &History, now: u64) -> 
         Case::under_way,
         Case::running,
         Case::bad,
+        Case::culprit,
         Case::retried,
         Case::pending,
         Case::test_over,
@@ -137,6 +138,18 @@ impl Case<'_> {
             text.push("It is not tried again by itself.".to_owned());
         }
         Some((verdict, text, Some(safe(&bad.advice))))
+    }
+
+    /// A commit below a tip, for whose sake the tip was refused.
+    fn culprit(&self) -> Answer {
+        let mut bad = self.status.set_aside.iter().rev();
+        let bad = bad.find(|b| b.commit.as_ref() == Some(self.revision))?;
+        let (name, tip, when) = (self.short(), bad.revision.short(), ago(self.now, bad.at));
+        let text = vec![
+            format!("{name} is why {tip} was refused {when} on {}.", safe(&bad.branch)),
+            format!("The reason ({}): {}.", safe(&bad.code), sentence(&bad.text)),
+        ];
+        Some((Verdict::Refused, text, Some(safe(&bad.advice))))
     }
 
     fn how_bad(&self, bad: &Bad) -> String {

@@ -498,7 +498,7 @@ fn advice(kind: BadKind, revision: &Oid) -> String {
     let retry = format!("pullagent retry {}", revision.short());
     match kind {
         BadKind::RollbackFailed => {
-            "look at the host now: neither system is whole; pushing a good revision deploys it".to_owned()
+            "look at the host now: neither system is whole. A reboot starts the one at 'boot'".to_owned()
         }
         BadKind::Refused | BadKind::BuildFailed | BadKind::RolledBack | BadKind::CalledOff => {
             format!("push a fix; or try the same again: {retry}")

@@ -29,7 +29,7 @@ mod sentence;
 
 pub use explain::{Explanation, Verdict, explain};
 pub use history::{Entry, Fate, History};
-pub use known::{PREFIX_MIN, RevisionError, resolve};
+pub use known::{RevisionError, may_be_revision, resolve};
 pub use liveness::{Agent, Life, life};
 pub use publish::{
     PublishError, Publisher, ReadError, SCHEMA, history_path, read_history, read_status, run_dir, status_path,

@@ -127,7 +127,7 @@ fn switched(revision: &str, ended: &SwitchEnd) -> (Weight, String) {
             )
         }
         SwitchEnd::Unchanged { failure } => {
-            (Weight::Warning, format!("the switch to {revision} changed nothing: {}", failure.text))
+            (Weight::Warning, format!("{revision} was not switched to: {}", failure.text))
         }
         SwitchEnd::Torn { text } => {
             (Weight::Warning, format!("the switch to {revision} stopped half-way: {text}"))

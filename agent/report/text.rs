@@ -548,9 +548,8 @@ impl Page<'_> {
             | Headline::BuildFailed
             | Headline::CalledOff => safe(&self.status.problem.as_ref()?.advice),
             Headline::Suspended => "pullagent resume".to_owned(),
-            Headline::Unreachable => {
-                "check the network and the remote; ask again at once: pullagent sync".to_owned()
-            }
+            Headline::Unreachable => format!("{}; then: pullagent sync", self.unreachable_advice()),
+            Headline::Held => "mend that, then: systemctl restart pullagent".to_owned(),
             Headline::Drift => {
                 "kept until the main branch moves; push to it to take the host back".to_owned()
             }
@@ -568,10 +567,22 @@ impl Page<'_> {
             | Headline::Switching
             | Headline::CheckingHealth
             | Headline::Confirming
-            | Headline::RollingBack
-            | Headline::Held => return None,
+            | Headline::RollingBack => return None,
         };
         Some(text)
+    }
+
+    /// What to check, by the words of [`crate::wire::Class`]. The first remote is the preferred one.
+    fn unreachable_advice(&self) -> &'static str {
+        let trouble = self.status.remotes.iter().find_map(|r| r.trouble.as_ref());
+        match trouble.map_or("", |t| t.class.as_str()) {
+            "auth" => "check the token and what it may read",
+            "not-found" => "check the remote's address, and what the token may read",
+            "tls" => "check the remote's certificate, 'caFile' and this host's clock",
+            "local" => "check this host's files and configuration",
+            "protocol" => "check that the address is that of a Git repository",
+            _ => "check the network and the remote",
+        }
     }
 }
 

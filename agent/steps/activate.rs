@@ -61,6 +61,7 @@ impl Steps {
             Some(running) if *running == d.toplevel => SwitchEnd::Complete { exit: exit_code(ended) },
             _ => {
                 let class = if blames_target(ended) { Class::Target } else { Class::Transient };
+                let text = format!("the switch changed nothing: {text}");
                 SwitchEnd::Unchanged { failure: Failure { class, code: "activation".to_owned(), text } }
             }
         })

@@ -156,14 +156,14 @@ fn code(error: &NixError) -> &'static str {
     }
 }
 
-/// The error with the end of the log, which is what people look for.
+/// What Nix said, with the end of the log, which is what people look for. The code beside it says what it was about.
 fn text(error: &NixError) -> String {
-    let said = crate::host::chain(error);
     match error {
-        NixError::Build { log, .. } if !log.is_empty() => {
+        NixError::Build { text, log, .. } if !log.is_empty() => {
             let tail = log.iter().skip(log.len().saturating_sub(LOG_LINES)).map(String::as_str);
-            format!("{said}; its log ends with: {}", tail.collect::<Vec<_>>().join(" ⏎ "))
+            format!("{text}; its log ends with: {}", tail.collect::<Vec<_>>().join(" ⏎ "))
         }
-        _ => said,
+        NixError::Build { text, .. } | NixError::Evaluation { text } => text.clone(),
+        _ => crate::host::chain(error),
     }
 }

@@ -27,6 +27,7 @@ pub use world::{Setup, World};
 
 use super::{Options, output};
 use narrator::Narrator;
+use remote::CA_FILE;
 use story::Story;
 
 /// What a shell reports for a program that Ctrl-C ended.
@@ -41,6 +42,9 @@ pub struct Args {
     /// Keep the directory, to look around in it
     #[arg(long)]
     keep: bool,
+    /// Stay afterwards until Ctrl-C, to push to the repository and ask the agent from another terminal
+    #[arg(long)]
+    stay: bool,
     /// The directory to create for the demo; a new one among the temporary files unless given
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -89,14 +93,31 @@ async fn show(options: &Options, args: &Args) -> anyhow::Result<()> {
         return Err(wrong.context("the demo did not go as promised"));
     }
     let closing_words = closing_words?;
+    if args.stay {
+        anstream::println!("\n{closing_words}\n{}", invitation(&setup));
+        std::future::pending::<()>().await;
+    }
     let narrator = story.end().await?;
     narrator.say(&format!("\n{closing_words}"));
     let (steps, secs) = (narrator.steps(), begun.elapsed().as_secs_f32());
     narrator.say(&format!("All {steps} steps ended as promised, in {secs:.0} s."));
     if args.keep {
-        narrator.say(&format!("Everything is still in '{}'.", setup.dir.display()));
+        let dir = setup.dir.display();
+        narrator.say(&format!("Everything is still in '{dir}'; the agent's log is '{dir}/agent.log'."));
     }
     Ok(())
+}
+
+/// How to go on by hand: commands for another terminal.
+fn invitation(setup: &Setup) -> String {
+    let (dir, agent) = (setup.dir.display(), setup.agent.display());
+    format!(
+        "All steps ended as promised. The host goes on following the repository until Ctrl-C. In another terminal:\n\n  \
+         export HOME={dir}/home GIT_SSL_CAINFO={dir}/forge/{CA_FILE} NO_PROXY=127.0.0.1\n  \
+         export PULLAGENT_ROOT={dir}/host; cd {dir}/home/alice\n  \
+         git commit --allow-empty --gpg-sign --message 'try something' && git push origin HEAD:main\n  \
+         {agent} status --watch"
+    )
 }
 
 fn setup(args: &Args) -> anyhow::Result<Setup> {

@@ -170,7 +170,7 @@ impl Story {
         self.host_is_unchanged().await?;
         self.accepted = tip;
         let why = bad.details.first().unwrap_or(&bad.text);
-        self.narrator.happened(&format!("rolled back and quarantined; {why}"));
+        self.narrator.happened(&format!("rolled back and set aside; {why}"));
         Ok(())
     }
 
@@ -216,7 +216,8 @@ impl Story {
         ensure!(view.running == view.etc, "'/etc' and the running system differ");
         let permanent = |view: &View| (view.profile.clone(), view.generation, view.boot.clone());
         ensure!(permanent(&view) == permanent(&self.settled), "profile or boot entry moved");
-        self.narrator.happened("it runs on trial; the next boot would start the generation before");
+        let boots = self.settled.generation.unwrap_or_default();
+        self.narrator.happened(&format!("it runs on trial; the next boot would start generation {boots}"));
 
         self.world.alice.delete(TEST_BRANCH).await?;
         self.narrator.expect("with the branch deleted the host returns to main");

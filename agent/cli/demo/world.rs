@@ -153,7 +153,9 @@ impl Directory {
         };
         let agent = resolve(agent)?;
         let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
-        create.with_context(|| format!("failed to create '{}'", dir.display()))?;
+        create.with_context(|| {
+            format!("failed to create '{}', which must be a directory that does not exist yet", dir.display())
+        })?;
         let leftovers = Leftovers { dir: resolve(dir)?, agent };
         let mut directory = Directory { leftovers, keep: *keep };
         if !is_plain(&directory.leftovers.dir) {

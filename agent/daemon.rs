@@ -228,6 +228,8 @@ fn sources(settings: &Settings) -> Vec<Source> {
         username: r.username.clone(),
         token_file: r.token_file.clone(),
         ca_file: r.ca_file.clone(),
+        ssh_key_file: r.ssh_key_file.clone(),
+        known_hosts_file: r.known_hosts_file.clone(),
         limits: wire::Limits::default(),
     };
     settings.remotes.iter().map(source).collect()

@@ -106,6 +106,7 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     if let Err(error) = guard::sweep(&state.join("guard"), &keep, &boot_id) {
         tracing::warn!("old guards can't be removed: {}", host::chain(&error));
     }
+    let (tell, told) = mpsc::channel(INBOX_MAX);
     let (ours, theirs) = wire::pair()?;
     let gateway = tokio::task::spawn_local(gateway::run(theirs));
     let steps = Rc::new(Steps {
@@ -114,10 +115,11 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
         state_directory: state,
         link: Link::new(ours),
         nix,
+        tell,
         settings: (*settings).clone(),
     });
     steps.link.watch(sources(&settings)).await?;
-    let stopped = reconcile(journal, &steps, &show, ordered).await;
+    let stopped = reconcile(journal, &steps, &show, ordered, told).await;
     gateway.abort();
     match stopped {
         Ok(()) => Ok(()),
@@ -133,6 +135,7 @@ async fn reconcile(
     steps: &Rc<Steps>,
     show: &watch::Sender<Arc<Snapshot>>,
     mut ordered: Orders,
+    mut told: mpsc::Receiver<Sighting>,
 ) -> Result<(), (JournalError, Orders)> {
     let (send, mut inbox) = mpsc::channel(INBOX_MAX);
     let policy = Steps::policy(&steps.settings);
@@ -154,11 +157,18 @@ async fn reconcile(
         }
         std::future::pending().await
     };
+    let hear = async {
+        while let Some(sighting) = told.recv().await {
+            drop(send.send(Inbound::Saw(sighting)).await);
+        }
+        std::future::pending().await
+    };
     let perform = async |action| steps.perform(action).await;
     let stopped = tokio::select! {
         stopped = reconcile::run(&mut journal, &policy, &mut inbox, show, perform) => stopped,
         () = listen => Ok(()),
         () = obey => Ok(()),
+        () = hear => Ok(()),
     };
     stopped.map_err(|error| (error, ordered))
 }
@@ -230,7 +240,8 @@ fn sources(settings: &Settings) -> Vec<Source> {
         ca_file: r.ca_file.clone(),
         ssh_key_file: r.ssh_key_file.clone(),
         known_hosts_file: r.known_hosts_file.clone(),
-        limits: wire::Limits::default(),
+        // The import refuses what is larger, so it need not come in the first place.
+        limits: wire::Limits { pack_bytes: crate::repo::Limits::PACK_BYTES, ..wire::Limits::default() },
     };
     settings.remotes.iter().map(source).collect()
 }

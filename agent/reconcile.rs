@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::journal::{Journal, JournalError};
 use crate::model::{Action, Command, Deployment, Event, Happened, Oid, Sighting, State, Suspension};
 use crate::plan::{self, Facts, Policy};
-use crate::report::{Doing, Snapshot};
+use crate::report::{self, Doing, Snapshot};
 
 /// How many messages may wait for the loop.
 pub const INBOX_MAX: usize = 64;
@@ -117,6 +117,7 @@ impl Loop<'_> {
                 let met: Option<Deployment> = self.state().deployment.clone();
                 self.journal.append(&event)?;
                 self.facts.note(&event, met.as_ref());
+                report::log(&event, met.as_ref());
                 self.announce(None);
             }
         }

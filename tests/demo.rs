@@ -1,7 +1,7 @@
 //! Goal: what `pullagent demo` shows is what happens. Method: first its world alone, without the agent, so that a
 //! later refusal or rollback is the agent's doing and not the world's; then the verb itself.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "this is a test")]
+#![expect(clippy::unwrap_used, reason = "this is a test")]
 #![expect(clippy::disallowed_methods, reason = "a test runs the program as its user does")]
 
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use pullagent::config::{self, Settings};
 use pullagent::model::{
-    Class, Deployment, DeploymentId, Desired, Ended, Failure, HostFacts, Oid, Operation, Outcome,
+    CheckFacts, Class, Deployment, DeploymentId, Desired, Ended, Failure, HostFacts, Oid, Operation, Outcome,
     Quarantined, Refusal, Settled, Stage, State, Step, StorePath, Suspension, Target, TestLine, TestProgress,
     Tip, Trial, Why,
 };
@@ -25,7 +25,12 @@ const HOUR: u64 = 3600;
 
 #[test]
 fn up_to_date() {
-    let status = check("up-to-date", &host_in_sync());
+    let mut s = host_in_sync();
+    s.facts.checks = Some((
+        s.state.history.back().unwrap().id.clone().unwrap(),
+        vec![check_facts("web", true), check_facts("db", true)],
+    ));
+    let status = check("up-to-date", &s);
     assert_eq!(status.state, Headline::InSync);
     assert_eq!(status.running.unwrap().generation, Some(42));
 }
@@ -57,6 +62,14 @@ fn checking_health() {
     let mut s = on_probation(Step::Soaking, Operation::Switch);
     run(&mut s, &new_path());
     s.doing = Some(Doing { action: "check-health", revision: Some(new_rev()), since: NOW - 38 });
+    let red = CheckFacts {
+        failures: 2,
+        text: "http://127.0.0.1/healthz answers 502".to_owned(),
+        ..check_facts("web", false)
+    };
+    let waiting = CheckFacts { green: None, ..check_facts("site", false) };
+    let checks = vec![check_facts("db", true), red, waiting];
+    s.facts.checks = Some((s.state.deployment.as_ref().unwrap().id.clone(), checks));
     let status = check("checking-health", &s);
     assert_eq!(status.state, Headline::CheckingHealth);
     assert_eq!(status.running.unwrap().generation, None, "a system on probation has no generation");
@@ -570,4 +583,15 @@ fn unreachable_host() -> Snapshot {
 fn status_written(mut status: Status, age: u64) -> Status {
     status.agent.written_at = NOW - age;
     status
+}
+
+fn check_facts(name: &str, green: bool) -> CheckFacts {
+    CheckFacts {
+        name: name.to_owned(),
+        hard: true,
+        green: Some(green),
+        failures: 0,
+        failures_max: 3,
+        text: String::new(),
+    }
 }

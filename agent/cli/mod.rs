@@ -155,7 +155,7 @@ fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
         Verb::Resume => resume::run(options)?,
         Verb::Retry(args) => retry::run(options, &args)?,
         Verb::Config(verb) => config::run(options, &verb)?,
-        Verb::Demo(args) => return Ok(demo::run(&args)?),
+        Verb::Demo(args) => return Ok(demo::run(options, &args)?),
         Verb::Completions(args) => completions::run(&args, &mut Cli::command())?,
     };
     Ok(exit.into())

@@ -12,7 +12,7 @@ pub use event::{
     Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
     SwitchEnd, Verification,
 };
-pub use facts::{Arbiter, Decision, GuardFacts, GuardResult, HostFacts};
+pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Class, Command, Deployment, Event, Failure, GuardFacts, HostFacts, Oid, Sighting, Why};
+use crate::model::{
+    CheckFacts, Class, Command, Deployment, DeploymentId, Event, Failure, GuardFacts, HostFacts, Oid,
+    Sighting, Why,
+};
 
 /// How many tips can be waiting for another try at once.
 const RETRIES_MAX: usize = 64;
@@ -23,6 +26,8 @@ pub struct Facts {
     pub remotes: BTreeMap<String, RemoteFacts>,
     /// What failed in a way that may pass.
     pub retries: BTreeMap<Oid, Retry>,
+    /// How the health checks of the newest deployment fared, or fare.
+    pub checks: Option<(DeploymentId, Vec<CheckFacts>)>,
 }
 
 /// What is known of one remote.
@@ -99,6 +104,7 @@ impl Facts {
                 }
                 self.retries.insert(revision, Retry { failure, tries, not_before });
             }
+            Sighting::Checked { id, checks } => self.checks = Some((id, checks)),
             Sighting::Woke => {}
         }
     }

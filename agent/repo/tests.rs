@@ -18,7 +18,7 @@ use crate::trust::AnchorFacts;
 mod bytes;
 
 #[path = "../../tests/store/git.rs"]
-#[expect(dead_code, reason = "the integration tests use all of it")]
+#[expect(dead_code, clippy::disallowed_methods, reason = "the integration tests use all of it")]
 mod git;
 
 use git::{FIRST_COMMIT, Repo, policy, with_trailer};

@@ -4,7 +4,7 @@ use super::status::{
     Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,
     StageWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
 };
-use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot};
+use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health};
 use crate::config::Settings;
 use crate::model::{
     Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Stage, Step, StorePath, Suspension,
@@ -30,6 +30,7 @@ impl Status {
             stale_after_secs: settings.trust.stale_after.0.as_secs(),
             doing: snapshot.doing.as_ref().and_then(act),
             deployment: snapshot.state.deployment.as_ref().map(|d| deployment(snapshot, settings, d)),
+            health: health::of(snapshot),
             accepted: snapshot.state.main.as_ref().map(commit),
             pending: pending(snapshot, settings),
             test: snapshot.state.test.as_ref().map(|t| test(snapshot, settings, t)),

@@ -11,6 +11,8 @@ mod history;
 
 mod judge;
 
+mod health;
+
 mod known;
 
 mod explain;
@@ -23,6 +25,8 @@ mod text;
 
 mod table;
 
+mod sentence;
+
 pub use explain::{Explanation, Verdict, explain};
 pub use history::{Entry, Fate, History};
 pub use known::{PREFIX_MIN, RevisionError, resolve};
@@ -30,6 +34,7 @@ pub use liveness::{Agent, Life, life};
 pub use publish::{
     PublishError, Publisher, ReadError, SCHEMA, history_path, read_history, read_status, run_dir, status_path,
 };
+pub use sentence::{Weight, log, sentence};
 pub use snapshot::{Doing, Snapshot};
 pub use status::{
     Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,

@@ -3,12 +3,12 @@
 //! One headline with a glyph and words, then facts in two aligned columns, then what the reader can do. Whoever
 //! reads it at night has not read the manual.
 
-use super::Life;
 use super::status::{
     Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, StageWord, Status, System,
     TestProgressWord, TestStatus,
 };
 use super::style::{Style, Tone, ago, brief, precise, quoted, safe, span};
+use super::{Life, health};
 use crate::model::{Oid, Operation};
 
 /// Width of the margin and the label column.
@@ -341,7 +341,9 @@ impl Page<'_> {
     }
 
     fn deployment(&mut self) {
-        let Some(d) = &self.status.deployment else { return };
+        let Some(d) = &self.status.deployment else {
+            return health::fared(self.status).iter().for_each(|said| self.line("health", said));
+        };
         match d.stage {
             StageWord::Built | StageWord::Prepared => {}
             StageWord::Armed | StageWord::Activated | StageWord::Soaking => {
@@ -369,12 +371,7 @@ impl Page<'_> {
             Operation::Switch => "then it becomes permanent",
             Operation::Test => "then it stays until the next boot",
         };
-        let names: Vec<String> = d.checks.iter().map(|c| safe(c)).collect();
-        let what = match names.as_slice() {
-            [] => "no checks are configured".to_owned(),
-            names => names.join(" · "),
-        };
-        self.line("health", &what);
+        self.line("health", &health::faring(self.status, &d.checks));
         if !d.red_before.is_empty() {
             let names: Vec<String> = d.red_before.iter().map(|c| safe(c)).collect();
             self.line("", &format!("failed before the switch already, does not count: {}", names.join(", ")));

@@ -8,6 +8,7 @@ use crate::config::{self, Settings};
 use crate::guard::{self, GuardPlan};
 use crate::host::{self, clock, command::CommandError, facts, files, switch};
 use crate::model::{Class, Deployment, Event, Failure, Happened, StorePath};
+use crate::repo::{Limits, import, store::Store};
 
 /// How long the new system's pre-switch checks may take.
 const CHECK_MAX: Duration = Duration::from_secs(60);
@@ -28,18 +29,13 @@ impl Steps {
             Ok(event) => Happened::Event(event),
             Err(Stop::Again(happened)) => *happened,
             Err(Stop::Off(failure)) => {
-                tracing::warn!(
-                    deployment = d.id.as_str(),
-                    code = failure.code,
-                    "not begun: {}",
-                    failure.text
-                );
                 Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
             }
         }
     }
 
     async fn try_prepare(&self, d: &Deployment) -> Result<Event, Stop> {
+        self.tidy_store().await;
         let built = Built::journaled(d);
         let new = self.configuration_of(built.toplevel())?;
         self.check_machine(&new)?;
@@ -59,6 +55,19 @@ impl Steps {
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
         Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before })
+    }
+
+    /// Keeps the trusted store from growing a pack with each push. Here nothing else reads it, and what is done here
+    /// is not dropped half-way.
+    async fn tidy_store(&self) {
+        let repacked = match Store::open(&self.state_directory) {
+            Ok(Some(store)) => import::repack_if_needed(&store, &Limits::default()).await,
+            Ok(None) => Ok(()),
+            Err(e) => Err(e.into()),
+        };
+        if let Err(error) = repacked {
+            tracing::warn!("the trusted store was not repacked: {}", host::chain(&error));
+        }
     }
 
     /// Reads the new system's own configuration out of the store; nothing is evaluated.
@@ -128,7 +137,8 @@ impl Steps {
         let checks = new.health.checks.iter().filter(|(name, _)| both(name));
         let probes = checks.map(async |(name, check)| {
             let result = probe::run(check).await;
-            (!result.ok).then(|| name.clone())
+            // A probe that can't do its work says nothing about the old system, so it excuses nothing.
+            (!result.ok && !result.not_yet && !result.broken).then(|| name.clone())
         });
         futures_util::future::join_all(probes).await.into_iter().flatten().collect()
     }

@@ -2,7 +2,42 @@
 
 use pullagent::model::{Arbiter, Decision, GuardResult};
 
-use super::world::{Bug, Guard, Inner, Job, NEVER, third_system};
+use super::world::{Bug, Cut, GUARD_LONG_MS, Guard, Inner, Job, NEVER, World, third_system};
+
+impl World {
+    /// Lets time pass: guards fire, switches go on.
+    pub fn pass(&self, ms: u64) {
+        let mut w = self.inner.borrow_mut();
+        let end = w.now_ms + ms;
+        while let Some(at) = w.next_moment().filter(|at| *at <= end) {
+            w.now_ms = w.now_ms.max(at);
+            w.elapse();
+        }
+        w.now_ms = end;
+    }
+
+    /// What the crash does to the world before the agent is started again.
+    pub fn crash(&self, cut: Cut) {
+        match cut {
+            Cut::Kill => self.pass(2_000),
+            Cut::LongKill => self.pass(2 * GUARD_LONG_MS),
+            Cut::Power => {
+                let w = &mut *self.inner.borrow_mut();
+                w.check_invariants();
+                w.boots += 1;
+                w.wall_offset += w.now_ms / 1000 + 30;
+                w.now_ms = 20_000;
+                let booted = w.boot_default.clone();
+                (w.running, w.etc, w.booted) = (booted.clone(), booted.clone(), booted);
+                for guard in w.guards.values_mut() {
+                    guard.timers.clear();
+                    guard.job = None;
+                }
+            }
+        }
+        self.inner.borrow_mut().crashed = None;
+    }
+}
 
 impl Inner {
     pub(super) fn next_moment(&self) -> Option<u64> {

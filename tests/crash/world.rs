@@ -90,7 +90,7 @@ pub(super) struct Job {
     pub(super) ends_at: u64,
 }
 
-const GUARD_LONG_MS: u64 = 1_500_000;
+pub(super) const GUARD_LONG_MS: u64 = 1_500_000;
 const GUARD_SHORT_MS: u64 = 400_000;
 const SWITCH_MS: u64 = 10_000;
 const SWITCH_MAX_MS: u64 = 900_000;
@@ -570,38 +570,5 @@ impl World {
         }
         self.point().await;
         Happened::Event(Event::Abandoned { id: d.id, failure, at: self.now() })
-    }
-
-    /// Lets time pass: guards fire, switches go on.
-    pub fn pass(&self, ms: u64) {
-        let mut w = self.inner.borrow_mut();
-        let end = w.now_ms + ms;
-        while let Some(at) = w.next_moment().filter(|at| *at <= end) {
-            w.now_ms = w.now_ms.max(at);
-            w.elapse();
-        }
-        w.now_ms = end;
-    }
-
-    /// What the crash does to the world before the agent is started again.
-    pub fn crash(&self, cut: Cut) {
-        match cut {
-            Cut::Kill => self.pass(2_000),
-            Cut::LongKill => self.pass(2 * GUARD_LONG_MS),
-            Cut::Power => {
-                let w = &mut *self.inner.borrow_mut();
-                w.check_invariants();
-                w.boots += 1;
-                w.wall_offset += w.now_ms / 1000 + 30;
-                w.now_ms = 20_000;
-                let booted = w.boot_default.clone();
-                (w.running, w.etc, w.booted) = (booted.clone(), booted.clone(), booted);
-                for guard in w.guards.values_mut() {
-                    guard.timers.clear();
-                    guard.job = None;
-                }
-            }
-        }
-        self.inner.borrow_mut().crashed = None;
     }
 }

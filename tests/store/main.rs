@@ -12,4 +12,5 @@ mod hostile;
 mod imports;
 mod watch;
 
+/// The pieces that unit tests use too call us by this name.
 use pullagent as product;

@@ -14,6 +14,9 @@ use crate::host::command::{Command, CommandError};
 /// Where programs for administrators lie; an ordinary user's `PATH` lacks these on Debian.
 const ADMIN_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
+/// How often a server that was asked to end is looked at before it is killed, 10 ms apart.
+const END_LOOKS: u32 = 50;
+
 /// A program, the Debian package and the nixpkgs attribute that bring it.
 struct Needed(&'static str, &'static str, &'static str);
 
@@ -138,7 +141,7 @@ fn describe_missing(missing: &[&Needed]) -> String {
         names.iter().map(|name| format!(" {before}{name}")).collect::<String>()
     };
     format!(
-        "the demo needs programs that are not installed:{}\n  Debian:  apt-get install{}\n  Nix:     nix shell{}",
+        "the demo needs programs that are not installed:{} (Debian: apt-get install{}; Nix: nix shell{})",
         list(|needed| needed.0, ""),
         list(|needed| needed.1, ""),
         list(|needed| needed.2, "nixpkgs#"),
@@ -154,13 +157,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Returns the end of what the server printed, if it does not run any more.
+    /// Returns how the server ended and its last word, if it does not run any more.
     pub fn complaint(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok().flatten()?;
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().rev().take(8).collect();
-        let tail: Vec<&str> = lines.into_iter().rev().collect();
-        Some(format!("'{}' ended ({status}): {}", self.name, tail.join("\n")))
+        let last = log.lines().last().unwrap_or("it said nothing");
+        Some(format!("'{}' ended ({status}): {last}", self.name))
     }
 
     /// Returns the id of the server's process, or nothing if it has ended.
@@ -182,10 +184,9 @@ impl Server {
     ///
     /// Its own process is asked first, so that it waits for its children and leaves no zombies.
     fn kill(&mut self) {
-        const LOOKS: u32 = 50;
         signal(self.child.id(), Signal::TERM, kill_process);
         let group = self.child.id();
-        for _ in 0..LOOKS {
+        for _ in 0..END_LOOKS {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 break;
             }
@@ -236,8 +237,8 @@ mod tests {
             .collect();
         assert_eq!(
             describe_missing(&missing),
-            "the demo needs programs that are not installed: git nix nix-env\n  \
-             Debian:  apt-get install git nix-bin\n  Nix:     nix shell nixpkgs#git nixpkgs#nix"
+            "the demo needs programs that are not installed: git nix nix-env \
+             (Debian: apt-get install git nix-bin; Nix: nix shell nixpkgs#git nixpkgs#nix)"
         );
     }
 }

@@ -21,6 +21,8 @@ fn source() -> Source {
         username: "pullagent".to_owned(),
         token_file: Some("/run/token".into()),
         ca_file: None,
+        ssh_key_file: Some("/run/key".into()),
+        known_hosts_file: None,
         limits: Limits::default(),
     }
 }

@@ -255,6 +255,8 @@ fn sources(settings: &Settings) -> Vec<Source> {
         username: r.username.clone(),
         token_file: r.token_file.clone(),
         ca_file: r.ca_file.clone(),
+        ssh_key_file: r.ssh_key_file.clone(),
+        known_hosts_file: r.known_hosts_file.clone(),
         // The import refuses what is larger, so it need not come in the first place.
         limits: wire::Limits { pack_bytes: crate::repo::Limits::PACK_BYTES, ..wire::Limits::default() },
     };

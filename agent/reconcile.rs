@@ -170,7 +170,8 @@ impl Loop<'_> {
 
     /// Says what a suspension means now: what is on probation can't stay there.
     fn suspended_how(&self, ends: bool) -> String {
-        let until = if ends { "until the time you gave, or 'pullagent resume'" } else { "until 'pullagent resume'" };
+        let until =
+            if ends { "until the time you gave, or 'pullagent resume'" } else { "until 'pullagent resume'" };
         match &self.state().deployment {
             Some(d) if matches!(d.stage, Stage::Probation { .. }) => {
                 let revision = d.desired.tip.revision.short();

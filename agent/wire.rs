@@ -98,7 +98,8 @@ pub enum Notice {
 pub struct Source {
     /// The name by which both ends know it.
     pub name: String,
-    /// `https://…`, `http://` on loopback, `file://…` or an absolute path; no user or password in it.
+    /// `https://…`, `http://` on loopback, `file://…` or an absolute path, without user or password;
+    /// `ssh://user@host/path` or `user@host:path`.
     pub url: String,
     /// Full ref names, compared exactly.
     pub refs: Vec<String>,
@@ -110,6 +111,10 @@ pub struct Source {
     pub token_file: Option<PathBuf>,
     /// A PEM file of authorities trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// The file that holds the private key for an SSH remote.
+    pub ssh_key_file: Option<PathBuf>,
+    /// The file of host keys that are accepted of an SSH remote.
+    pub known_hosts_file: Option<PathBuf>,
     /// What the remote may cost.
     pub limits: Limits,
 }
@@ -163,7 +168,7 @@ pub enum Class {
     Dns,
     /// No connection, or it broke.
     Network,
-    /// The certificate or the handshake was not accepted.
+    /// The certificate, the host key or the handshake was not accepted.
     Tls,
     /// The credentials were not accepted.
     Auth,
@@ -290,7 +295,7 @@ impl Frame for Notice {
 
 impl Source {
     fn offence(&self) -> Option<&'static str> {
-        let paths = [&self.token_file, &self.ca_file];
+        let paths = [&self.token_file, &self.ca_file, &self.ssh_key_file, &self.known_hosts_file];
         if self.refs.len() > REFS_MAX {
             Some("too many refs")
         } else if self.url.len() > URL_BYTES_MAX || self.url.contains(char::is_control) {

@@ -15,8 +15,8 @@ use pullagent::cli::demo::{Setup, World};
 use pullagent::model::Oid;
 use pullagent::report::{BadKind, Headline, StageWord, Status};
 
-const KILLS_QUICK: u32 = 8;
-const KILLS_LONG: u32 = 50;
+const KILLS_QUICK: u32 = 50;
+const KILLS_LONG: u32 = 400;
 const KILLS_PER_PUSH: u32 = 2;
 
 /// How long the agent may stay dead between two lives, in milliseconds.

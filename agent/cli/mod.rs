@@ -196,7 +196,8 @@ impl Options {
 
 /// Reads a duration from the command line.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "a duration is written like 90s, 10m or \"1h 30m\"".to_owned())
+    humantime::parse_duration(text)
+        .map_err(|_| "a duration is written like 90s, 10m or \"1h 30m\"".to_owned())
 }
 
 /// Gives an order to the running agent and says what came of it.

@@ -192,7 +192,8 @@ fn absent() -> Fail {
 }
 
 fn timed_out(timeout: Duration, look: Option<&Look>) -> Fail {
-    let state = look.map_or("no agent runs".to_owned(), |l| format!("the state is '{}'", l.status.state.word()));
+    let state =
+        look.map_or("no agent runs".to_owned(), |l| format!("the state is '{}'", l.status.state.word()));
     Fail::new(
         Exit::TimedOut,
         anyhow!("timed out after {}; {state}", humantime::format_duration(timeout)),

@@ -222,6 +222,12 @@ impl Command {
         self
     }
 
+    /// Leaves nothing of the environment but the way to programs and the language of messages.
+    pub fn bare_env(mut self) -> Command {
+        self.env.retain(|name, _| name == "PATH" || name == "LC_ALL");
+        self
+    }
+
     /// Runs the program in `dir`.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Command {
         self.dir = Some(dir.into());

@@ -94,9 +94,12 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     let journal = match Journal::open(&state, &boot_id) {
         Ok(journal) => journal,
         Err(locked @ JournalError::Locked(_)) => return Err(locked.into()),
-        Err(error) => return observe_only(&host, &show, ordered, &host::chain(&error)).await,
+        Err(error) => return observe_only(&host, &show, ordered, &unusable(&error)).await,
     };
     notify(&[NotifyState::Ready]);
+    if journal.is_new() {
+        tracing::info!(path = %state.display(), "no journal: this host starts anew, from the revision it runs");
+    }
     tracing::info!(host = settings.hostname, version = env!("CARGO_PKG_VERSION"), "started");
     let nix = Nix::detect([]).await.context("pullagent needs Nix on its PATH")?;
     // What an earlier run left unfinished.
@@ -123,7 +126,7 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     gateway.abort();
     match stopped {
         Ok(()) => Ok(()),
-        Err((error, ordered)) => observe_only(&host, &show, ordered, &host::chain(&error)).await,
+        Err((error, ordered)) => observe_only(&host, &show, ordered, &unusable(&error)).await,
     }
 }
 
@@ -171,6 +174,20 @@ async fn reconcile(
         () = hear => Ok(()),
     };
     stopped.map_err(|error| (error, ordered))
+}
+
+/// Says why the journal can't be used, and what helps where mending it does not.
+fn unusable(error: &JournalError) -> String {
+    let said = host::chain(error);
+    match error {
+        JournalError::Damaged { .. } | JournalError::Illegal { .. } => {
+            format!("{said}; without that file this host starts anew, from the revision it runs")
+        }
+        JournalError::Locked(_)
+        | JournalError::Io { .. }
+        | JournalError::Refused(_)
+        | JournalError::Poisoned(_) => said,
+    }
 }
 
 /// Without a journal nothing may be done: the host stays as it is, and says so.

@@ -165,6 +165,11 @@ impl Journal {
         })
     }
 
+    /// Tells whether there is no record yet: a first start, or the journal was lost.
+    pub fn is_new(&self) -> bool {
+        self.seq == 0
+    }
+
     /// Returns what all records add up to.
     pub fn state(&self) -> &State {
         &self.state

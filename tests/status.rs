@@ -204,6 +204,32 @@ fn retrying() {
 }
 
 #[test]
+fn what_is_healthy_but_cannot_be_made_permanent() {
+    let mut s = on_probation(Step::Confirming, Operation::Switch);
+    run(&mut s, &new_path());
+    let failure = Failure {
+        class: Class::Transient,
+        code: "bootloader".to_owned(),
+        text: "'switch-to-configuration boot' failed with exit code 1: no room on /boot".to_owned(),
+    };
+    s.facts.retries.insert(new_rev(), Retry { failure, tries: 3, not_before: NOW + 8 });
+    s.doing = None;
+    assert_eq!(check("confirm-failed", &s).state, Headline::Retrying);
+    s.doing = Some(Doing { action: "confirm", revision: Some(new_rev()), since: NOW });
+    assert_eq!(Status::from_snapshot(&s, &settings()).state, Headline::Confirming, "while it tries again");
+}
+
+#[test]
+fn a_refusal_that_may_pass_says_what_helps() {
+    let mut s = host_in_sync();
+    push(&mut s, "main", &new_rev());
+    let (code, text) = ("anchor-missing".to_owned(), "a1b2c3d is not in what 'origin' sent".to_owned());
+    let failure = Failure { class: Class::Transient, code, text };
+    s.facts.retries.insert(new_rev(), Retry { failure, tries: 1, not_before: NOW + 2 });
+    assert_eq!(check("anchor-missing", &s).state, Headline::Retrying);
+}
+
+#[test]
 fn held() {
     let mut s = host_in_sync();
     s.trouble = Some("this is another machine than the configuration is for (expectedMachineId)".to_owned());
@@ -329,6 +355,19 @@ fn explanations() {
         Some(Suspension { by: "alice".to_owned(), reason: None, until: None, at: NOW - 2 * MINUTE });
     assert_eq!(tell(&s, &new_rev()), Verdict::Waiting);
     assert_eq!(tell(&unreachable_host(), &oid("5eed")), Verdict::Unknown);
+    let mut s = refused_host("unsigned", "main");
+    s.state.refused.back_mut().unwrap().commit = Some(oid("bad"));
+    assert_eq!(tell(&s, &oid("bad")), Verdict::Refused);
+    let mut s = on_probation(Step::Confirming, Operation::Switch);
+    run(&mut s, &new_path());
+    let failure = failure("bootloader", "no room on /boot");
+    s.facts.retries.insert(new_rev(), Retry { failure, tries: 3, not_before: NOW + 8 });
+    assert_eq!(tell(&s, &new_rev()), Verdict::UnderWay);
+    let mut s = rolled_back_host();
+    run(&mut s, &new_path());
+    let (reason, said) = ("check 'web' failed".to_owned(), "it exited with 4".to_owned());
+    s.state.history.back_mut().unwrap().outcome = Outcome::RollbackFailed { reason, text: said };
+    assert_eq!(tell(&s, &new_rev()), Verdict::Failed, "although it runs");
     compare("explain", &text);
 }
 

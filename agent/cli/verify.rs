@@ -147,7 +147,7 @@ fn text(report: &RangeReport, from: &Oid, tip: &Oid) -> String {
     let count = report.lines.len() + report.left_off as usize;
     let commits = if count == 1 { "commit" } else { "commits" };
     text.push_str(&match (count, report.refused) {
-        (0, _) => format!("✔ {} is where it started: nothing to judge\n", tip.short()),
+        (0, _) => format!("✔ {} is the very commit to start from: nothing to judge\n", tip.short()),
         (_, 0) => format!("✔ {} is good: {count} {commits} since {}\n", tip.short(), from.short()),
         (_, bad) => {
             format!("✖ {} would be refused: {bad} of {count} {commits} since {}\n", tip.short(), from.short())

@@ -2,15 +2,18 @@
 
 use super::Status;
 use super::style::safe;
-use crate::model::{CheckFacts, Outcome};
+use crate::model::{CheckFacts, Ended, Outcome};
 use crate::report::Snapshot;
 
 /// Returns the checks of the deployment under way, or of the one that ended last, if that one runs.
 pub(super) fn of(snapshot: &Snapshot) -> Vec<CheckFacts> {
     let Some((id, checks)) = &snapshot.facts.checks else { return vec![] };
     let under_way = snapshot.state.deployment.as_ref().map(|d| &d.id);
-    let stayed = |o: &Outcome| matches!(o, Outcome::Confirmed { .. } | Outcome::Tested);
-    let ended = snapshot.state.history.back().filter(|e| stayed(&e.outcome)).and_then(|e| e.id.as_ref());
+    let running = snapshot.facts.host.as_ref().and_then(|h| h.running.as_ref());
+    let stayed = |e: &&Ended| {
+        matches!(e.outcome, Outcome::Confirmed { .. } | Outcome::Tested) && e.toplevel.as_ref() == running
+    };
+    let ended = snapshot.state.history.back().filter(stayed).and_then(|e| e.id.as_ref());
     if under_way.or(ended) == Some(id) { checks.clone() } else { vec![] }
 }
 

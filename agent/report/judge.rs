@@ -53,7 +53,8 @@ fn headline(snapshot: &Snapshot, status: &Status) -> Headline {
         return Headline::Held;
     }
     if let Some(d) = &status.deployment {
-        return stage_headline(d.stage, status.doing.as_ref());
+        let stuck = status.doing.is_none() && status.retry(&d.commit.revision).is_some();
+        return if stuck { Headline::Retrying } else { stage_headline(d.stage, status.doing.as_ref()) };
     }
     if let Some(bad) = status.problem.as_ref().filter(|b| b.kind == BadKind::RollbackFailed) {
         return bad_headline(bad.kind);
@@ -403,7 +404,10 @@ fn way_back(snapshot: &Snapshot) -> Option<Debt> {
 /// What is tried again, as far as anybody still wants it: a failure is of no interest once its branch has moved on.
 fn retries(snapshot: &Snapshot, status: &Status) -> Vec<RetryStatus> {
     let accepted = status.accepted.as_ref().filter(|_| status.drift).map(|c| &c.revision);
-    let wanted = |r: &Oid| status.pending.iter().any(|p| p.revision == *r) || accepted == Some(r);
+    let under_way = status.deployment.as_ref().map(|d| &d.commit.revision);
+    let wanted = |r: &Oid| {
+        status.pending.iter().any(|p| p.revision == *r) || [accepted, under_way].contains(&Some(r))
+    };
     let retries =
         snapshot.facts.retries.iter().filter(|(revision, _)| wanted(revision)).map(|(revision, retry)| {
             RetryStatus {

@@ -411,6 +411,11 @@ impl Headline {
 }
 
 impl Status {
+    /// Returns what failed about `revision` in a way that may pass.
+    pub fn retry(&self, revision: &Oid) -> Option<&RetryStatus> {
+        self.retries.iter().find(|r| r.revision == *revision)
+    }
+
     /// Returns the entry of `revision` among those set aside.
     pub fn bad(&self, revision: &Oid) -> Option<&Bad> {
         self.set_aside.iter().rev().find(|b| b.revision == *revision)

@@ -4,12 +4,13 @@
 //! reads it at night has not read the manual.
 
 use super::status::{
-    Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, StageWord, Status, System,
-    TestProgressWord, TestStatus,
+    Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, RetryStatus, StageWord, Status,
+    System, TestProgressWord, TestStatus,
 };
 use super::style::{Style, Tone, ago, brief, precise, quoted, safe, span};
 use super::{Life, health};
 use crate::model::{Oid, Operation};
+use crate::trust::Code;
 
 /// Width of the margin and the label column.
 const INDENT: usize = 13;
@@ -171,7 +172,7 @@ fn sentence(status: &Status, now: u64, style: &Style) -> String {
         Headline::Retrying => format!("{host} could not finish {what} and will try again"),
         Headline::Suspended => suspended(status, now, style),
         Headline::Unreachable => unreachable(status, now),
-        Headline::Drift => format!("{host} runs a system that pullagent did not deploy"),
+        Headline::Drift => format!("{host} runs another system than pullagent deployed last"),
         Headline::Held => format!("{host} is held: pullagent changes nothing"),
     }
 }
@@ -557,7 +558,10 @@ impl Page<'_> {
                 let branch = self.status.test.as_ref().map_or("", |t| t.commit.branch.as_str());
                 format!("keep it: merge it into main; end it: delete {} or reboot", safe(branch))
             }
-            Headline::Retrying => "wait, or try at once: pullagent sync".to_owned(),
+            Headline::Retrying => {
+                let advice = self.status.retries.first().and_then(retry_advice);
+                advice.unwrap_or("wait, or try at once: pullagent sync").to_owned()
+            }
             Headline::InSync
             | Headline::Starting
             | Headline::Waiting
@@ -584,6 +588,11 @@ impl Page<'_> {
             _ => "check the network and the remote",
         }
     }
+}
+
+/// Returns what helps against a refusal that may pass.
+pub(super) fn retry_advice(retry: &RetryStatus) -> Option<&'static str> {
+    Code::ALL.iter().find(|code| code.as_str() == retry.code).map(|code| code.advice())
 }
 
 fn tries(n: u32) -> String {

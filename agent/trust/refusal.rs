@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Oid;
 
-/// Declares the codes, once: name, whether the verdict lasts, and what the administrator can do.
+/// Declares the codes, once: what each means, its name, whether the verdict lasts, and what the administrator can do.
 macro_rules! codes {
-    ($($(#[$doc:meta])+ $variant:ident = $name:literal, $lasts:ident, $advice:literal;)+) => {
+    ($(#[doc = $meaning:literal] $variant:ident = $name:literal, $lasts:ident, $advice:literal;)+) => {
         /// A stable, machine-readable reason. The text form never changes its meaning between versions.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Code {
-            $($(#[$doc])+ #[serde(rename = $name)] $variant,)+
+            $(#[doc = $meaning] #[serde(rename = $name)] $variant,)+
         }
 
         impl Code {
@@ -29,6 +29,11 @@ macro_rules! codes {
             /// remembered until one of them changes. What depends on the network, the store or the clock does not.
             pub fn is_final(self) -> bool {
                 match self { $(Code::$variant => codes!(@lasts $lasts),)+ }
+            }
+
+            /// Returns one plain sentence: what is wrong.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Code::$variant => $meaning.trim_ascii(),)+ }
             }
 
             /// Returns one plain sentence: what an administrator or a signer can do about it.

@@ -405,9 +405,8 @@ fn way_back(snapshot: &Snapshot) -> Option<Debt> {
 fn retries(snapshot: &Snapshot, status: &Status) -> Vec<RetryStatus> {
     let accepted = status.accepted.as_ref().filter(|_| status.drift).map(|c| &c.revision);
     let under_way = status.deployment.as_ref().map(|d| &d.commit.revision);
-    let wanted = |r: &Oid| {
-        status.pending.iter().any(|p| p.revision == *r) || [accepted, under_way].contains(&Some(r))
-    };
+    let wanted =
+        |r: &Oid| status.pending.iter().any(|p| p.revision == *r) || [accepted, under_way].contains(&Some(r));
     let retries =
         snapshot.facts.retries.iter().filter(|(revision, _)| wanted(revision)).map(|(revision, retry)| {
             RetryStatus {

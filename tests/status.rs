@@ -105,6 +105,8 @@ fn rollback_failed() {
     };
     run(&mut s, &new_path());
     assert_eq!(check("rollback-failed", &s).state, Headline::RollbackFailed);
+    run(&mut s, &old_path());
+    assert_eq!(Status::from_snapshot(&s, &settings()).state, Headline::RolledBack, "somebody mended it");
 }
 
 #[test]

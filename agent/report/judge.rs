@@ -123,7 +123,8 @@ fn problem(snapshot: &Snapshot, settings: &Settings, status: &Status) -> Option<
     let last = snapshot.state.history.back().map(Entry::of);
     if let Some(last) = last.filter(|e| e.outcome == Fate::RollbackFailed) {
         let known = status.bad(&last.revision).filter(|b| b.kind == BadKind::RollbackFailed);
-        return Some(known.cloned().unwrap_or_else(|| bad_of_entry(&last)));
+        let bad = known.cloned().unwrap_or_else(|| bad_of_entry(&last));
+        return Some(if came_back(snapshot) { rolled_back_after_all(bad) } else { bad });
     }
     let since = status.test.as_ref().and_then(|t| t.since).unwrap_or(0);
     let heads = settings.branches().into_iter().filter_map(|(branch, _)| {
@@ -133,6 +134,18 @@ fn problem(snapshot: &Snapshot, settings: &Settings, status: &Status) -> Option<
         (bad.branch == branch && bad.at >= since && !overtaken).then(|| bad.clone())
     });
     heads.max_by_key(|b| b.at)
+}
+
+/// Tells whether the host runs what was confirmed last, whole: somebody else mended a failed rollback.
+fn came_back(snapshot: &Snapshot) -> bool {
+    let Some(host) = &snapshot.facts.host else { return false };
+    let permanent = host.running.is_some() && host.running == host.profile && !host.is_torn();
+    permanent && !has_drifted(snapshot)
+}
+
+fn rolled_back_after_all(bad: Bad) -> Bad {
+    let kind = BadKind::RolledBack;
+    Bad { kind, advice: advice(kind, &bad.revision), ..bad }
 }
 
 /// The suspension, while it is in force.

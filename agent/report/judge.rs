@@ -233,8 +233,16 @@ fn entered(snapshot: &Snapshot) -> Option<&StorePath> {
 fn has_drifted(snapshot: &Snapshot) -> bool {
     let running = snapshot.facts.host.as_ref().and_then(|h| h.running.as_ref());
     let (Some(running), Some(settled)) = (running, &snapshot.state.settled) else { return false };
-    let ours = *running == settled.toplevel || entered(snapshot) == Some(running);
+    let ours = *running == settled.toplevel || entered(snapshot) == Some(running) || is_installed(snapshot);
     !ours && snapshot.state.deployment.is_none()
+}
+
+/// Tells whether the accepted revision runs for good, whoever installed it.
+fn is_installed(snapshot: &Snapshot) -> bool {
+    let (Some(host), Some(main)) = (&snapshot.facts.host, &snapshot.state.main) else { return false };
+    host.running.is_some()
+        && host.running == host.profile
+        && host.running_revision.as_ref() == Some(&main.revision)
 }
 
 fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
@@ -371,13 +379,9 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
     }
     let tip = accepted?;
     let settled = state.settled.as_ref().is_some_and(|s| s.tip.revision == tip.revision);
-    let host = snapshot.facts.host.as_ref();
-    let runs = host.is_some_and(|h| {
-        h.running.is_some() && h.running == h.profile && h.running_revision.as_ref() == Some(&tip.revision)
-    });
     let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == tip.revision);
     let tested = entered(snapshot).is_some() && state.test.as_ref().is_some_and(|t| t.main == tip.revision);
-    if settled || runs || under_way || tested || is_bad(&tip.revision) {
+    if settled || is_installed(snapshot) || under_way || tested || is_bad(&tip.revision) {
         return None;
     }
     Some((tip.revision.clone(), Some(tip.subject.clone()), Owed::Deploy))
@@ -418,9 +422,8 @@ fn way_back(snapshot: &Snapshot) -> Option<Debt> {
 fn retries(snapshot: &Snapshot, status: &Status) -> Vec<RetryStatus> {
     let accepted = status.accepted.as_ref().filter(|_| status.drift).map(|c| &c.revision);
     let under_way = status.deployment.as_ref().map(|d| &d.commit.revision);
-    let wanted = |r: &Oid| {
-        status.pending.iter().any(|p| p.revision == *r) || [accepted, under_way].contains(&Some(r))
-    };
+    let wanted =
+        |r: &Oid| status.pending.iter().any(|p| p.revision == *r) || [accepted, under_way].contains(&Some(r));
     let retries =
         snapshot.facts.retries.iter().filter(|(revision, _)| wanted(revision)).map(|(revision, retry)| {
             RetryStatus {

@@ -125,21 +125,29 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     let stopped = reconcile(journal, &steps, &show, ordered, told).await;
     gateway.abort();
     match stopped {
-        Ok(()) => Ok(()),
-        Err((error, ordered)) => observe_only(&host, &show, ordered, &unusable(&error)).await,
+        Ended::Gateway => anyhow::bail!("the gateway ended, so nothing more would be heard of the remotes"),
+        Ended::Journal(error, ordered) => observe_only(&host, &show, ordered, &unusable(&error)).await,
     }
 }
 
 type Orders = mpsc::Receiver<Ordered>;
 
-/// Runs the loop with everything that feeds it. It only ends by a failure of the journal.
+/// Why the loop ended.
+enum Ended {
+    /// The journal failed: nothing may be done, but orders are still answered.
+    Journal(JournalError, Orders),
+    /// Without a gateway nothing is heard any more. Whoever supervises this process starts it again.
+    Gateway,
+}
+
+/// Runs the loop with everything that feeds it.
 async fn reconcile(
     mut journal: Journal,
     steps: &Rc<Steps>,
     show: &watch::Sender<Arc<Snapshot>>,
     mut ordered: Orders,
     mut told: mpsc::Receiver<Sighting>,
-) -> Result<(), (JournalError, Orders)> {
+) -> Ended {
     let (send, mut inbox) = mpsc::channel(INBOX_MAX);
     let policy = Steps::policy(&steps.settings);
     let listen = async {
@@ -147,7 +155,6 @@ async fn reconcile(
         if let Err(error) = steps.link.listen(clock::unix_secs, see).await {
             tracing::error!("the gateway failed: {}", host::chain(&error));
         }
-        std::future::pending().await
     };
     let obey = async {
         while let Some((command, reply)) = ordered.recv().await {
@@ -168,12 +175,12 @@ async fn reconcile(
     };
     let perform = async |action| steps.perform(action).await;
     let stopped = tokio::select! {
-        stopped = reconcile::run(&mut journal, &policy, &mut inbox, show, perform) => stopped,
-        () = listen => Ok(()),
-        () = obey => Ok(()),
-        () = hear => Ok(()),
+        stopped = reconcile::run(&mut journal, &policy, &mut inbox, show, perform) => stopped.err(),
+        () = listen => None,
+        () = obey => None,
+        () = hear => None,
     };
-    stopped.map_err(|error| (error, ordered))
+    stopped.map_or(Ended::Gateway, |error| Ended::Journal(error, ordered))
 }
 
 /// Says why the journal can't be used, and what helps where mending it does not.

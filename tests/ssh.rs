@@ -325,8 +325,7 @@ mod sshd {
     fn a_poll_under_strace() {
         let Ok(named) = std::env::var(REMOTE) else { return };
         let [url, key, hosts]: [&str; 3] = named.split(' ').collect::<Vec<_>>().try_into().unwrap();
-        let files = [key, hosts].map(|file| Some(file.into()));
-        let [ssh_key_file, known_hosts_file] = files;
+        let [ssh_key_file, known_hosts_file] = [key, hosts].map(|file| Some(file.into()));
         ask(&Remote { ssh_key_file, known_hosts_file, ..plain(url) }, &[MAIN]).unwrap();
     }
 
@@ -339,9 +338,8 @@ mod sshd {
         let home = server.path("home");
         std::fs::create_dir_all(home.join(".ssh")).unwrap();
         std::fs::write(home.join(".ssh/config"), "Host *\nProxyCommand false\n").unwrap();
-        let named = [server.url("infra.git"), "key".to_owned(), "known_hosts".to_owned()];
-        let [url, key, hosts] = named;
-        let named = format!("{url} {} {}", server.path(&key).display(), server.path(&hosts).display());
+        let (key, hosts) = (server.path("key"), server.path("known_hosts"));
+        let named = format!("{} {} {}", server.url("infra.git"), key.display(), hosts.display());
         let this = std::env::current_exe().unwrap();
         let mut strace = Command::new("strace");
         strace

@@ -156,7 +156,7 @@ fn readable(line: &str) -> &str {
 fn hint(class: Class, line: &str) -> &'static str {
     match class {
         // Never trusted on first use: whoever sits in between would answer just as well.
-        Class::Tls if line.contains("ost key") => {
+        Class::Tls if line.contains("ost key") && !line.contains("revoked") => {
             "; verify its key (ssh-keyscan) before you put it in knownHostsFile"
         }
         Class::Auth => "; is the public key known there? a passphrase can't be asked for",
@@ -179,6 +179,11 @@ mod tests {
         let denied = "git@h: Permission denied (publickey).\r\n";
         let table = [
             (format!("{frame}IT IS POSSIBLE\r\n{changed}{failed}"), Class::Tls, "says 'Host key for h has changed.'; verify"),
+            (
+                format!("ED25519 host key for h was revoked and you have requested strict checking.\r\n{failed}"),
+                Class::Tls,
+                "ssh says 'ED25519 host key for h was revoked.'",
+            ),
             (failed.to_owned(), Class::Tls, "says 'Host key verification failed.'; verify"),
             ("Unable to negotiate with ::1 port 1: no matching cipher found.".to_owned(), Class::Tls, "cipher found.'"),
             (format!("Load key \"/k\": bad permissions\r\n{denied}"), Class::Local, "ssh says 'Load key \"/k\": bad"),

@@ -21,6 +21,8 @@ mod publish;
 
 mod style;
 
+mod headline;
+
 mod text;
 
 mod table;
@@ -28,6 +30,7 @@ mod table;
 mod sentence;
 
 pub use explain::{Explanation, Verdict, explain};
+pub use headline::oneline;
 pub use history::{Entry, Fate, History};
 pub use known::{RevisionError, may_be_revision, resolve};
 pub use liveness::{Agent, Life, life};
@@ -42,4 +45,4 @@ pub use status::{
 };
 pub use style::Style;
 pub use table::history as history_text;
-pub use text::{oneline, page};
+pub use text::page;

@@ -53,6 +53,17 @@ pub enum Cut {
     Power,
 }
 
+/// A kind of action that fails for a while, for a reason that passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// The variant of [`Action`].
+    pub action: &'static str,
+    /// How often it fails.
+    pub times: u32,
+    /// Whether it fails after its work is done.
+    pub done: bool,
+}
+
 /// A mistake that the sweep must notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
@@ -121,6 +132,9 @@ pub struct Inner {
     pub exhausted: bool,
     pub violations: Vec<String>,
     pub activations: u32,
+    pub fault: Option<Fault>,
+    /// When the fault struck, unix seconds.
+    pub struck: Vec<u64>,
     pub(super) bug: Option<Bug>,
 }
 
@@ -139,6 +153,25 @@ pub fn system(oid: &Oid) -> StorePath {
     // A store path's hash has no e, o, t or u.
     let hash: String = oid.as_str()[8..].replace('e', "z");
     format!("/nix/store/{hash}-nixos-system-web1").parse().unwrap()
+}
+
+/// Names the actions that can fail, and what they are about.
+fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
+    let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
+    match action {
+        // A rollback that fails ends the deployment with an event of its own.
+        Action::Observe(_) | Action::Wait { .. } | Action::Record(_) | Action::RollBack(_) => None,
+        Action::Verify(v) => Some(("Verify", v.candidate.revision.clone())),
+        Action::Build(_, desired) => Some(("Build", desired.tip.revision.clone())),
+        Action::Prepare(d) => of("Prepare", d),
+        Action::Arm(d) => of("Arm", d),
+        Action::Switch(d) => of("Switch", d),
+        Action::Shorten(d) => of("Shorten", d),
+        Action::CheckHealth(d) => of("CheckHealth", d),
+        Action::Decide(d, _) => of("Decide", d),
+        Action::Confirm(d) => of("Confirm", d),
+        Action::Abandon(d, _) => of("Abandon", d),
+    }
 }
 
 pub fn third_system() -> StorePath {
@@ -169,6 +202,8 @@ impl World {
             exhausted: false,
             violations: vec![],
             activations: 0,
+            fault: None,
+            struck: vec![],
             bug,
         };
         World { inner: RefCell::new(inner), introduction, announce_early: RefCell::new(None) }
@@ -176,6 +211,33 @@ impl World {
 
     /// The one seam: what the loop calls.
     pub async fn perform(&self, action: Action) -> Happened {
+        match self.strike(&action) {
+            Some((failed, true)) => {
+                self.work(action).await;
+                failed
+            }
+            Some((failed, false)) => {
+                self.point().await;
+                failed
+            }
+            None => self.work(action).await,
+        }
+    }
+
+    /// What a fault makes of an action, and whether it lets it do its work.
+    fn strike(&self, action: &Action) -> Option<(Happened, bool)> {
+        let (name, revision) = name_and_revision(action)?;
+        let at = self.now();
+        let w = &mut *self.inner.borrow_mut();
+        let fault = w.fault.as_mut().filter(|f| f.action == name && f.times > 0)?;
+        fault.times -= 1;
+        w.struck.push(at);
+        let failure =
+            Failure { class: Class::Transient, code: "fault".to_owned(), text: format!("{name} failed") };
+        Some((Happened::Saw(Sighting::Failed { revision, failure, at }), fault.done))
+    }
+
+    async fn work(&self, action: Action) -> Happened {
         match action {
             Action::Observe(id) => self.observe(id),
             Action::Wait { until } => self.wait(until).await,

@@ -9,6 +9,7 @@
 
 mod crash {
     mod laws;
+    mod script;
     pub mod world;
 }
 
@@ -33,18 +34,8 @@ const POLLS_MAX: u32 = 200;
 const PAIRS_QUICK: u32 = 400;
 const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
 /// What can fail without an event of its own.
-const FALLIBLE: [&str; 10] = [
-    "Verify",
-    "Build",
-    "Prepare",
-    "Arm",
-    "Switch",
-    "Shorten",
-    "CheckHealth",
-    "Decide",
-    "Confirm",
-    "Abandon",
-];
+const FALLIBLE: [&str; 10] =
+    ["Verify", "Build", "Prepare", "Arm", "Switch", "Shorten", "CheckHealth", "Decide", "Confirm", "Abandon"];
 /// How often a short fault strikes: it is over before any guard's deadline.
 const STRIKES_FEW: u32 = 3;
 /// How often a long fault strikes: hours go by.

@@ -31,13 +31,7 @@ fn may_wait(step: &Action) -> bool {
     !matches!(step, Action::RollBack(_) | Action::Record(_) | Action::Wait { .. })
 }
 
-fn next_step(
-    d: &Deployment,
-    state: &State,
-    facts: &Facts,
-    host: &HostFacts,
-    policy: &Policy,
-) -> Action {
+fn next_step(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Action {
     match &d.stage {
         Stage::Built => begin(d, state, facts, host),
         Stage::Probation { trial, step } if trial.boot_id != host.boot_id => {

@@ -1,4 +1,5 @@
-//! The nouns. No effects: no clock, no file, no process, no task.
+//! The nouns: revisions, targets and deployments; what may be done ([`Action`]), what may happen ([`Event`]), and what all
+//! of it adds up to ([`State`]). No effects: no clock, no file, no process, no task.
 
 mod event;
 mod facts;

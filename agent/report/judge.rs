@@ -225,8 +225,16 @@ fn entered(snapshot: &Snapshot) -> Option<&StorePath> {
 fn has_drifted(snapshot: &Snapshot) -> bool {
     let running = snapshot.facts.host.as_ref().and_then(|h| h.running.as_ref());
     let (Some(running), Some(settled)) = (running, &snapshot.state.settled) else { return false };
-    let ours = *running == settled.toplevel || entered(snapshot) == Some(running);
+    let ours = *running == settled.toplevel || entered(snapshot) == Some(running) || is_installed(snapshot);
     !ours && snapshot.state.deployment.is_none()
+}
+
+/// Tells whether the accepted revision runs for good, whoever installed it.
+fn is_installed(snapshot: &Snapshot) -> bool {
+    let (Some(host), Some(main)) = (&snapshot.facts.host, &snapshot.state.main) else { return false };
+    host.running.is_some()
+        && host.running == host.profile
+        && host.running_revision.as_ref() == Some(&main.revision)
 }
 
 fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
@@ -366,13 +374,9 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
     }
     let tip = accepted?;
     let settled = state.settled.as_ref().is_some_and(|s| s.tip.revision == tip.revision);
-    let host = snapshot.facts.host.as_ref();
-    let runs = host.is_some_and(|h| {
-        h.running.is_some() && h.running == h.profile && h.running_revision.as_ref() == Some(&tip.revision)
-    });
     let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == tip.revision);
     let tested = entered(snapshot).is_some() && state.test.as_ref().is_some_and(|t| t.main == tip.revision);
-    if settled || runs || under_way || tested || is_bad(&tip.revision) {
+    if settled || is_installed(snapshot) || under_way || tested || is_bad(&tip.revision) {
         return None;
     }
     Some((tip.revision.clone(), Some(tip.subject.clone()), Owed::Deploy))

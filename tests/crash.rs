@@ -299,7 +299,10 @@ fn compare(script: &Script, clean: &End, cuts: &[(u32, Cut)], ran: &Ran) -> Resu
         // The operator comes once. A reset before that is noticed leaves the target as one to be tried again.
         end.quarantined = clean.quarantined.clone();
     }
-    if script.name.contains("unhealthy") && script.name.contains("test branch") && cuts.iter().any(|(_, c)| matches!(c, Cut::Power)) {
+    if script.name.contains("unhealthy")
+        && script.name.contains("test branch")
+        && cuts.iter().any(|(_, c)| matches!(c, Cut::Power))
+    {
         // A test is entered at most once: after a reset nobody finds out any more how unhealthy it was.
         end.quarantined = clean.quarantined.clone();
     }
@@ -356,7 +359,8 @@ fn undisturbed_runs_end_as_they_should() {
 
 #[test]
 fn a_test_tip_that_comes_to_nothing_ends_the_test_before_it() {
-    for behaviour in [Behaviour::Unhealthy, Behaviour::Unbuildable, Behaviour::Unsigned, Behaviour::Refusing] {
+    for behaviour in [Behaviour::Unhealthy, Behaviour::Unbuildable, Behaviour::Unsigned, Behaviour::Refusing]
+    {
         let mut script = test_moves_to("test branch turns bad", behaviour);
         // The branch stays where it is.
         script.pushes.truncate(3);

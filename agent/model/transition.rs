@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::event::{Class, Event, Failure, Quarantined, Refusal};
 use super::state::{
-    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled, Stage,
-    State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled,
+    Stage, State, Step, TestLine, TestProgress, Trial,
 };
 use super::{Decision, DeploymentId, Desired, Oid, Operation, Tip, Why};
 

@@ -171,6 +171,12 @@ fn a_switch_does_to_units_what_nixos_does() {
     let output = machine.switch(&new, Verb::Test);
     assert_eq!(code(&output), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(machine.check("curl -s http://127.0.0.1:8080/"), "new");
+    let steps = machine.steps(&new, Verb::Test).join(" ");
+    assert_eq!(
+        steps,
+        "begin NIXOS_NO_CHECK= NIXOS_INSTALL_BOOTLOADER= check sync interface plan stop activate users etc \
+         current-system reset-failed reload sysinit reload-units restart-units start-units settle end 0"
+    );
     let (etc_old, etc_new) = (machine.etc_of(&old), machine.etc_of(&new));
     let told = machine.read_file("/run/told").unwrap();
     let mut told: Vec<&str> = told.lines().collect();
@@ -202,6 +208,16 @@ fn a_switch_does_to_units_what_nixos_does() {
     assert_eq!(code(&machine.switch(&old, Verb::Test)), Some(0));
     println!("test host: switched in {:.2} s", begun.elapsed().as_secs_f32());
     assert!(!machine.is_active("added.service") && machine.is_active("removed.service"));
+
+    // Another configuration of systemd itself makes it start anew, and nothing else notices.
+    let reexec = machine
+        .build(&System::new("reexec").etc("systemd/system.conf", "[Manager]\nDefaultTimeoutStopSec=7\n"));
+    let timer = machine.property("systemd-tmpfiles-clean.timer", "InvocationID");
+    assert_eq!(code(&machine.switch(&reexec, Verb::Test)), Some(0));
+    assert!(machine.steps(&reexec, Verb::Test).contains(&"reexec".to_owned()));
+    assert_eq!(machine.check("systemctl show --value -p DefaultTimeoutStopUSec"), "7s");
+    assert_eq!(machine.property("systemd-tmpfiles-clean.timer", "InvocationID"), timer);
+    assert_eq!(code(&machine.switch(&old, Verb::Test)), Some(0));
 
     // A unit that fails is told, also when it is started again and again, and a system without it is fine.
     for more in ["", "Restart=always\nRestartSec=60"] {

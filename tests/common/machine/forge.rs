@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::lab::Lab;
 use super::system::System;
-use super::{read_text, wait_until};
+use super::{holds_within, read_text};
 use crate::common::git::{Repo, git};
 
 /// How long a server may take to start or to end.
@@ -88,13 +88,13 @@ impl Forge {
         let mut command = self.lab.forge_command(program);
         command.args(args).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         self.running.borrow_mut().push((server, command.spawn().unwrap()));
-        let what = format!("{server:?} to serve:\n{}", self.log());
-        wait_until(&what, SERVER_LIMIT, || match server {
+        let serves = holds_within(SERVER_LIMIT, || match server {
             Server::Fcgiwrap => self.path("tmp/cgi.sock").exists(),
             Server::Nginx => self.lab.listens(443),
             Server::Sshd => self.lab.listens(22),
             Server::Dnsmasq => self.lab.listens(53),
         });
+        assert!(serves, "{server:?} does not serve:\n{}", self.log());
     }
 
     /// Ends a server and its connections.

@@ -283,10 +283,19 @@ fn is_init(pid: i32) -> bool {
 }
 
 /// Waits until `holds`; `what` is said if it does not within `limit`.
-fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+fn wait_until(what: &str, limit: Duration, holds: impl FnMut() -> bool) {
+    assert!(holds_within(limit, holds), "waited too long for: {what}");
+}
+
+fn holds_within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < limit, "waited too long for: {what}");
+    loop {
+        if holds() {
+            return true;
+        }
+        if begun.elapsed() > limit {
+            return false;
+        }
         std::thread::sleep(PAUSE);
     }
 }

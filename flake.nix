@@ -51,6 +51,7 @@
             nginx
             openssh
             openssl
+            strace
           ];
         };
       });

@@ -58,8 +58,8 @@ let
       type = types.str;
       example = "https://git.example.org/me/infra.git";
       description = ''
-        Where the repository is: `https://…`, `file:///…` or an absolute path; `http://` on loopback only.
-        Never with a user name or password in it.
+        Where the repository is: `https://…`, `ssh://user@host/path`, `user@host:path`, `file:///…` or an absolute
+        path; `http://` on loopback only. Never with a password in it.
       '';
     };
     interval = mkDuration "60s" "How often the remote is asked for its branches.";
@@ -73,8 +73,15 @@ let
       (`LoadCredential=`), so only root needs to be able to read it, and it must not lie in the Nix store.
       A new token is read when the agent restarts.
     '';
-    sshKeyFile = mkNullable types.path "Reserved for SSH remotes, which the agent refuses for now.";
-    knownHostsFile = mkNullable types.path "Reserved for SSH remotes, which the agent refuses for now.";
+    sshKeyFile = mkNullable types.path ''
+      File on the host that holds a private key for this SSH remote, without a passphrase and for nothing else (a
+      "deploy key" that may only read). It is handed to the agent as {option}`tokenFile` is. SSH remotes need it.
+    '';
+    knownHostsFile = mkNullable types.path ''
+      File with the host keys of the server of this SSH remote, in the manner of {file}`known_hosts`. It is no secret
+      and may lie in the Nix store; {file}`/etc/ssh/ssh_known_hosts` is the one that {option}`programs.ssh.knownHosts`
+      makes. SSH remotes need it: nothing is trusted on first use.
+    '';
     caFile = mkNullable types.path ''
       PEM file of certificate authorities that this remote may also use, besides the system's own.
     '';
@@ -404,6 +411,8 @@ in
       path = [
         config.nix.package
         pkgs.gitMinimal
+        # For SSH remotes.
+        pkgs.openssh
       ];
       environment =
         config.nix.envVars

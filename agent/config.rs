@@ -111,7 +111,8 @@ pub struct Settings {
 pub struct Remote {
     /// Its name in status and log.
     pub name: String,
-    /// `https://…`, `file://…` or an absolute path. Plain `http://` only on loopback. Never with a password in it.
+    /// `https://…`, `ssh://user@host/path`, `user@host:path`, `file://…` or an absolute path. Plain `http://` only on
+    /// loopback. Never with a password in it.
     pub url: String,
     /// How often it is asked.
     #[serde(default = "default_interval")]
@@ -122,10 +123,11 @@ pub struct Remote {
     /// A file that holds an access token, readable by the agent only.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
-    /// Reserved for SSH remotes: the private key's file.
+    /// For SSH remotes: a file that holds a private key without a passphrase, readable by the agent only.
     #[serde(default)]
     pub ssh_key_file: Option<PathBuf>,
-    /// Reserved for SSH remotes: the known_hosts file.
+    /// For SSH remotes: a file in the manner of `known_hosts` with the keys of the server. Nothing is trusted on first
+    /// use.
     #[serde(default)]
     pub known_hosts_file: Option<PathBuf>,
     /// A PEM file of certificate authorities, in addition to the system's.

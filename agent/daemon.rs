@@ -94,9 +94,12 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     let journal = match Journal::open(&state, &boot_id) {
         Ok(journal) => journal,
         Err(locked @ JournalError::Locked(_)) => return Err(locked.into()),
-        Err(error) => return observe_only(&host, &show, ordered, &host::chain(&error)).await,
+        Err(error) => return observe_only(&host, &show, ordered, &unusable(&error)).await,
     };
     notify(&[NotifyState::Ready]);
+    if journal.is_new() {
+        tracing::info!(path = %state.display(), "no journal: this host starts anew, from the revision it runs");
+    }
     tracing::info!(host = settings.hostname, version = env!("CARGO_PKG_VERSION"), "started");
     let nix = Nix::detect([]).await.context("pullagent needs Nix on its PATH")?;
     // What an earlier run left unfinished.
@@ -106,6 +109,7 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     if let Err(error) = guard::sweep(&state.join("guard"), &keep, &boot_id) {
         tracing::warn!("old guards can't be removed: {}", host::chain(&error));
     }
+    let (tell, told) = mpsc::channel(INBOX_MAX);
     let (ours, theirs) = wire::pair()?;
     let gateway = tokio::task::spawn_local(gateway::run(theirs));
     let steps = Rc::new(Steps {
@@ -114,26 +118,36 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
         state_directory: state,
         link: Link::new(ours),
         nix,
+        tell,
         settings: (*settings).clone(),
     });
     steps.link.watch(sources(&settings)).await?;
-    let stopped = reconcile(journal, &steps, &show, ordered).await;
+    let stopped = reconcile(journal, &steps, &show, ordered, told).await;
     gateway.abort();
     match stopped {
-        Ok(()) => Ok(()),
-        Err((error, ordered)) => observe_only(&host, &show, ordered, &host::chain(&error)).await,
+        Ended::Gateway => anyhow::bail!("the gateway ended, so nothing more would be heard of the remotes"),
+        Ended::Journal(error, ordered) => observe_only(&host, &show, ordered, &unusable(&error)).await,
     }
 }
 
 type Orders = mpsc::Receiver<Ordered>;
 
-/// Runs the loop with everything that feeds it. It only ends by a failure of the journal.
+/// Why the loop ended.
+enum Ended {
+    /// The journal failed: nothing may be done, but orders are still answered.
+    Journal(JournalError, Orders),
+    /// Without a gateway nothing is heard any more. Whoever supervises this process starts it again.
+    Gateway,
+}
+
+/// Runs the loop with everything that feeds it.
 async fn reconcile(
     mut journal: Journal,
     steps: &Rc<Steps>,
     show: &watch::Sender<Arc<Snapshot>>,
     mut ordered: Orders,
-) -> Result<(), (JournalError, Orders)> {
+    mut told: mpsc::Receiver<Sighting>,
+) -> Ended {
     let (send, mut inbox) = mpsc::channel(INBOX_MAX);
     let policy = Steps::policy(&steps.settings);
     let listen = async {
@@ -141,7 +155,6 @@ async fn reconcile(
         if let Err(error) = steps.link.listen(clock::unix_secs, see).await {
             tracing::error!("the gateway failed: {}", host::chain(&error));
         }
-        std::future::pending().await
     };
     let obey = async {
         while let Some((command, reply)) = ordered.recv().await {
@@ -154,13 +167,34 @@ async fn reconcile(
         }
         std::future::pending().await
     };
+    let hear = async {
+        while let Some(sighting) = told.recv().await {
+            drop(send.send(Inbound::Saw(sighting)).await);
+        }
+        std::future::pending().await
+    };
     let perform = async |action| steps.perform(action).await;
     let stopped = tokio::select! {
-        stopped = reconcile::run(&mut journal, &policy, &mut inbox, show, perform) => stopped,
-        () = listen => Ok(()),
-        () = obey => Ok(()),
+        stopped = reconcile::run(&mut journal, &policy, &mut inbox, show, perform) => stopped.err(),
+        () = listen => None,
+        () = obey => None,
+        () = hear => None,
     };
-    stopped.map_err(|error| (error, ordered))
+    stopped.map_or(Ended::Gateway, |error| Ended::Journal(error, ordered))
+}
+
+/// Says why the journal can't be used, and what helps where mending it does not.
+fn unusable(error: &JournalError) -> String {
+    let said = host::chain(error);
+    match error {
+        JournalError::Damaged { .. } | JournalError::Illegal { .. } => {
+            format!("{said}; without that file this host starts anew, from the revision it runs")
+        }
+        JournalError::Locked(_)
+        | JournalError::Io { .. }
+        | JournalError::Refused(_)
+        | JournalError::Poisoned(_) => said,
+    }
 }
 
 /// Without a journal nothing may be done: the host stays as it is, and says so.
@@ -228,7 +262,10 @@ fn sources(settings: &Settings) -> Vec<Source> {
         username: r.username.clone(),
         token_file: r.token_file.clone(),
         ca_file: r.ca_file.clone(),
-        limits: wire::Limits::default(),
+        ssh_key_file: r.ssh_key_file.clone(),
+        known_hosts_file: r.known_hosts_file.clone(),
+        // The import refuses what is larger, so it need not come in the first place.
+        limits: wire::Limits { pack_bytes: crate::repo::Limits::PACK_BYTES, ..wire::Limits::default() },
     };
     settings.remotes.iter().map(source).collect()
 }

@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,6 +27,9 @@ pub const COMPACT_BYTES: u64 = 1 << 20;
 pub const FILE_MAX: u64 = 64 << 20;
 /// How many unknown events are carried through a compaction.
 const CARRIED_MAX: usize = 256;
+/// How often a lock that somebody else has is tried, and how long the pauses are: two seconds in all.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const FILE: &str = "journal";
 const SNAPSHOT: &str = "snapshot";
 
@@ -159,6 +163,11 @@ impl Journal {
             carried: replay.carried,
             poisoned: false,
         })
+    }
+
+    /// Tells whether there is no record yet: a first start, or the journal was lost.
+    pub fn is_new(&self) -> bool {
+        self.seq == 0
     }
 
     /// Returns what all records add up to.
@@ -336,16 +345,23 @@ fn mark_phase(sum: &mut Replay, phase: &Value) {
     }
 }
 
+/// Takes the lock, or says who has it. A child that a dying agent was just starting holds its lock for a moment
+/// longer, so a lock that is taken is tried for a while.
 fn lock(dir: &Path) -> Result<File, JournalError> {
     let path = dir.join("lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file =
         file.map_err(|source| JournalError::Io { what: "open the lock of", path: path.clone(), source })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(JournalError::Locked(path)),
-        Err(std::fs::TryLockError::Error(source)) => Err(JournalError::Io { what: "lock", path, source }),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(std::fs::TryLockError::Error(source)) => {
+                return Err(JournalError::Io { what: "lock", path, source });
+            }
+        }
     }
+    Err(JournalError::Locked(path))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, JournalError> {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::journal::{Journal, JournalError};
-use crate::model::{Action, Command, Deployment, Event, Happened, Oid, Sighting, State, Suspension};
+use crate::model::{Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension};
 use crate::plan::{self, Facts, Policy};
-use crate::report::{Doing, Snapshot};
+use crate::report::{self, Doing, Snapshot};
 
 /// How many messages may wait for the loop.
 pub const INBOX_MAX: usize = 64;
@@ -117,6 +117,7 @@ impl Loop<'_> {
                 let met: Option<Deployment> = self.state().deployment.clone();
                 self.journal.append(&event)?;
                 self.facts.note(&event, met.as_ref());
+                report::log(&event, met.as_ref());
                 self.announce(None);
             }
         }
@@ -141,24 +142,21 @@ impl Loop<'_> {
 
     /// Does what an operator asked for, and says what that was.
     fn obey(&mut self, command: Command, at: u64) -> Result<Result<String, String>, JournalError> {
+        if let Some(refusal) = self.nothing_to_retry(&command) {
+            return Ok(Err(refusal));
+        }
         self.facts.heed(&command);
         let (event, said) = match command {
-            Command::Sync => return Ok(Ok("asked the remotes".to_owned())),
+            Command::Sync => return Ok(Ok("the remotes are being asked".to_owned())),
             Command::Suspend { reason, until, by } => {
-                let suspension = Suspension { by, reason, until, at };
-                (
-                    Event::Suspended { suspension },
-                    "suspended; nothing is deployed until it is resumed".to_owned(),
-                )
+                let said = self.suspended_how(until.is_some());
+                (Event::Suspended { suspension: Suspension { by, reason, until, at } }, said)
             }
             Command::Resume { .. } if self.state().suspension.is_none() && self.state().foreign.is_none() => {
                 return Ok(Ok("it was not suspended".to_owned()));
             }
             Command::Resume { by } => (Event::Resumed { by, at }, "resumed".to_owned()),
             Command::Retry { revision, by } => {
-                if let Some(refusal) = self.nothing_to_retry(revision.as_ref()) {
-                    return Ok(Err(refusal));
-                }
                 let said = match &revision {
                     Some(r) => format!("{} is tried again", r.short()),
                     None => "everything that failed is tried again".to_owned(),
@@ -170,14 +168,30 @@ impl Loop<'_> {
         Ok(Ok(said))
     }
 
-    fn nothing_to_retry(&self, revision: Option<&Oid>) -> Option<String> {
-        let revision = revision?;
+    /// Says what a suspension means now: what is on probation can't stay there.
+    fn suspended_how(&self, ends: bool) -> String {
+        let until =
+            if ends { "until the time you gave, or 'pullagent resume'" } else { "until 'pullagent resume'" };
+        match &self.state().deployment {
+            Some(d) if matches!(d.stage, Stage::Probation { .. }) => {
+                let revision = d.desired.tip.revision.short();
+                format!("suspended: nothing more is deployed {until}; {revision} is still brought to its end")
+            }
+            Some(_) | None => format!("suspended: nothing is deployed {until}"),
+        }
+    }
+
+    /// Says why there is nothing to be tried again, if that is so.
+    fn nothing_to_retry(&self, command: &Command) -> Option<String> {
+        let Command::Retry { revision, .. } = command else { return None };
+        let hit = |other: Option<&Oid>| other.is_some() && (revision.is_none() || other == revision.as_ref());
         let state = self.state();
-        let known = state.refused.iter().any(|r| r.revision == *revision)
-            || state.quarantine.iter().any(|q| q.target.revision() == Some(revision))
-            || state.test.as_ref().is_some_and(|t| t.tip.revision == *revision)
-            || self.facts.retries.contains_key(revision);
-        (!known).then(|| format!("nothing is remembered against {}", revision.short()))
+        let known = state.refused.iter().any(|r| hit(Some(&r.revision)))
+            || state.quarantine.iter().any(|q| hit(q.target.revision()))
+            || state.test.as_ref().is_some_and(|t| hit(Some(&t.tip.revision)))
+            || self.facts.retries.keys().any(|r| hit(Some(r)));
+        let what = || revision.as_ref().map_or("any revision", Oid::short).to_owned();
+        (!known).then(|| format!("nothing is remembered against {}", what()))
     }
 }
 

@@ -2,7 +2,7 @@
 //! descriptor beside it. A leaf: it knows neither Git nor the network nor what a message leads to, and it takes
 //! whoever is at the other end for hostile: every length, count, name and id is checked before anyone sees it.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -98,7 +98,8 @@ pub enum Notice {
 pub struct Source {
     /// The name by which both ends know it.
     pub name: String,
-    /// `https://…`, `http://` on loopback, `file://…` or an absolute path; no user or password in it.
+    /// `https://…`, `http://` on loopback, `file://…` or an absolute path, without user or password;
+    /// `ssh://user@host/path` or `user@host:path`.
     pub url: String,
     /// Full ref names, compared exactly.
     pub refs: Vec<String>,
@@ -110,6 +111,10 @@ pub struct Source {
     pub token_file: Option<PathBuf>,
     /// A PEM file of authorities trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// The file that holds the private key for an SSH remote.
+    pub ssh_key_file: Option<PathBuf>,
+    /// The file of host keys that are accepted of an SSH remote.
+    pub known_hosts_file: Option<PathBuf>,
     /// What the remote may cost.
     pub limits: Limits,
 }
@@ -163,7 +168,7 @@ pub enum Class {
     Dns,
     /// No connection, or it broke.
     Network,
-    /// The certificate or the handshake was not accepted.
+    /// The certificate, the host key or the handshake was not accepted.
     Tls,
     /// The credentials were not accepted.
     Auth,
@@ -211,6 +216,9 @@ pub enum Error {
     /// The socket could not be made or used.
     #[error("failed to {0} the gateway socket")]
     Socket(&'static str, #[source] std::io::Error),
+    /// The other end is closed.
+    #[error("the other end of the gateway socket is closed")]
+    Closed,
     /// The descriptor is not a sequenced-packet socket, which alone keeps frames apart.
     #[error("file descriptor {0} is not a sequenced-packet socket")]
     NotSeqpacket(i32),
@@ -287,7 +295,7 @@ impl Frame for Notice {
 
 impl Source {
     fn offence(&self) -> Option<&'static str> {
-        let paths = [&self.token_file, &self.ca_file];
+        let paths = [&self.token_file, &self.ca_file, &self.ssh_key_file, &self.known_hosts_file];
         if self.refs.len() > REFS_MAX {
             Some("too many refs")
         } else if self.url.len() > URL_BYTES_MAX || self.url.contains(char::is_control) {
@@ -368,7 +376,7 @@ impl<Out: Frame, In: Frame> Channel<Out, In> {
     /// Sends one message, waiting while the other end has not read the earlier ones. Safe to cancel.
     ///
     /// # Errors
-    /// If the message breaks the bounds (nothing is sent then), or the other end is gone.
+    /// If the message breaks the bounds (nothing is sent then), or the other end is closed.
     pub async fn send(&self, message: &Out, fd: Option<OwnedFd>) -> Result<(), Error> {
         check(message, fd.iter().count())?;
         let frame = serde_json::to_vec(message).map_err(|e| Error::Malformed(text(&e.to_string())))?;
@@ -379,7 +387,10 @@ impl<Out: Frame, In: Frame> Channel<Out, In> {
         self.socket
             .async_io(Interest::WRITABLE, || send_frame(self.socket.as_fd(), &frame, &fds))
             .await
-            .map_err(|e| Error::Socket("send to", e))
+            .map_err(|e| match e.kind() {
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Error::Closed,
+                _ => Error::Socket("send to", e),
+            })
     }
 
     /// Receives one message, and its descriptor if it has one; `None` when the other end is closed. Safe to cancel.
@@ -389,7 +400,7 @@ impl<Out: Frame, In: Frame> Channel<Out, In> {
     pub async fn recv(&self) -> Result<Option<(In, Option<OwnedFd>)>, Error> {
         let arrived = self.socket.async_io(Interest::READABLE, || recv_frame(self.socket.as_fd())).await;
         let Arrived { frame, mut fds, cut } = match arrived {
-            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(None),
             other => other.map_err(|e| Error::Socket("receive from", e))?,
         };
         if cut || frame.len() > FRAME_BYTES_MAX {

@@ -4,8 +4,12 @@
 //! undisturbed, then again with a cut at every point, and at every pair of points, for each kind of cut. All runs must
 //! converge to the undisturbed run's end, announce nothing that the journal does not hold, and keep the invariants.
 //! Planted bugs show that the sweep would notice.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "a test starts programs and looks at the clock")]
 
 mod crash {
+    mod laws;
+    mod script;
     pub mod world;
 }
 
@@ -16,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crash::world::{Behaviour, Bug, Commit, Cut, World, oid, system, third_system};
+use crash::world::{Behaviour, Bug, Commit, Cut, Fault, World, oid, system, third_system};
 use pullagent::journal::Journal;
 use pullagent::model::{Oid, Sighting, StorePath, TestProgress};
 use pullagent::plan::Policy;
@@ -29,6 +33,13 @@ const POLLS_MAX: u32 = 200;
 /// How many pairs of cuts a quick run tries of each script.
 const PAIRS_QUICK: u32 = 400;
 const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
+/// What can fail without an event of its own.
+const FALLIBLE: [&str; 10] =
+    ["Verify", "Build", "Prepare", "Arm", "Switch", "Shorten", "CheckHealth", "Decide", "Confirm", "Abandon"];
+/// How often a short fault strikes: it is over before any guard's deadline.
+const STRIKES_FEW: u32 = 3;
+/// How often a long fault strikes: hours go by.
+const STRIKES_MANY: u32 = 14;
 
 /// One step of a script: the branches as they are from now on.
 type Heads = BTreeMap<String, Oid>;
@@ -58,6 +69,8 @@ struct Ran {
     end: End,
     points: u32,
     wrong: Vec<String>,
+    /// When its fault struck, unix seconds.
+    struck: Vec<u64>,
 }
 
 fn policy() -> Policy {
@@ -128,9 +141,14 @@ fn scripts() -> Vec<Script> {
 
 /// Runs a script with cuts, each counted in points from the start or from the cut before it.
 fn run(script: &Script, cuts: &[(u32, Cut)], bug: Option<Bug>) -> Ran {
+    run_faulty(script, cuts, bug, None)
+}
+
+fn run_faulty(script: &Script, cuts: &[(u32, Cut)], bug: Option<Bug>, fault: Option<Fault>) -> Ran {
     let dir = tempfile::Builder::new().prefix("pullagent-crash").tempdir_in(memory_dir()).unwrap();
     let world = Rc::new(World::new(oid(0x1000), bug));
     world.inner.borrow_mut().commits = script.commits.iter().cloned().collect();
+    world.inner.borrow_mut().fault = fault;
     let mut cuts = cuts.iter();
     let mut pushed = 0;
     let mut total = 0;
@@ -252,7 +270,7 @@ fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
         quarantined,
         deployment: state.deployment.is_some(),
     };
-    Ran { end, points, wrong: w.violations.clone() }
+    Ran { end, points, wrong: w.violations.clone(), struck: w.struck.clone() }
 }
 
 fn memory_dir() -> std::path::PathBuf {
@@ -378,6 +396,37 @@ fn sweep(script: &Script, pairs_max: u32) -> u64 {
         }
     }
     runs
+}
+
+/// A failure that passes changes nothing of the end, and while it lasts nothing is tried again without a pause: each
+/// time the loop waits, longer and longer.
+#[test]
+fn what_fails_is_tried_again_later_and_later() {
+    let mut struck = std::collections::BTreeSet::new();
+    for script in scripts() {
+        let clean = run(&script, &[], None);
+        for (action, done) in FALLIBLE.into_iter().flat_map(|action| [(action, false), (action, true)]) {
+            for (times, excuse) in [(STRIKES_FEW, vec![]), (STRIKES_MANY, vec![(0, Cut::LongKill)])] {
+                let fault = Fault { action, times, done };
+                let ran = run_faulty(&script, &[], None, Some(fault));
+                let place = format!("script '{}', {fault:?}", script.name);
+                if let Err(text) = compare(&script, &clean.end, &excuse, &ran) {
+                    panic!("{place}: {text}");
+                }
+                check_pauses(&place, &ran.struck);
+                struck.extend((!ran.struck.is_empty()).then_some(action));
+            }
+        }
+    }
+    assert_eq!(struck.len(), FALLIBLE.len(), "each fault struck somewhere: {struck:?}");
+}
+
+/// Three failures in a row are never less than three seconds apart: the shortest pauses are two and four seconds, and
+/// a new commit or another deployment may begin anew with the shortest.
+fn check_pauses(place: &str, struck: &[u64]) {
+    for window in struck.windows(3) {
+        assert!(window[2] - window[0] >= 3, "{place}: struck at {struck:?} s");
+    }
 }
 
 /// Runs undisturbed, then with single cuts, until the sweep notices the bug.

@@ -1,9 +1,10 @@
 //! Goal: what `pullagent demo` shows is what happens. Method: first its world alone, without the agent, so that a
 //! later refusal or rollback is the agent's doing and not the world's; then the verb itself.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "this is a test")]
+#![expect(clippy::unwrap_used, reason = "this is a test")]
 #![expect(clippy::disallowed_methods, reason = "a test runs the program as its user does")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -105,7 +106,7 @@ fn the_demo_ends_as_promised() {
         "refused, unsigned",
         "refused, unknown-key",
         "refused, not-fast-forward",
-        "rolled back and quarantined",
+        "rolled back and set aside",
         "kill -9",
         "$ pullagent status",
         "$ pullagent history",
@@ -126,6 +127,28 @@ fn an_interrupted_demo_leaves_nothing() {
         assert!(begun.elapsed() < Duration::from_secs(60), "the agent never started");
         std::thread::sleep(Duration::from_millis(20));
     }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_nothing_is_left(&dir);
+}
+
+/// The commands that it prints work as they stand.
+#[test]
+fn a_demo_that_stays_can_be_played_with() {
+    let dir = setup("stay").dir;
+    let mut child = demo(&dir).arg("--stay").stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.any(|line| line.ends_with("In another terminal:")));
+    let commands: Vec<String> = told.skip_while(String::is_empty).take(4).collect();
+    let (last, others) = commands.split_last().unwrap();
+    assert!(last.ends_with(" status --watch"), "{commands:?}");
+    let wait = "\"$0\" wait --rev \"$(git rev-parse HEAD)\" --timeout 60s";
+    let script = format!("set -e\n{}\n{wait}", others.join("\n"));
+    let mut shell = Command::new("sh");
+    let played = shell.args(["-c", &script, env!("CARGO_BIN_EXE_pullagent")]).output().unwrap();
+    assert!(played.status.success(), "{script}\n{:?}", texts(&played));
+
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));

@@ -105,6 +105,8 @@ fn plain(name: &str, url: String) -> Source {
         username: GitServer::USER.to_owned(),
         token_file: None,
         ca_file: None,
+        ssh_key_file: None,
+        known_hosts_file: None,
         limits: Limits::default(),
     }
 }

@@ -75,6 +75,8 @@ fn idle_polls_are_cheap_and_packs_pass_through() {
         username: GitServer::USER.to_owned(),
         token_file: Some(server.token_file()),
         ca_file: Some(server.ca_file()),
+        ssh_key_file: None,
+        known_hosts_file: None,
         limits: Limits::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

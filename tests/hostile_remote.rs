@@ -31,6 +31,8 @@ fn remote(url: &str) -> Remote {
         username: "pullagent".to_owned(),
         token_file: None,
         ca_file: None,
+        ssh_key_file: None,
+        known_hosts_file: None,
         limits: Limits {
             refs: 100,
             poll_bytes: 100_000,

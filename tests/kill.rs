@@ -13,10 +13,10 @@ use pullagent::cli::demo::host::View;
 use pullagent::cli::demo::people::{Change, Person};
 use pullagent::cli::demo::{Setup, World};
 use pullagent::model::Oid;
-use pullagent::report::{BadKind, Headline, Status};
+use pullagent::report::{BadKind, Headline, StageWord, Status};
 
-const KILLS_QUICK: u32 = 8;
-const KILLS_LONG: u32 = 50;
+const KILLS_QUICK: u32 = 50;
+const KILLS_LONG: u32 = 400;
 const KILLS_PER_PUSH: u32 = 2;
 
 /// How long the agent may stay dead between two lives, in milliseconds.
@@ -53,7 +53,7 @@ struct Run {
 async fn no_kill_leaves_a_wrong_state() {
     let seed = number("PULLAGENT_SEED").unwrap_or_else(|| fastrand::u64(..));
     let kills = number("PULLAGENT_KILLS").map_or_else(default_kills, |n| u32::try_from(n).unwrap());
-    println!("{kills} kills, PULLAGENT_SEED={seed}");
+    println!("kill test: {kills} kills, PULLAGENT_SEED={seed}");
     let mut run = Run::begin("kill", PATIENT, seed).await;
     for round in 0..kills.div_ceil(KILLS_PER_PUSH) {
         let kind = [Kind::Good, Kind::Bad, Kind::Trial, Kind::Unsigned][round as usize % 4];
@@ -62,7 +62,7 @@ async fn no_kill_leaves_a_wrong_state() {
     }
     assert_eq!(run.kills.len(), kills as usize);
     run.check_everything_is_over().await;
-    println!("{} kills of the agent, every final state right (PULLAGENT_SEED={seed})", run.kills.len());
+    println!("kill test: {} kills, every final state right, PULLAGENT_SEED={seed}", run.kills.len());
 }
 
 /// Nobody is left but the guard: it brings the old system back by the deadline that the status announced.
@@ -71,7 +71,8 @@ async fn the_guard_alone_rolls_back_what_nobody_confirmed() {
     let tempo = Tempo { soak: Duration::from_secs(3), window: Duration::from_secs(4), ..PATIENT };
     let mut run = Run::begin("guard", tempo, 0).await;
     let tip = run.push(0, Kind::Good).await;
-    let soaking = |status: &Status| status.state == Headline::CheckingHealth;
+    // Only then does the status tell the deadline of the health phase.
+    let soaking = |status: &Status| status.deployment.as_ref().is_some_and(|d| d.stage == StageWord::Soaking);
     let deadline = run.await_status(soaking).await.deployment.unwrap().deadline.unwrap();
     run.world.agent.kill_9().await.unwrap();
     let view = run.world.host.view().await.unwrap();
@@ -176,7 +177,7 @@ impl Run {
                 Duration::from_millis(self.random.u64(0..course_ms(kind) / u64::from(KILLS_PER_PUSH)));
             tokio::time::sleep(moment).await;
             self.world.agent.kill_9().await.unwrap();
-            let said = self.world.agent.status().await.map_or("nothing", |status| status.state.word());
+            let said = self.world.agent.status().await.map_or("nothing".to_owned(), |status| said(&status));
             let torn = if self.world.host.is_torn() { ", in the middle of a switch" } else { "" };
             let death = Duration::from_millis(self.random.u64(0..DEATH_MS));
             self.kills.push(format!("{kind:?}: after {moment:?}, '{said}'{torn}, dead for {death:?}"));
@@ -265,6 +266,12 @@ impl Run {
             self.world.store.verify(system).await.unwrap();
         }
     }
+}
+
+/// The state in one word, and what is tried again.
+fn said(status: &Status) -> String {
+    let retries = status.retries.iter().map(|retry| format!(": {}", retry.text)).collect::<String>();
+    format!("{}{retries}", status.state.word())
 }
 
 /// About how long it takes from push to verdict if nobody is killed, in milliseconds.

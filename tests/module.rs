@@ -202,19 +202,31 @@ fn the_unit_knows_the_hosts_proxy_and_certificates() {
 fn secrets_are_credentials_and_stay_out_of_the_file() {
     let secret = eval("secret");
     assert_eq!(secret["failures"], json!([]));
-    assert_eq!(secret["credentials"], json!(["origin.tokenFile:/run/keys/token"]));
+    let credentials = ["origin.tokenFile:/run/keys/token", "deploy.sshKeyFile:/run/keys/deploy"];
+    assert_eq!(secret["credentials"], json!(credentials));
     assert!(!secret["rendered"].to_string().contains("/run/keys"));
     let settings = read(&secret["rendered"]).settings;
     let token = settings.remotes[0].token_file.as_deref();
     assert_eq!(token, Some(Path::new("/run/credentials/pullagent.service/origin.tokenFile")));
     assert_eq!(settings.remotes[1].token_file, None);
+    let [key, hosts] = [&settings.remotes[2].ssh_key_file, &settings.remotes[2].known_hosts_file];
+    assert_eq!(key.as_deref(), Some(Path::new("/run/credentials/pullagent.service/deploy.sshKeyFile")));
+    assert_eq!(hosts.as_deref(), Some(Path::new("/etc/ssh/ssh_known_hosts")), "no secret");
 }
 
 #[test]
 fn a_secret_in_the_store_is_refused() {
-    let path = "/nix/store/00000000000000000000000000000000-token";
-    let failures = try_eval("secret.failures", &[("tokenFile", path)]).unwrap();
-    assert!(failures.to_string().contains("tokenFile lies in the Nix store"), "{failures}");
+    let path = "/nix/store/00000000000000000000000000000000-secret";
+    for key in ["tokenFile", "sshKeyFile"] {
+        let failures = try_eval("secret.failures", &[(key, path)]).unwrap();
+        assert!(failures.to_string().contains(&format!("{key} lies in the Nix store")), "{failures}");
+    }
+}
+
+#[test]
+fn the_unit_finds_ssh() {
+    let path = eval("unit")["path"].to_string();
+    assert!(path.contains("openssh"), "{path}");
 }
 
 #[test]

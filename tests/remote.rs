@@ -7,42 +7,19 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
+use common::client::{ask, expect, fetch, fetch_on, limits, net, noise, oid, plain};
 use common::git::Repo;
 use common::git_server::{GitServer, Setup, wait_until};
 use pullagent::model::Oid;
-use pullagent::repo::net::{Class, Failure, Net, Stop};
+use pullagent::repo::net::Class;
 use pullagent::repo::remote::{Limits, Link, Remote};
 
 const MAIN: &str = "refs/heads/main";
 const TEST: &str = "refs/heads/test-web1";
-const SECOND: Duration = Duration::from_secs(1);
-
-fn limits() -> Limits {
-    Limits {
-        refs: 100,
-        poll_bytes: 1 << 20,
-        pack_bytes: 64 << 20,
-        poll_within: 20 * SECOND,
-        pack_within: 20 * SECOND,
-    }
-}
-
-fn plain(url: &str) -> Remote {
-    Remote {
-        url: url.to_owned(),
-        username: GitServer::USER.to_owned(),
-        token_file: None,
-        ca_file: None,
-        limits: limits(),
-    }
-}
 
 fn remote(server: &GitServer, repo: &str) -> Remote {
     Remote {
@@ -50,60 +27,6 @@ fn remote(server: &GitServer, repo: &str) -> Remote {
         ca_file: Some(server.ca_file()),
         ..plain(&server.url(repo))
     }
-}
-
-fn net() -> Rc<Net> {
-    Rc::new(Net::new(Stop::default(), 10 * SECOND).unwrap())
-}
-
-fn oid(text: &str) -> Oid {
-    text.parse().unwrap()
-}
-
-/// How a fetch ends: with the bytes passed on and the link, if it lasts.
-type Fetched = Result<(u64, Option<Link>), Failure>;
-
-/// Asks once, on a link of its own.
-fn ask(remote: &Remote, names: &[&str]) -> Result<Vec<(String, Oid)>, Failure> {
-    let net = net();
-    Link::open(remote, &net)?.ls_refs(names).map(|(refs, _)| refs)
-}
-
-/// Fetches once, on a link of its own; returns the pack as the reader of the pipe got it.
-fn fetch(remote: &Remote, want: &str, haves: &[&str]) -> (Vec<u8>, Result<u64, Failure>) {
-    let net = net();
-    match Link::open(remote, &net) {
-        Ok(link) => {
-            let (pack, done) = fetch_on(link, want, haves);
-            (pack, done.map(|(bytes, _)| bytes))
-        }
-        Err(e) => (Vec::new(), Err(e)),
-    }
-}
-
-fn fetch_on(link: Link, want: &str, haves: &[&str]) -> (Vec<u8>, Fetched) {
-    let haves: Vec<Oid> = haves.iter().map(|have| oid(have)).collect();
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    let drain = std::thread::spawn(move || {
-        let mut pack = Vec::new();
-        reader.read_to_end(&mut pack).unwrap();
-        pack
-    });
-    let done = link.pack(&oid(want), &haves, move || Ok(OwnedFd::from(writer)));
-    (drain.join().unwrap(), done)
-}
-
-fn expect(result: Result<impl Sized, Failure>, class: Class, words: &str) {
-    let failure = result.err().expect("a failure");
-    assert_eq!(failure.class, class, "{failure}");
-    assert!(failure.text.contains(words), "{failure}");
-    assert!(!failure.text.contains(GitServer::TOKEN), "{failure}");
-}
-
-/// Content that does not compress.
-fn noise(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| random.u8(..)).take(bytes).collect()
 }
 
 #[test]
@@ -302,8 +225,7 @@ fn each_way_to_be_turned_away_has_its_class_and_reason() {
         ("http://git.example.org/x", "plain http"),
         ("http://10.0.0.1/x", "plain http"),
         ("https://me:s3cret@127.0.0.1/x", "user or a password"),
-        ("ssh://git@127.0.0.1/x", "'ssh' is not supported"),
-        ("git@127.0.0.1:x", "not usable"),
+        ("git://127.0.0.1/x", "'git' is not supported"),
         ("relative/path", "not usable"),
     ] {
         check(&plain(url), Class::Local, words);

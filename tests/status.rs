@@ -6,17 +6,18 @@
 #![expect(clippy::unwrap_used, reason = "this is a test")]
 #![expect(clippy::disallowed_methods, reason = "a test reads its own settings from the environment")]
 
-use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
-use pullagent::config::{self, Settings};
 use pullagent::model::{
-    Class, Deployment, DeploymentId, Desired, Ended, Failure, HostFacts, Oid, Operation, Outcome,
-    Quarantined, Refusal, Settled, Stage, State, Step, StorePath, Suspension, Target, TestLine, TestProgress,
-    Tip, Trial, Why,
+    CheckFacts, Class, Failure, Oid, Operation, Outcome, Step, Suspension, TestLine, TestProgress, Tip,
 };
-use pullagent::plan::{Facts, RemoteFacts, Retry, Trouble};
+use pullagent::plan::Retry;
 use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
+
+mod status {
+    pub mod hosts;
+}
+use status::hosts::*;
 
 /// The time of every page: 2027-01-15, 08:00:00 UTC.
 const NOW: u64 = 1_800_000_000;
@@ -25,7 +26,12 @@ const HOUR: u64 = 3600;
 
 #[test]
 fn up_to_date() {
-    let status = check("up-to-date", &host_in_sync());
+    let mut s = host_in_sync();
+    s.facts.checks = Some((
+        s.state.history.back().unwrap().id.clone().unwrap(),
+        vec![check_facts("web", true), check_facts("db", true)],
+    ));
+    let status = check("up-to-date", &s);
     assert_eq!(status.state, Headline::InSync);
     assert_eq!(status.running.unwrap().generation, Some(42));
 }
@@ -57,6 +63,14 @@ fn checking_health() {
     let mut s = on_probation(Step::Soaking, Operation::Switch);
     run(&mut s, &new_path());
     s.doing = Some(Doing { action: "check-health", revision: Some(new_rev()), since: NOW - 38 });
+    let red = CheckFacts {
+        failures: 2,
+        text: "http://127.0.0.1/healthz answers 502".to_owned(),
+        ..check_facts("web", false)
+    };
+    let waiting = CheckFacts { green: None, ..check_facts("site", false) };
+    let checks = vec![check_facts("db", true), red, waiting];
+    s.facts.checks = Some((s.state.deployment.as_ref().unwrap().id.clone(), checks));
     let status = check("checking-health", &s);
     assert_eq!(status.state, Headline::CheckingHealth);
     assert_eq!(status.running.unwrap().generation, None, "a system on probation has no generation");
@@ -66,8 +80,11 @@ fn checking_health() {
 #[test]
 fn rolling_back() {
     let step = Step::RollingBack {
-        reason: "check 'web' failed 3 times in a row".to_owned(),
-        failures: vec!["web: GET http://127.0.0.1/healthz answered 502".to_owned()],
+        reason: "check 'web' failed 3 times in a row: http://127.0.0.1/healthz answers 502".to_owned(),
+        failures: vec![
+            "web: http://127.0.0.1/healthz answers 502".to_owned(),
+            "ping: 10.0.0.1 does not answer within 2s".to_owned(),
+        ],
     };
     let mut s = on_probation(step, Operation::Switch);
     run(&mut s, &new_path());
@@ -88,6 +105,8 @@ fn rollback_failed() {
     };
     run(&mut s, &new_path());
     assert_eq!(check("rollback-failed", &s).state, Headline::RollbackFailed);
+    run(&mut s, &old_path());
+    assert_eq!(Status::from_snapshot(&s, &settings()).state, Headline::RolledBack, "somebody mended it");
 }
 
 #[test]
@@ -133,7 +152,7 @@ fn a_test_branch_that_main_has_overtaken_is_no_alarm() {
 fn build_failed() {
     let mut s = host_in_sync();
     accept(&mut s);
-    let failure = failure("eval", "attribute 'web1' missing, at flake.nix:12:9");
+    let failure = failure("eval", "attribute 'web1' missing at flake.nix:12:9");
     quarantine(&mut s, None, failure.clone(), Outcome::BuildFailed { failure });
     assert_eq!(check("build-failed", &s).state, Headline::BuildFailed);
 }
@@ -185,6 +204,32 @@ fn retrying() {
     s.state.main = s.state.settled.as_ref().map(|settled| settled.tip.clone());
     let status = Status::from_snapshot(&s, &settings());
     assert_eq!((status.state, status.retries), (Headline::InSync, vec![]), "nobody wants it any more");
+}
+
+#[test]
+fn what_is_healthy_but_cannot_be_made_permanent() {
+    let mut s = on_probation(Step::Confirming, Operation::Switch);
+    run(&mut s, &new_path());
+    let failure = Failure {
+        class: Class::Transient,
+        code: "bootloader".to_owned(),
+        text: "'switch-to-configuration boot' failed with exit code 1: no room on /boot".to_owned(),
+    };
+    s.facts.retries.insert(new_rev(), Retry { failure, tries: 3, not_before: NOW + 8 });
+    s.doing = None;
+    assert_eq!(check("confirm-failed", &s).state, Headline::Retrying);
+    s.doing = Some(Doing { action: "confirm", revision: Some(new_rev()), since: NOW });
+    assert_eq!(Status::from_snapshot(&s, &settings()).state, Headline::Confirming, "while it tries again");
+}
+
+#[test]
+fn a_refusal_that_may_pass_says_what_helps() {
+    let mut s = host_in_sync();
+    push(&mut s, "main", &new_rev());
+    let (code, text) = ("anchor-missing".to_owned(), "a1b2c3d is not in what 'origin' sent".to_owned());
+    let failure = Failure { class: Class::Transient, code, text };
+    s.facts.retries.insert(new_rev(), Retry { failure, tries: 1, not_before: NOW + 2 });
+    assert_eq!(check("anchor-missing", &s).state, Headline::Retrying);
 }
 
 #[test]
@@ -313,6 +358,19 @@ fn explanations() {
         Some(Suspension { by: "alice".to_owned(), reason: None, until: None, at: NOW - 2 * MINUTE });
     assert_eq!(tell(&s, &new_rev()), Verdict::Waiting);
     assert_eq!(tell(&unreachable_host(), &oid("5eed")), Verdict::Unknown);
+    let mut s = refused_host("unsigned", "main");
+    s.state.refused.back_mut().unwrap().commit = Some(oid("bad"));
+    assert_eq!(tell(&s, &oid("bad")), Verdict::Refused);
+    let mut s = on_probation(Step::Confirming, Operation::Switch);
+    run(&mut s, &new_path());
+    let failure = failure("bootloader", "no room on /boot");
+    s.facts.retries.insert(new_rev(), Retry { failure, tries: 3, not_before: NOW + 8 });
+    assert_eq!(tell(&s, &new_rev()), Verdict::UnderWay);
+    let mut s = rolled_back_host();
+    run(&mut s, &new_path());
+    let (reason, said) = ("check 'web' failed".to_owned(), "it exited with 4".to_owned());
+    s.state.history.back_mut().unwrap().outcome = Outcome::RollbackFailed { reason, text: said };
+    assert_eq!(tell(&s, &new_rev()), Verdict::Failed, "although it runs");
     compare("explain", &text);
 }
 
@@ -349,219 +407,4 @@ fn compare(name: &str, text: &str) {
     }
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(text, golden, "\n--- is:\n{text}\n--- {}:\n{golden}", path.display());
-}
-
-fn settings() -> Settings {
-    config::parse(include_bytes!("fixtures/config.json")).unwrap().settings
-}
-
-fn oid(start: &str) -> Oid {
-    format!("{start:0<40}").parse().unwrap()
-}
-
-fn old_rev() -> Oid {
-    oid("a1b2c3d")
-}
-
-fn new_rev() -> Oid {
-    oid("d4e5f6a")
-}
-
-fn path(digit: &str, name: &str) -> StorePath {
-    format!("/nix/store/{}-{name}", digit.repeat(32)).parse().unwrap()
-}
-
-fn old_path() -> StorePath {
-    path("1", "nixos-system-web1-26.05")
-}
-
-fn new_path() -> StorePath {
-    path("2", "nixos-system-web1-26.05")
-}
-
-fn tip(revision: &Oid, subject: &str, signer: &str, accepted_at: u64) -> Tip {
-    Tip {
-        revision: revision.clone(),
-        tree: oid("eeee"),
-        payload_sha256: String::new(),
-        committer_time: 0,
-        signer: Some(signer.to_owned()),
-        subject: subject.to_owned(),
-        branch: "main".to_owned(),
-        remote: "origin".to_owned(),
-        accepted_at,
-    }
-}
-
-fn new_tip() -> Tip {
-    tip(&new_rev(), "nixpkgs: bump", "bob", NOW - 2 * MINUTE)
-}
-
-fn host_in_sync() -> Snapshot {
-    let tip = tip(&old_rev(), "nginx: raise limits", "alice", NOW - 3 * HOUR - 5 * MINUTE);
-    let id = DeploymentId::new(11, &old_rev());
-    let deployed = Ended {
-        id: Some(id.clone()),
-        toplevel: Some(old_path()),
-        outcome: Outcome::Confirmed { generation: Some(42) },
-        began: NOW - 3 * HOUR - 4 * MINUTE,
-        ..ended(&tip, NOW - 3 * HOUR)
-    };
-    let settled =
-        Settled { tip: tip.clone(), toplevel: old_path(), generation: Some(42), id, at: NOW - 3 * HOUR };
-    let state = State {
-        main: Some(tip),
-        settled: Some(settled),
-        history: VecDeque::from([deployed]),
-        deployments_begun: 11,
-        ..State::default()
-    };
-    let host = HostFacts {
-        running: Some(old_path()),
-        etc: Some(old_path()),
-        booted: Some(old_path()),
-        profile: Some(old_path()),
-        generation: Some(42),
-        boot_default: Some(old_path()),
-        running_revision: Some(old_rev()),
-        boottime_ms: 1_000_000,
-        ..HostFacts::default()
-    };
-    let origin = RemoteFacts {
-        heads: Some(BTreeMap::from([("main".to_owned(), old_rev())])),
-        answered_at: Some(NOW - 12),
-        trouble: None,
-    };
-    let remotes = BTreeMap::from([("origin".to_owned(), origin)]);
-    let facts = Facts { now: NOW, host: Some(host), remotes, ..Facts::default() };
-    Snapshot { state, facts, doing: None, trouble: None }
-}
-
-fn ended(tip: &Tip, at: u64) -> Ended {
-    Ended {
-        id: None,
-        revision: tip.revision.clone(),
-        subject: tip.subject.clone(),
-        signer: tip.signer.clone(),
-        branch: tip.branch.clone(),
-        operation: Operation::Switch,
-        why: Why::NewRevision,
-        toplevel: None,
-        outcome: Outcome::Superseded,
-        began: at - 2 * MINUTE,
-        at,
-    }
-}
-
-/// A remote names `revision` as the tip of `branch`.
-fn push(s: &mut Snapshot, branch: &str, revision: &Oid) {
-    let heads = s.facts.remotes.get_mut("origin").unwrap().heads.as_mut().unwrap();
-    heads.insert(branch.to_owned(), revision.clone());
-}
-
-/// The new revision was pushed and verified.
-fn accept(s: &mut Snapshot) {
-    push(s, "main", &new_rev());
-    s.state.main = Some(new_tip());
-}
-
-/// The host runs `toplevel`; profile and boot entry stay.
-fn run(s: &mut Snapshot, toplevel: &StorePath) {
-    let host = s.facts.host.as_mut().unwrap();
-    host.running = Some(toplevel.clone());
-    host.etc = Some(toplevel.clone());
-}
-
-fn on_probation(step: Step, operation: Operation) -> Snapshot {
-    let mut s = host_in_sync();
-    accept(&mut s);
-    let trial = Trial {
-        old: old_path(),
-        boot_id: "b".to_owned(),
-        deadline_boottime_ms: 1_082_000,
-        red_before: vec![],
-    };
-    s.state.deployment = Some(Deployment {
-        id: DeploymentId::new(12, &new_rev()),
-        desired: Desired { tip: new_tip(), operation, why: Why::NewRevision },
-        drv: None,
-        toplevel: new_path(),
-        at: NOW - MINUTE,
-        stage: Stage::Probation { trial, step },
-    });
-    s
-}
-
-fn failure(code: &str, text: &str) -> Failure {
-    Failure { class: Class::Target, code: code.to_owned(), text: text.to_owned() }
-}
-
-fn quarantine(s: &mut Snapshot, toplevel: Option<StorePath>, failure: Failure, outcome: Outcome) {
-    let at = NOW - 6 * MINUTE;
-    let id = toplevel.as_ref().map(|_| DeploymentId::new(12, &new_rev()));
-    let ended = Ended { id, toplevel: toplevel.clone(), outcome, ..ended(&new_tip(), at) };
-    s.state.history.push_back(ended);
-    let target = Target::config(new_rev());
-    s.state.quarantine.push_back(Quarantined { target, toplevel, failure, at });
-}
-
-fn rolled_back_host() -> Snapshot {
-    let mut s = host_in_sync();
-    accept(&mut s);
-    let reason = "check 'web' failed 3 times in a row".to_owned();
-    let failures = vec!["web: GET http://127.0.0.1/healthz answered 502".to_owned()];
-    let outcome = Outcome::RolledBack { reason: reason.clone(), failures };
-    quarantine(&mut s, Some(new_path()), failure("health", &reason), outcome);
-    s
-}
-
-fn refused_host(code: &str, branch: &str) -> Snapshot {
-    let mut s = host_in_sync();
-    push(&mut s, branch, &new_rev());
-    let (text, advice) = match code {
-        "unsigned" => (
-            "commit d4e5f6a0000000000000000000000000000000000 has no signature",
-            "Sign it with `git commit --amend -S` (or `git rebase -S` for several) and push again.",
-        ),
-        _ => (
-            "commit d4e5f6a does not descend from the accepted main",
-            "Rebase the test branch onto the main branch this host has accepted.",
-        ),
-    };
-    let refusal = Refusal {
-        revision: new_rev(),
-        branch: branch.to_owned(),
-        remote: "origin".to_owned(),
-        operation: Operation::Switch,
-        commit: Some(new_rev()),
-        code: code.to_owned(),
-        text: text.to_owned(),
-        advice: advice.to_owned(),
-        judged_by: String::new(),
-        at: NOW - 2 * MINUTE,
-    };
-    let outcome = Outcome::Refused { code: code.to_owned(), text: text.to_owned() };
-    let nobody = Tip { signer: None, subject: String::new(), ..new_tip() };
-    s.state.history.push_back(Ended { outcome, began: refusal.at, ..ended(&nobody, refusal.at) });
-    s.state.refused.push_back(refusal);
-    s
-}
-
-fn unreachable_host() -> Snapshot {
-    let mut s = host_in_sync();
-    let origin = s.facts.remotes.get_mut("origin").unwrap();
-    origin.answered_at = Some(NOW - 2 * HOUR - 10 * MINUTE);
-    origin.trouble = Some(Trouble {
-        class: "tls".to_owned(),
-        text: "the certificate of git.example.org expired on 2027-01-14".to_owned(),
-        tries: 9,
-        since: NOW - 2 * HOUR - 9 * MINUTE,
-        at: NOW - 12,
-    });
-    s
-}
-
-fn status_written(mut status: Status, age: u64) -> Status {
-    status.agent.written_at = NOW - age;
-    status
 }

@@ -51,10 +51,11 @@ fn check(options: &Options) -> Result<Exit, Fail> {
         output::tell(options, &format!("'{}' is right", path.display()));
     } else {
         for problem in &problems {
-            anstream::eprintln!("{}: {problem}", path.display());
+            anstream::eprintln!("{problem}");
         }
         let count = problems.len();
-        anstream::eprintln!("pullagent: {count} {} found", if count == 1 { "problem" } else { "problems" });
+        let found = if count == 1 { "problem" } else { "problems" };
+        anstream::eprintln!("pullagent: {count} {found} in '{}'", path.display());
         anstream::eprintln!("hint: every key with its meaning: pullagent config schema");
     }
     Ok(if ok { Exit::Ok } else { Exit::Error })

@@ -46,10 +46,11 @@ impl Exit {
         }
     }
 
-    /// Returns the exit code that says how a host is.
+    /// Returns the exit code that says how a host is. The word of an agent that is dead or silent counts for nothing.
     pub fn of_state(state: Headline, life: Life) -> Exit {
-        if life == Life::Dead {
-            return Exit::Unreachable;
+        match life {
+            Life::Running => {}
+            Life::Silent | Life::Dead => return Exit::Unreachable,
         }
         match state {
             Headline::InSync | Headline::Testing => Exit::Ok,
@@ -178,10 +179,17 @@ impl From<RevisionError> for Fail {
 
 impl From<ConfigError> for Fail {
     fn from(error: ConfigError) -> Fail {
-        Fail::new(
-            Exit::Error,
-            error,
-            "every problem at once: pullagent config check; all keys: pullagent config schema",
-        )
+        let hint = config_hint(&error);
+        Fail::new(Exit::Error, error, hint)
+    }
+}
+
+/// Returns what to do about a configuration that can't be used.
+pub fn config_hint(error: &ConfigError) -> &'static str {
+    match error {
+        ConfigError::Read { .. } => "the NixOS module writes it; another file is named with --config",
+        ConfigError::TooLarge(_) | ConfigError::Parse(_) | ConfigError::Value { .. } => {
+            "every problem at once: pullagent config check; all keys: pullagent config schema"
+        }
     }
 }

@@ -33,6 +33,8 @@ pub mod demo;
 
 mod completions;
 
+mod man;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,9 +50,13 @@ use exit::{Exit, Fail};
 /// Where the configuration lies unless `--config` says otherwise, below the root.
 const CONFIG_FILE: &str = "etc/pullagent/config.json";
 
+/// The heading of the options that every verb has, so that a verb's own come first.
+const SHARED: &str = "Options of every command";
+
 const AFTER_HELP: &str = "\
-Exit codes: 0 ok or in sync, 1 error, 2 usage, 3 failed or rolled back, 4 pending or in progress, \
-5 suspended, 6 no agent answers, 7 not permitted, 124 timed out.";
+Exit codes: 0 ok or in sync, 1 error, 2 usage, 3 refused, failed or rolled back, 4 pending or in progress, \
+5 suspended, 6 no agent answers, 7 not permitted, 124 timed out. 'status' and 'explain' exit with 0 whatever \
+they say, unless 'status' is called with --exit-code.";
 
 /// Keeps this NixOS host equal to what a Git repository says, trusting keys and never the server
 #[derive(Debug, Parser)]
@@ -65,23 +71,26 @@ struct Cli {
 /// Options of every verb.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// The root of the host's file system
+    /// The root of the host's file system; another one only where a directory plays the host
     #[arg(long, global = true, value_name = "DIR", default_value = "/", env = "PULLAGENT_ROOT")]
+    #[arg(help_heading = SHARED, hide_env_values = true)]
     pub root: PathBuf,
-    /// The configuration file [default: <root>/etc/pullagent/config.json]
+    /// The configuration file [default: etc/pullagent/config.json below the root]
     #[arg(long, global = true, value_name = "FILE", env = "PULLAGENT_CONFIG")]
+    #[arg(help_heading = SHARED, hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long, global = true)]
+    /// Print JSON instead of text
+    #[arg(long, global = true, help_heading = SHARED)]
     pub json: bool,
     /// Say no more than was asked for
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = SHARED)]
     pub quiet: bool,
-    /// Log more; twice: everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    /// Have 'run' log more; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = SHARED)]
     pub verbose: u8,
-    /// When to send colours
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    /// When to send colours: always, never, or auto: to a terminal unless NO_COLOR or CLICOLOR=0 is set
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t, help_heading = SHARED)]
+    #[arg(hide_possible_values = true)]
     pub color: output::Color,
 }
 
@@ -91,7 +100,7 @@ enum Verb {
     Run,
     /// Say what runs, what is under way, and what is wrong
     Status(status::Args),
-    /// Ask the remotes now
+    /// Ask the remotes now instead of at the next interval
     Sync(sync::Args),
     /// Wait until a revision runs, or until nothing is left to do
     Wait(wait::Args),
@@ -99,21 +108,24 @@ enum Verb {
     History(history::Args),
     /// Say why a revision runs, or does not
     Explain(explain::Args),
-    /// Check the signatures of a local repository, without the agent
+    /// Check the signatures of a local repository as this host would, without the agent
     Verify(verify::Args),
-    /// Stop deploying
+    /// Stop deploying; what is being tried right now is still brought to its end
     Suspend(suspend::Args),
-    /// Deploy again
+    /// Deploy again after a suspension
     Resume,
     /// Try again what failed or was refused
     Retry(retry::Args),
     /// Check, show or describe the configuration
     #[command(subcommand)]
     Config(config::Verb),
-    /// Show what pullagent does, on a host that is a throw-away directory
+    /// Show what pullagent does, on a host that is a throw-away directory; touches nothing outside of it
     Demo(demo::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 /// Plays the role that the command line asks for.
@@ -155,8 +167,9 @@ fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
         Verb::Resume => resume::run(options)?,
         Verb::Retry(args) => retry::run(options, &args)?,
         Verb::Config(verb) => config::run(options, &verb)?,
-        Verb::Demo(args) => return Ok(demo::run(&args)?),
+        Verb::Demo(args) => return Ok(demo::run(options, &args)?),
         Verb::Completions(args) => completions::run(&args, &mut Cli::command())?,
+        Verb::Man(args) => man::run(&args, Cli::command())?,
     };
     Ok(exit.into())
 }
@@ -179,6 +192,12 @@ impl Options {
         }
         Ok(settings)
     }
+}
+
+/// Reads a duration from the command line.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "a duration is written like 90s, 10m or \"1h 30m\"".to_owned())
 }
 
 /// Gives an order to the running agent and says what came of it.

@@ -28,7 +28,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit, Fail> {
 }
 
 fn resolve(options: &Options, text: &str) -> Result<crate::model::Oid, Fail> {
-    if text.len() < report::PREFIX_MIN {
+    if !report::may_be_revision(text) {
         return Err(RevisionError::Malformed(text.to_owned()).into());
     }
     let status = report::read_status(&options.root)?;

@@ -5,14 +5,18 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 use super::Options;
-use super::exit::Fail;
+use super::exit::{Fail, config_hint};
+use crate::config::ConfigError;
 use crate::daemon;
 
 /// Runs the agent until it is told to end.
 pub fn run(options: &Options) -> Result<ExitCode, Fail> {
     start_logging(options);
     let daemon = daemon::Options { root: options.root.clone(), config: options.config_path() };
-    Ok(daemon::run(&daemon)?)
+    daemon::run(&daemon).map_err(|error| {
+        let hint = error.downcast_ref::<ConfigError>().map(|e| config_hint(e).to_owned());
+        Fail { hint, ..Fail::from(error) }
+    })
 }
 
 /// Logs to stderr; the journal adds the time, so the time is left out there.

@@ -16,8 +16,13 @@ const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// Moves the cursor home and clears the screen below it.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
+const AFTER_HELP: &str = "\
+With --exit-code: 0 up to date or testing; 1 no remote answers, or held; 3 refused, not built, rolled back, called \
+off, or running what pullagent did not deploy; 4 something is under way; 5 suspended; 6 the agent is dead or silent.";
+
 /// How to say it.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// Say it in one line
     #[arg(long, conflicts_with = "json")]
@@ -73,18 +78,29 @@ fn text(options: &Options, args: &Args, status: &Status, life: Life, now: u64) -
 /// On a terminal the page is redrawn every second, for its times pass; elsewhere every change is printed once.
 fn watch(options: &Options, args: &Args) -> Result<Exit, Fail> {
     let redraw = std::io::stdout().is_terminal() && !options.json && !args.oneline;
-    let mut shown: Option<(Status, Life)> = None;
+    let mut shown = None;
     loop {
         let status = report::read_status(&options.root)?;
-        let life = report::life(&status.agent, clock::unix_secs());
-        let news = Some((status, life));
-        if let Some((status, _)) = news.as_ref().filter(|_| redraw || news != shown) {
-            if redraw {
-                output::print(CLEAR)?;
-            }
-            show(options, args, status)?;
+        let now = Some((lasting(&status), report::life(&status.agent, clock::unix_secs())));
+        if redraw {
+            output::print(CLEAR)?;
         }
-        shown = news;
+        if redraw || now != shown {
+            show(options, args, &status)?;
+        }
+        shown = now;
         std::thread::sleep(WATCH_PAUSE);
     }
+}
+
+/// A status without what every poll changes, which is no news.
+fn lasting(status: &Status) -> Status {
+    let mut lasting = Status { agent: report::Agent::default(), ..status.clone() };
+    for remote in &mut lasting.remotes {
+        remote.checked_at = None;
+        if let Some(trouble) = &mut remote.trouble {
+            (trouble.tries, trouble.at) = (0, 0);
+        }
+    }
+    lasting
 }

@@ -9,7 +9,7 @@ use crate::host::clock;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// For how long, such as 2h or "1h 30m" [default: until resumed]
-    #[arg(long = "for", value_name = "TIME", conflicts_with = "until", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "until", value_parser = super::duration)]
     span: Option<std::time::Duration>,
     /// Until when, such as 18:00 or "2027-01-15 18:00", by the host's clock
     #[arg(long, value_name = "TIME")]

@@ -9,12 +9,13 @@ use crate::report::{self, Status};
 
 /// Whether to wait for what comes of it.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "With --wait it exits as 'wait' does.")]
 pub struct Args {
     /// Wait until the remotes have answered and all of it is dealt with
     #[arg(long)]
     wait: bool,
     /// How long to wait at most
-    #[arg(long, value_name = "TIME", default_value = TIMEOUT, value_parser = humantime::parse_duration, requires = "wait")]
+    #[arg(long, value_name = "TIME", default_value = TIMEOUT, value_parser = super::duration, requires = "wait")]
     timeout: std::time::Duration,
 }
 

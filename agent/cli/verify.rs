@@ -15,8 +15,16 @@ use crate::repo::local::{LocalError, LocalRepository, open_for_verify};
 use crate::report;
 use crate::trust::{self, AnchorFacts, Code, CommitLine, RangeReport, Refusal};
 
+const AFTER_HELP: &str = "\
+Examples:
+  pullagent verify                             on the host: main, from what the host accepted last
+  pullagent verify --config web1.json A..HEAD  anywhere: by that host's configuration, from commit A
+
+Exits with 0 if the host would accept the commits, 3 if not. Their files are not looked at; the host does that too.";
+
 /// What to judge.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// The repository
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -24,7 +32,8 @@ pub struct Args {
     /// The branch whose tip to judge [default: the one that this host switches to]
     #[arg(long, value_name = "NAME", conflicts_with = "range")]
     branch: Option<String>,
-    /// A tip, or FROM..TIP; FROM is trusted [default: what this host accepted last]
+    /// A tip, or FROM..TIP where FROM is trusted [default for FROM: what this host accepted last]. Each is a branch,
+    /// HEAD, a full reference name or a whole commit id
     #[arg(value_name = "RANGE|TIP")]
     range: Option<String>,
 }
@@ -138,7 +147,7 @@ fn text(report: &RangeReport, from: &Oid, tip: &Oid) -> String {
     let count = report.lines.len() + report.left_off as usize;
     let commits = if count == 1 { "commit" } else { "commits" };
     text.push_str(&match (count, report.refused) {
-        (0, _) => format!("✔ {} is where it started: nothing to judge\n", tip.short()),
+        (0, _) => format!("✔ {} is the very commit to start from: nothing to judge\n", tip.short()),
         (_, 0) => format!("✔ {} is good: {count} {commits} since {}\n", tip.short(), from.short()),
         (_, bad) => {
             format!("✖ {} would be refused: {bad} of {count} {commits} since {}\n", tip.short(), from.short())

@@ -21,14 +21,21 @@ const ABSENCE_MS_MAX: u64 = 15_000;
 /// After this many seconds a poll in the very second of the question counts as an answer.
 const SAME_SECOND_SECS: u64 = 2;
 
+const AFTER_HELP: &str = "\
+Exits with 0 if the revision runs or did run, 3 if it was refused or failed, 5 if deployments are suspended, \
+6 if no agent runs, 124 if the time was up. Without --rev, as 'status --exit-code' once nothing is under way.
+
+In a pipeline, after the push:  ssh web1 pullagent wait --rev \"$COMMIT\" --timeout 10m";
+
 /// For what, and how long.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// The commit, or the first digits of its id; it need not be known yet
     #[arg(long = "rev", value_name = "REV")]
     revision: Option<String>,
     /// How long to wait at most
-    #[arg(long, value_name = "TIME", default_value = TIMEOUT, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = TIMEOUT, value_parser = super::duration)]
     timeout: Duration,
 }
 
@@ -49,6 +56,9 @@ pub enum Goal {
 /// Waits.
 pub fn run(options: &Options, args: &Args) -> Result<Exit, Fail> {
     let goal = match &args.revision {
+        Some(text) if !report::may_be_revision(text) => {
+            return Err(RevisionError::Malformed(text.clone()).into());
+        }
         Some(text) => Goal::Runs(text.clone()),
         None => Goal::Settled { asked_at: 0, words: vec![] },
     };
@@ -182,10 +192,11 @@ fn absent() -> Fail {
 }
 
 fn timed_out(timeout: Duration, look: Option<&Look>) -> Fail {
-    let state = look.map_or("no agent", |l| l.status.state.word());
+    let state =
+        look.map_or("no agent runs".to_owned(), |l| format!("the state is '{}'", l.status.state.word()));
     Fail::new(
         Exit::TimedOut,
-        anyhow!("timed out after {}; the state is '{state}'", humantime::format_duration(timeout)),
+        anyhow!("timed out after {}; {state}", humantime::format_duration(timeout)),
         "see what it is at: pullagent status; why: pullagent explain",
     )
 }

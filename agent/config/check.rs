@@ -1,11 +1,11 @@
 //! What a configuration may say: each rule names the key it is about. Addresses are never repeated, since they may
 //! hold a password.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ConfigError, SCHEMA, Settings};
-use crate::model::Operation;
+use super::{ConfigError, Remote, SCHEMA, Settings};
+use crate::model::{Operation, SshAddress, is_plain_file};
 
 impl Settings {
     /// Refuses what makes no sense, naming the key.
@@ -63,10 +63,19 @@ impl Settings {
             if remote.interval.0 < Duration::from_secs(1) {
                 return wrong(n, "interval", "it must be 1s or more".to_owned());
             }
-            for (key, file) in [("tokenFile", &remote.token_file), ("caFile", &remote.ca_file)] {
+            let files = [
+                ("tokenFile", &remote.token_file),
+                ("caFile", &remote.ca_file),
+                ("sshKeyFile", &remote.ssh_key_file),
+                ("knownHostsFile", &remote.known_hosts_file),
+            ];
+            for (key, file) in files {
                 if file.as_ref().is_some_and(|f| !f.is_absolute()) {
                     return wrong(n, key, "it must be an absolute path".to_owned());
                 }
+            }
+            if let Err((key, text)) = check_ssh(remote) {
+                return wrong(n, key, text.to_owned());
             }
         }
         Ok(())
@@ -124,10 +133,34 @@ fn is_branch_name(s: &str) -> bool {
     !s.is_empty() && s.len() <= 200 && !s.contains("..") && s.chars().all(legal) && s.split('/').all(part)
 }
 
+/// Asks of an SSH remote what `ssh` cannot do without. To learn a host's key on first use would be to trust whoever
+/// answers.
+fn check_ssh(remote: &Remote) -> Result<(), (&'static str, &'static str)> {
+    if !SshAddress::is_meant_by(&remote.url) {
+        return Ok(());
+    }
+    let plain = |file: &PathBuf| file.to_str().is_some_and(is_plain_file);
+    let odd = "ssh would not take the path as it stands; use one without spaces, quotes and any of %$#\\";
+    match (&remote.ssh_key_file, &remote.known_hosts_file) {
+        (None, _) => {
+            Err(("sshKeyFile", "an ssh remote needs a private key of its own, without a passphrase"))
+        }
+        (_, None) => {
+            Err(("knownHostsFile", "an ssh remote needs the server's host key in a known_hosts file"))
+        }
+        (Some(key), _) if !plain(key) => Err(("sshKeyFile", odd)),
+        (_, Some(hosts)) if !plain(hosts) => Err(("knownHostsFile", odd)),
+        (Some(_), Some(_)) => Ok(()),
+    }
+}
+
 /// Says what is wrong with a remote's address; never repeats the address, which may hold a password.
 fn check_url(url: &str) -> Result<(), String> {
     if url.starts_with('/') || url.starts_with("file:///") {
         return Ok(());
+    }
+    if SshAddress::is_meant_by(url) {
+        return url.parse::<SshAddress>().map(drop).map_err(|e| e.to_string());
     }
     let loopback = |rest: &str| {
         ["127.0.0.1", "localhost", "[::1]"].iter().any(|h| {
@@ -137,7 +170,11 @@ fn check_url(url: &str) -> Result<(), String> {
     let (plain, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => (false, rest),
         (None, Some(rest)) => (true, rest),
-        (None, None) => return Err("only https://, file:// and absolute paths are supported".to_owned()),
+        (None, None) => {
+            return Err(
+                "only https://, ssh://, user@host:path, file:// and absolute paths are supported".to_owned()
+            );
+        }
     };
     let authority = rest.split('/').next().unwrap_or_default();
     if authority.is_empty() {

@@ -10,6 +10,19 @@ fn with(edit: impl FnOnce(&mut serde_json::Value)) -> Result<Loaded, String> {
     parse(json.to_string().as_bytes()).map_err(|e| e.to_string())
 }
 
+fn ssh(config: &mut serde_json::Value, key: Option<&str>, hosts: Option<&str>) {
+    let remote = &mut config["remotes"][0];
+    remote["url"] = "git@git.example.org:me/infra.git".into();
+    remote["sshKeyFile"] = key.into();
+    remote["knownHostsFile"] = hosts.into();
+}
+
+#[test]
+fn an_ssh_remote_with_both_its_files_is_right() {
+    let remote = with(|c| ssh(c, Some("/run/keys/deploy"), Some("/etc/ssh/ssh_known_hosts"))).unwrap();
+    assert_eq!(remote.settings.remotes[0].ssh_key_file, Some("/run/keys/deploy".into()));
+}
+
 #[test]
 fn the_golden_file_is_read_whole() {
     let loaded = with(|_| ()).unwrap();
@@ -44,6 +57,13 @@ fn nonsense_is_refused_with_its_key() {
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://127.0.0.1.evil.org/x".into()),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "https://me:secret@git.example.org/x".into()),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "ext::sh -c id".into()),
+        ("remotes[0].url", |c| c["remotes"][0]["url"] = "ssh://git:secret@git.example.org/x".into()),
+        ("remotes[0].url", |c| c["remotes"][0]["url"] = "git@-oProxyCommand=id:x".into()),
+        ("remotes[0].sshKeyFile", |c| ssh(c, None, Some("/h"))),
+        ("remotes[0].knownHostsFile", |c| ssh(c, Some("/k"), None)),
+        ("remotes[0].sshKeyFile", |c| ssh(c, Some("~/.ssh/id_ed25519"), Some("/h"))),
+        ("remotes[0].sshKeyFile", |c| ssh(c, Some("/a b"), Some("/h"))),
+        ("remotes[0].knownHostsFile", |c| ssh(c, Some("/k"), Some("/%h"))),
         ("remotes[0].interval", |c| c["remotes"][0]["interval"] = "10ms".into()),
         ("remotes[0].tokenFile", |c| c["remotes"][0]["tokenFile"] = "token".into()),
         ("branches", |c| c["branches"] = serde_json::json!([{ "pattern": "a..b", "operation": "switch" }])),

@@ -39,7 +39,11 @@ pub async fn run(channel: GatewayEnd) -> Result<(), Error> {
     };
     drop(channel);
     gateway.close().await;
-    result
+    match result {
+        // It may close while we speak as well as while we listen.
+        Err(Error::Channel(wire::Error::Closed)) => Ok(()),
+        other => other,
+    }
 }
 
 async fn listen(channel: &GatewayEnd, gateway: &mut Gateway) -> Result<(), Error> {

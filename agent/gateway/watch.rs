@@ -322,6 +322,8 @@ fn remote(source: &Source) -> Remote {
         username: source.username.clone(),
         token_file: source.token_file.clone(),
         ca_file: source.ca_file.clone(),
+        ssh_key_file: source.ssh_key_file.clone(),
+        known_hosts_file: source.known_hosts_file.clone(),
         limits: Limits {
             refs,
             poll_bytes,

@@ -105,6 +105,12 @@ pub fn read_plan(dir: &Path) -> Result<GuardPlan, GuardError> {
 /// Decides the fate of the deployment unless that was done before; returns the decision in force.
 pub fn decide(dir: &Path, decision: &Decision) -> Result<Decision, GuardError> {
     let path = dir.join("decision");
+    // One that stands can be told without writing, also on a full disk; it is made durable here as well, since
+    // whoever took it may have died before that.
+    if let Some(standing) = read_decision(dir)? {
+        files::sync_dir(dir)?;
+        return Ok(standing);
+    }
     match files::create_once(&path, &to_json(&path, decision)?, FILE_MAX)? {
         Created::Won => Ok(decision.clone()),
         Created::Lost(bytes) => from_json(&path, &bytes),

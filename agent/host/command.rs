@@ -222,6 +222,12 @@ impl Command {
         self
     }
 
+    /// Leaves nothing of the environment but the way to programs and the language of messages.
+    pub fn bare_env(mut self) -> Command {
+        self.env.retain(|name, _| name == "PATH" || name == "LC_ALL");
+        self
+    }
+
     /// Runs the program in `dir`.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Command {
         self.dir = Some(dir.into());
@@ -318,6 +324,24 @@ impl Command {
             Ok(())
         };
         self.drive(&mut keep, stop).await
+    }
+
+    /// Starts the program with a pipe at each of its standard streams, in a process group of its own, for a
+    /// conversation that the caller bounds and ends. It reads the end of its input when we die.
+    #[expect(clippy::disallowed_methods, reason = "this file owns spawning")]
+    pub fn converse(self) -> io::Result<std::process::Child> {
+        let mut command = std::process::Command::new(&self.program);
+        command.args(&self.args).env_clear().envs(&self.env).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    }
+
+    /// Starts a server that writes both its outputs to `log`, in a process group of its own. It is killed when
+    /// the value is dropped.
+    #[expect(clippy::disallowed_methods, reason = "this file owns spawning")]
+    pub fn serve(self, log: File) -> io::Result<tokio::process::Child> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(&self.args).env_clear().envs(&self.env).process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
     }
 
     async fn drive(

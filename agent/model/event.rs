@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Decision, DeploymentId, Desired, GuardFacts, HostFacts, Oid, StorePath, Target, Tip};
+use super::{
+    Candidate, CheckFacts, Decision, DeploymentId, Desired, GuardFacts, HostFacts, Oid, StorePath, Target,
+    Tip,
+};
 use super::{Deployment, Operation};
 
 /// The next thing to do. Each is safe to repeat.
@@ -331,6 +334,13 @@ pub enum Sighting {
         failure: Failure,
         /// When.
         at: u64,
+    },
+    /// The health checks of a deployment were tried.
+    Checked {
+        /// Which deployment.
+        id: DeploymentId,
+        /// How they fare.
+        checks: Vec<CheckFacts>,
     },
     /// A wait ended.
     Woke,

@@ -89,6 +89,24 @@ pub enum GuardResult {
     },
 }
 
+/// How one health check fares at the moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckFacts {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Whether its failure rolls back.
+    pub hard: bool,
+    /// Whether its last try succeeded; `None`: it was not tried yet.
+    pub green: Option<bool>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// How many failures in a row mean unhealthy.
+    pub failures_max: u32,
+    /// What the last failure said.
+    pub text: String,
+}
+
 /// What the guard's directory says about the deployment on probation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

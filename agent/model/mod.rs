@@ -3,6 +3,7 @@
 mod event;
 mod facts;
 mod id;
+mod ssh;
 mod state;
 mod target;
 mod transition;
@@ -11,8 +12,9 @@ pub use event::{
     Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
     SwitchEnd, Verification,
 };
-pub use facts::{Arbiter, Decision, GuardFacts, GuardResult, HostFacts};
+pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
+pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
     Deployment, Ended, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled,
     Stage, State, Step, TestLine, TestProgress, Trial,

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Class, Command, Deployment, Event, Failure, GuardFacts, HostFacts, Oid, Sighting, Why};
+use crate::model::{
+    CheckFacts, Class, Command, Deployment, DeploymentId, Event, Failure, GuardFacts, HostFacts, Oid,
+    Sighting, Why,
+};
 
 /// How many tips can be waiting for another try at once.
 const RETRIES_MAX: usize = 64;
@@ -23,6 +26,8 @@ pub struct Facts {
     pub remotes: BTreeMap<String, RemoteFacts>,
     /// What failed in a way that may pass.
     pub retries: BTreeMap<Oid, Retry>,
+    /// How the health checks of the newest deployment fared, or fare.
+    pub checks: Option<(DeploymentId, Vec<CheckFacts>)>,
 }
 
 /// What is known of one remote.
@@ -62,12 +67,22 @@ pub struct Retry {
     pub not_before: u64,
 }
 
+/// No failure is waited for longer than this many seconds.
+const PAUSE_MAX: u64 = 3600;
+
 /// Returns how many seconds to wait after the `tries`-th failure in a row: 2, 4, 8 … up to an hour.
 ///
 /// No jitter: each host builds for itself, and nobody else waits for it.
 fn retry_pause_secs(tries: u32) -> u64 {
-    const PAUSE_MAX: u64 = 3600;
     2u64.checked_pow(tries).unwrap_or(PAUSE_MAX).min(PAUSE_MAX)
+}
+
+impl Retry {
+    /// Tells whether it is too early for another try. A time further off than any pause is what a clock left behind
+    /// that has been set back since.
+    pub fn is_early(&self, now: u64) -> bool {
+        now < self.not_before && self.not_before - now <= PAUSE_MAX
+    }
 }
 
 impl Facts {
@@ -99,12 +114,13 @@ impl Facts {
                 }
                 self.retries.insert(revision, Retry { failure, tries, not_before });
             }
+            Sighting::Checked { id, checks } => self.checks = Some((id, checks)),
             Sighting::Woke => {}
         }
     }
 
     /// Takes note of an event and of the deployment that it met: what succeeded or was judged needs no other
-    /// try, and what was called off for a passing reason gets one later.
+    /// try, what goes on need not wait, and what was called off for a passing reason gets another try later.
     pub fn note(&mut self, event: &Event, deployment: Option<&Deployment>) {
         match event {
             Event::Abandoned { failure, at, .. } if failure.class == Class::Transient => {
@@ -131,8 +147,30 @@ impl Facts {
             Event::Refused { refusal } => {
                 self.retries.remove(&refusal.revision);
             }
+            Event::Built { desired, .. } => self.go_on(&desired.tip.revision),
+            Event::Prepared { .. }
+            | Event::Armed { .. }
+            | Event::Switched { .. }
+            | Event::SoakStarted { .. }
+            | Event::Decided { .. } => {
+                let Some(d) = deployment else { return };
+                self.go_on(&d.desired.tip.revision);
+            }
             Event::RetryRequested { .. } => self.retries.clear(),
-            _ => {}
+            Event::Abandoned { .. }
+            | Event::RollbackFailed { .. }
+            | Event::Superseded { .. }
+            | Event::TestLost { .. }
+            | Event::Suspended { .. }
+            | Event::Resumed { .. } => {}
+        }
+    }
+
+    /// One step of `revision` got through, so the next need not wait. The failures still count: it may be called off
+    /// once more, and must not be begun again at once each time.
+    fn go_on(&mut self, revision: &Oid) {
+        if let Some(retry) = self.retries.get_mut(revision) {
+            retry.not_before = 0;
         }
     }
 

@@ -16,6 +16,22 @@ pub(super) fn next(
     host: &HostFacts,
     policy: &Policy,
 ) -> Action {
+    let step = next_step(d, state, facts, host, policy);
+    let failed = facts.retries.get(&d.desired.tip.revision).filter(|retry| retry.is_early(facts.now));
+    match (failed, &step) {
+        // A step that failed for a passing reason is not repeated at once.
+        (Some(retry), step) if may_wait(step) => Action::Wait { until: Some(retry.not_before) },
+        (Some(_) | None, _) => step,
+    }
+}
+
+/// Tells whether a step may be put off after a failure. A rollback never waits: it ends by an event each time, so it is
+/// not repeated without end.
+fn may_wait(step: &Action) -> bool {
+    !matches!(step, Action::RollBack(_) | Action::Record(_) | Action::Wait { .. })
+}
+
+fn next_step(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Action {
     match &d.stage {
         Stage::Built => begin(d, state, facts, host),
         Stage::Probation { trial, step } if trial.boot_id != host.boot_id => {
@@ -91,15 +107,11 @@ fn go_on(
         Step::Armed | Step::Activated { .. } | Step::Soaking => true,
         Step::Prepared | Step::Confirming | Step::RollingBack { .. } => false,
     };
-    if undecided && let Some(decision) = standing_decision(d, trial, step, state, facts, host) {
-        return Action::Decide(d.clone(), decision);
+    if undecided && let Some(decision) = facts.guard.decision.clone() {
+        return Action::Record(Event::Decided { id: d.id.clone(), decision, failures: vec![] });
     }
-    // A step that failed for a passing reason is not repeated at once. A rollback never waits.
-    if let Some(retry) = facts.retries.get(&d.desired.tip.revision)
-        && retry.not_before > facts.now
-        && !matches!(step, Step::RollingBack { .. })
-    {
-        return Action::Wait { until: Some(retry.not_before) };
+    if undecided && let Some(decision) = forced_decision(d, trial, step, state, host) {
+        return Action::Decide(d.clone(), decision);
     }
     match step {
         Step::Prepared => {
@@ -126,18 +138,14 @@ fn go_on(
     }
 }
 
-/// A decision that is forced on us: the guard's own, another switch, or a newer version's record.
-fn standing_decision(
+/// A decision that is forced on us: by another switch, or by a newer version's record.
+fn forced_decision(
     d: &Deployment,
     trial: &Trial,
     step: &Step,
     state: &State,
-    facts: &Facts,
     host: &HostFacts,
 ) -> Option<Decision> {
-    if let Some(decision) = &facts.guard.decision {
-        return Some(decision.clone());
-    }
     if let Some(foreign) = &state.foreign {
         let reason = format!("a newer pullagent left event '{}', which this one can't read", foreign.event);
         return Some(Decision::RollBack { reason, by: Arbiter::Agent });

@@ -31,7 +31,7 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
             Action::Build(id, desired)
         }
         _ => Action::Wait {
-            until: facts.retries.values().map(|r| r.not_before).filter(|t| *t > facts.now).min(),
+            until: facts.retries.values().filter(|r| r.is_early(facts.now)).map(|r| r.not_before).min(),
         },
     }
 }
@@ -84,7 +84,7 @@ fn verification(state: &State, facts: &Facts, policy: &Policy) -> Option<Verific
 
 /// Tells whether a revision may be tried now, or has to wait after a failure.
 fn may_try(facts: &Facts, revision: &Oid) -> bool {
-    facts.retries.get(revision).is_none_or(|r| r.not_before <= facts.now)
+    facts.retries.get(revision).is_none_or(|r| !r.is_early(facts.now))
 }
 
 /// Whether the test line is the one to run, and if not, why.

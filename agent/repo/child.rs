@@ -86,11 +86,12 @@ fn read_job(path: &Path) -> io::Result<Job> {
 
 /// Takes from this process what no honest import needs. The limits hold for the rest of its life.
 fn limit_self(limits: &Limits, store_bytes: u64) -> rustix::io::Result<()> {
-    let file = limits.pack_bytes + limits.bases_bytes + FILE_SLACK_BYTES;
-    let data = MEMORY_BASE_BYTES
-        + MEMORY_PER_OBJECT_BYTES * u64::from(limits.objects)
-        + LARGE_OBJECTS * limits.object_bytes;
-    let address_space = ADDRESS_SPACE_BASE_BYTES + data + store_bytes + MAPS_OF_A_PACK * file;
+    let sum = |parts: &[u64]| parts.iter().fold(0, |sum: u64, part| sum.saturating_add(*part));
+    let file = sum(&[limits.pack_bytes, limits.bases_bytes, FILE_SLACK_BYTES]);
+    let all_objects = MEMORY_PER_OBJECT_BYTES.saturating_mul(limits.objects.into());
+    let data = sum(&[MEMORY_BASE_BYTES, all_objects, LARGE_OBJECTS.saturating_mul(limits.object_bytes)]);
+    let maps = MAPS_OF_A_PACK.saturating_mul(file);
+    let address_space = sum(&[ADDRESS_SPACE_BASE_BYTES, data, store_bytes, maps]);
     let bounds = [
         (Resource::Core, 0),
         (Resource::Cpu, u64::from(limits.seconds)),
@@ -186,8 +187,7 @@ fn judge(layers: &[&Objects], task: ImportTask) -> Result<Result<Accepted, Refus
 fn read_commit(layers: &[&Objects], oid: &Oid) -> Result<Result<Vec<u8>, Refusal>, Failure> {
     let mut buf = Vec::new();
     for objects in layers {
-        let found = objects.find(&to_gix(oid), &mut buf);
-        match found.map_err(|e| Failure::of_store(&format!("read commit '{oid}'"), &e))? {
+        match objects.find(&to_gix(oid), &mut buf)? {
             Some(object) if object.kind == Kind::Commit => return Ok(Ok(object.data.to_vec())),
             Some(object) => {
                 let text = format!("object {} is a {}, not a commit", oid.short(), object.kind);

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use gix::objs::TreeRefIter;
 
-use super::failure::Failure;
+use super::failure::{Failure, FailureClass};
 use super::limits::Limits;
 use super::objects::{Data, Format, Kind, ObjectId, Objects, oid};
 
@@ -22,11 +22,12 @@ pub(super) struct Fresh {
 impl Fresh {
     /// Opens the object directory `dir`, whose only pack has the index `index`.
     pub(super) fn open(dir: &Path, index: &Path, format: Format, limits: &Limits) -> Result<Fresh, Failure> {
-        let objects = Objects::open(dir, format, limits.object_bytes)
-            .map_err(|e| Failure::io("open the quarantine", &e))?;
-        let index = gix_pack::index::File::at(index, format)
-            .map_err(|e| Failure::of_pack("open the new index", &e))?;
-        Ok(Fresh { objects, index })
+        let objects = Objects::open(dir, format, limits.object_bytes, FailureClass::Incomplete);
+        let index = gix_pack::index::File::at(index, format);
+        Ok(Fresh {
+            objects: objects.map_err(|e| Failure::io("open the quarantine", &e))?,
+            index: index.map_err(|e| Failure::of_gix("open the new index", &e, FailureClass::Incomplete))?,
+        })
     }
 }
 
@@ -79,19 +80,17 @@ impl Walk<'_> {
     }
 
     fn expect_trusted(&self, id: &oid, kind: Kind) -> Result<(), Failure> {
-        match self.trusted.header(id) {
-            Ok(Some((there, _))) if there == kind => Ok(()),
-            Ok(Some((there, _))) => {
+        match self.trusted.header(id)? {
+            Some((there, _)) if there == kind => Ok(()),
+            Some((there, _)) => {
                 Err(Failure::incomplete(format!("object '{id}' is a {there} and not a {kind}")))
             }
-            Ok(None) => Err(Failure::incomplete(format!("the {kind} '{id}' was not sent"))),
-            Err(e) => Err(Failure::of_store(&format!("find the trusted object '{id}'"), &e)),
+            None => Err(Failure::incomplete(format!("the {kind} '{id}' was not sent"))),
         }
     }
 
     fn read<'b>(&self, id: &oid, buf: &'b mut Vec<u8>) -> Result<Data<'b>, Failure> {
-        let found = self.fresh.objects.find(id, buf);
-        let found = found.map_err(|e| Failure::of_pack(&format!("read the new object '{id}'"), &e))?;
+        let found = self.fresh.objects.find(id, buf)?;
         found.ok_or_else(|| Failure::incomplete(format!("object '{id}' cannot be found again")))
     }
 
@@ -131,12 +130,8 @@ impl Walk<'_> {
     fn nothing_else(&self) -> Result<(), Failure> {
         for (position, expected) in self.expected.iter().enumerate() {
             let id = self.fresh.index.oid_at_index(position as u32);
-            if expected.is_none() {
-                match self.trusted.header(id) {
-                    Ok(Some(_)) => {}
-                    Ok(None) => return Err(Failure::incomplete(format!("object '{id}' was not asked for"))),
-                    Err(e) => return Err(Failure::of_store(&format!("find the trusted object '{id}'"), &e)),
-                }
+            if expected.is_none() && self.trusted.header(id)?.is_none() {
+                return Err(Failure::incomplete(format!("object '{id}' was not asked for")));
             }
         }
         Ok(())

@@ -183,14 +183,13 @@ impl<'a> Writer<'a> {
 
     fn read(&self, id: &Oid, buf: &mut Vec<u8>) -> Result<(), Stop> {
         let failed = |failure| Stop::Tree(TreeError::Failed(failure));
-        let found = self.objects.find(&to_gix(id), buf).map(|object| object.map(|o| (o.kind, o.data.len())));
-        match found {
-            Ok(Some((super::objects::Kind::Blob, bytes))) => {
+        let found = self.objects.find(&to_gix(id), buf).map_err(failed)?;
+        match found.map(|object| (object.kind, object.data.len())) {
+            Some((super::objects::Kind::Blob, bytes)) => {
                 buf.truncate(bytes);
                 Ok(())
             }
-            Ok(_) => Err(failed(Failure::new(FailureClass::Corrupt, format!("the file '{id}' is missing")))),
-            Err(e) => Err(failed(Failure::of_store(&format!("read the file '{id}'"), &e))),
+            _ => Err(failed(Failure::new(FailureClass::Corrupt, format!("the file '{id}' is missing")))),
         }
     }
 

@@ -55,15 +55,9 @@ impl Failure {
         Failure::new(io_class(error), format!("failed to {operation}: {error}"))
     }
 
-    /// Returns what gitoxide's `error` means for a pack that arrives.
-    pub(super) fn of_pack(operation: &str, error: &gix::Error) -> Failure {
-        let class = own_fault(error).unwrap_or(FailureClass::Incomplete);
-        Failure::new(class, format!("failed to {operation}: {}", one_line(error)))
-    }
-
-    /// Returns what gitoxide's `error` means for objects that are trusted already.
-    pub(super) fn of_store(operation: &str, error: &gix::Error) -> Failure {
-        let class = own_fault(error).unwrap_or(FailureClass::Corrupt);
+    /// Returns what gitoxide's `error` means. Unless a limit or the disk is to blame, the data is, which is `damaged`.
+    pub(super) fn of_gix(operation: &str, error: &gix::Error, damaged: FailureClass) -> Failure {
+        let class = own_fault(error).unwrap_or(damaged);
         Failure::new(class, format!("failed to {operation}: {}", one_line(error)))
     }
 }
@@ -72,6 +66,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         let class = match &error {
             StoreError::Corrupt { .. } => FailureClass::Corrupt,
+            StoreError::Read { source, .. } => source.class,
             StoreError::Io { source, .. } => io_class(source),
             StoreError::Format { .. } | StoreError::Missing(_) => FailureClass::Incomplete,
             StoreError::Quarantine { .. } => FailureClass::Crashed,
@@ -87,13 +82,20 @@ fn own_fault(error: &gix::Error) -> Option<FailureClass> {
         return Some(FailureClass::Limit);
     }
     let mut io = error.iter_errors().filter_map(|e| e.downcast_ref::<io::Error>());
-    io.find(|io| io.raw_os_error().is_some() || of_the_disk(io.kind())).map(io_class)
+    io.find(|io| of_the_system(io)).map(io_class)
 }
 
-/// gitoxide puts the path into errors of the operating system, which takes their number away and leaves the kind.
-fn of_the_disk(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(kind, FileTooLarge | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+/// A file that is missing is damage; every other number that the operating system gives is its own trouble. gitoxide
+/// puts paths into some errors, which takes the number away and leaves the kind.
+fn of_the_system(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        FileTooLarge, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    match error.kind() {
+        NotFound => false,
+        FileTooLarge | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull => true,
+        _ => error.raw_os_error().is_some(),
+    }
 }
 
 fn io_class(error: &io::Error) -> FailureClass {
@@ -104,7 +106,7 @@ fn io_class(error: &io::Error) -> FailureClass {
 }
 
 /// Returns an error and its causes on one line.
-pub(super) fn one_line(error: &gix::Error) -> String {
+fn one_line(error: &gix::Error) -> String {
     let words: Vec<String> = error.iter_errors().map(ToString::to_string).collect();
     words.join(": ").replace('\n', " ")
 }

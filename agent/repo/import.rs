@@ -119,7 +119,8 @@ pub async fn import(
 
 /// Replaces the packs of `store` by one, if there are more than [`Store::PACKS_MAX`].
 ///
-/// Nothing else may read the store meanwhile. Not urgent: call it when nothing waits.
+/// Nothing else may read the store meanwhile, so wait for its end and do not drop it. Not urgent: call it when nothing
+/// waits.
 pub async fn repack_if_needed(store: &Store, limits: &Limits) -> Result<(), Failure> {
     if !store.needs_repack()? {
         return Ok(());

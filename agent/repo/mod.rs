@@ -7,6 +7,8 @@ mod pipe;
 
 mod http;
 
+mod ssh;
+
 pub mod remote;
 
 mod limits;

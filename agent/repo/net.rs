@@ -21,7 +21,7 @@ pub enum Class {
     Dns,
     /// No connection, or it broke.
     Network,
-    /// The certificate or the handshake was not accepted.
+    /// The certificate, the host key or the handshake was not accepted.
     Tls,
     /// The credentials were not accepted.
     Auth,

@@ -11,7 +11,7 @@ use gix::objs::Find;
 use gix::progress::Discard;
 use gix_pack::bundle::write::Options;
 
-use super::failure::{Failure, one_line};
+use super::failure::{Failure, FailureClass};
 use super::files;
 use super::limits::Limits;
 use super::objects::{Data, Format, Objects, oid};
@@ -38,10 +38,6 @@ pub(super) fn write(
     let header = read_header(&mut stream, limits);
     let (header, objects) = header.map_err(|failure| exceeded.take().unwrap_or(failure))?;
     let bases = Bases { trusted, budget: budget("the size of the pack's delta bases", limits.bases_bytes) };
-    // The same limit is for each object and for the list of all.
-    let alloc_limit = limits.object_bytes.max(u64::from(objects) * INDEXED_OBJECT_BYTES);
-    let alloc_limit_bytes = Some(usize::try_from(alloc_limit).unwrap_or(usize::MAX));
-    let options = Options { thread_limit: Some(1), alloc_limit_bytes, ..Options::default() };
     // Without a look-up gitoxide would copy bytes behind the trailer into the stored pack; so it always gets one.
     let outcome = gix_pack::Bundle::write_to_directory(
         &mut BufReader::new(Cursor::new(header).chain(stream)),
@@ -50,14 +46,23 @@ pub(super) fn write(
         &AtomicBool::new(false),
         Some(bases),
         format,
-        options,
+        options(objects, limits),
     );
-    let outcome =
-        outcome.map_err(|e| exceeded.take().unwrap_or_else(|| Failure::of_pack("index the pack", &e)))?;
+    let outcome = outcome.map_err(|e| {
+        let failure = Failure::of_gix("index the pack", &e, FailureClass::Incomplete);
+        exceeded.take().unwrap_or(failure)
+    })?;
     if let Some(keep) = outcome.keep_path {
         files::remove(&keep).map_err(|e| Failure::io("delete the pack's '.keep' file", &e))?;
     }
     outcome.index_path.ok_or_else(|| Failure::incomplete("the pack holds no object"))
+}
+
+fn options(objects: u32, limits: &Limits) -> Options {
+    // One limit serves for each object and for the list of all.
+    let alloc_limit = limits.object_bytes.max(u64::from(objects) * INDEXED_OBJECT_BYTES);
+    let alloc_limit_bytes = Some(usize::try_from(alloc_limit).unwrap_or(usize::MAX));
+    Options { thread_limit: Some(1), alloc_limit_bytes, ..Options::default() }
 }
 
 /// Returns the name that a pack and its index have in common, such as `pack-<hash>`.
@@ -66,32 +71,33 @@ pub(super) fn name(index: &Path) -> String {
 }
 
 /// Compares a stored pack with its index as far as their ends tell: cheap enough for every start.
-pub(super) fn check_pair(index: &Path, format: Format) -> Result<(), String> {
+pub(super) fn check_pair(index: &Path, format: Format) -> Result<(), Failure> {
     let bundle = open(index, format)?;
-    if bundle.index.pack_checksum() != bundle.pack.checksum() {
-        return Err(format!("'{}' does not end as its index says", index.with_extension("pack").display()));
+    if bundle.index.pack_checksum() == bundle.pack.checksum() {
+        return Ok(());
     }
-    Ok(())
+    let text = format!("'{}' does not end as its index says", index.with_extension("pack").display());
+    Err(Failure::new(FailureClass::Corrupt, text))
 }
 
 /// Reads a stored index whole and compares its checksum.
-pub(super) fn verify_index(index: &Path, format: Format) -> Result<(), String> {
+pub(super) fn verify_index(index: &Path, format: Format) -> Result<(), Failure> {
     let checked = open(index, format)?.index.verify_checksum(&mut Discard, &AtomicBool::new(false));
-    checked.map(drop).map_err(|e| broken(index, &e))
+    checked.map(drop).map_err(|e| damaged(index, &e))
 }
 
 /// Reads a stored pack whole and compares its checksum.
-pub(super) fn verify_pack(index: &Path, format: Format) -> Result<(), String> {
+pub(super) fn verify_pack(index: &Path, format: Format) -> Result<(), Failure> {
     let checked = open(index, format)?.pack.verify_checksum(&mut Discard, &AtomicBool::new(false));
-    checked.map(drop).map_err(|e| broken(index, &e))
+    checked.map(drop).map_err(|e| damaged(index, &e))
 }
 
-fn open(index: &Path, format: Format) -> Result<gix_pack::Bundle, String> {
-    gix_pack::Bundle::at(index, format).map_err(|e| broken(index, &e))
+fn open(index: &Path, format: Format) -> Result<gix_pack::Bundle, Failure> {
+    gix_pack::Bundle::at(index, format).map_err(|e| damaged(index, &e))
 }
 
-fn broken(index: &Path, error: &gix::Error) -> String {
-    format!("'{}' or its pack is broken: {}", index.display(), one_line(error))
+fn damaged(index: &Path, error: &gix::Error) -> Failure {
+    Failure::of_gix(&format!("read '{}' and its pack", index.display()), error, FailureClass::Corrupt)
 }
 
 fn read_header(stream: &mut impl Read, limits: &Limits) -> Result<([u8; HEADER_BYTES], u32), Failure> {
@@ -101,7 +107,7 @@ fn read_header(stream: &mut impl Read, limits: &Limits) -> Result<([u8; HEADER_B
         _ => Failure::io("read the pack", &e),
     })?;
     let (_, objects) = gix_pack::data::header::decode(&header)
-        .map_err(|e| Failure::of_pack("read the pack's header", &e))?;
+        .map_err(|e| Failure::of_gix("read the pack's header", &e, FailureClass::Incomplete))?;
     match objects {
         // An empty pack would leave its trailer unread and yield no index.
         0 => Err(Failure::incomplete("the pack holds no object")),
@@ -154,10 +160,12 @@ struct Bases<'a> {
 
 impl Find for Bases<'_> {
     fn try_find<'b>(&self, id: &oid, buf: &'b mut Vec<u8>) -> gix::Result<Option<Data<'b>>> {
-        let found = self.trusted.find(id, buf).inspect_err(|e| {
-            let damaged = Failure::of_store(&format!("read the trusted object '{id}'"), e);
-            self.budget.exceeded.set(Some(damaged));
-        })?;
+        let found = self.trusted.find(id, buf).map_err(|failure| {
+            let error = io::Error::other(failure.text.clone());
+            self.budget.exceeded.set(Some(failure));
+            error
+        });
+        let found = found.or_error()?;
         self.budget.spend(found.as_ref().map_or(0, |object| object.data.len())).or_error()?;
         Ok(found)
     }

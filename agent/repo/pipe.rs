@@ -1,22 +1,27 @@
-//! Pipes, read and written within the bounds of a [`Net`], and the local `git-upload-pack` behind two of them.
+//! Pipes, read and written within the bounds of a [`Net`]; Git's protocol with a child over its three; and the child
+//! for a local repository, `git-upload-pack`.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::Child;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gix_transport::Protocol;
 use gix_transport::client::git::{ConnectMode, blocking_io::Connection};
 use rustix::process::{Pid, Signal};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::net::{Class, Failure, Net};
+use crate::host::command::Command;
 
 /// How much of what a child wrote to its standard error is looked at, in bytes.
-const STDERR_BYTES_MAX: usize = 4096;
+const STDERR_BYTES_MAX: u64 = 64 * 1024;
+/// How long a child may take to say why it ended, after the end of its output.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
 /// One packet line and its length fit.
 const BUFFER_BYTES: usize = 65_520;
 
@@ -81,52 +86,47 @@ impl Write for Writer {
     }
 }
 
-/// Gitoxide's transport over the pipes of a local `git-upload-pack`.
-pub(super) type Local = Connection<BufReader<Output>, BufWriter<Writer>>;
+/// Gitoxide's transport over the pipes of a child.
+pub(super) type Spoken = Connection<BufReader<Output>, BufWriter<Input>>;
+
+/// Makes a reason of what a child wrote to its standard error before it ended.
+pub(super) type Explain = fn(&str) -> Failure;
+
+/// Returns a transport that talks with `child` about the repository at `path`, and ends it when dropped.
+///
+/// # Errors
+/// If its pipes cannot be waited for.
+pub(super) fn transport(child: Child, path: String, net: &Rc<Net>, explain: Explain) -> io::Result<Spoken> {
+    let mut child = Talker(child);
+    let pipes = (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
+    let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+        return Err(io::Error::other("no pipes"));
+    };
+    // A request goes out as a whole, in one write.
+    let input = BufWriter::with_capacity(BUFFER_BYTES, Input(Writer::new(stdin.into(), net)?));
+    let stderr = net.enter(|| Receiver::from_owned_fd(stderr.into()))?;
+    let output = Output { stdout: Reader::new(stdout.into(), net)?, stderr, explain, _child: child };
+    let output = BufReader::with_capacity(BUFFER_BYTES, output);
+    Ok(Connection::new(output, input, Protocol::V2, path, None::<(&str, _)>, ConnectMode::Process, false))
+}
 
 /// Starts `git-upload-pack` for the repository at `path`. It serves one poll or one pack, then it is to be dropped.
 ///
 /// # Errors
 /// If there is no such directory or no such program.
-pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Local, Failure> {
+pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Spoken, Failure> {
     let place = std::fs::canonicalize(path).map_err(|e| {
         let class = if e.kind() == io::ErrorKind::NotFound { Class::NotFound } else { Class::Local };
         Failure::new(class, format!("there is no usable directory: {e}"))
     })?;
-    let failed = |e: io::Error| Failure::new(Class::Local, format!("git-upload-pack cannot be run: {e}"));
-    let mut child = UploadPack(spawn_upload_pack(&place).map_err(failed)?);
-    let pipes = (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
-    let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
-        return Err(failed(io::Error::other("no pipes")));
-    };
-    // A request goes out as a whole: a child that refuses its first line is gone before a second one is written, and
-    // its reason would be lost to a broken pipe.
-    let stdin = BufWriter::with_capacity(BUFFER_BYTES, Writer::new(stdin.into(), net).map_err(failed)?);
-    let stdout = Reader::new(stdout.into(), net).map_err(failed)?;
-    let output = Output { stdout, stderr, _child: child };
-    let output = BufReader::with_capacity(BUFFER_BYTES, output);
     let path = place.to_string_lossy().into_owned();
-    Ok(Connection::new(output, stdin, Protocol::V2, path, None::<(&str, _)>, ConnectMode::Process, false))
+    spawn_upload_pack(&place)
+        .and_then(|child| transport(child, path, net, explain))
+        .map_err(|e| Failure::new(Class::Local, format!("git-upload-pack cannot be run: {e}")))
 }
 
-/// What an environment may say about another repository than the one named.
-const ENVIRONMENT_DROPPED: [&str; 6] = [
-    "GIT_DIR",
-    "GIT_COMMON_DIR",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_NAMESPACE",
-    "GIT_CONFIG_PARAMETERS",
-];
-
-/// The one process that this room starts.
-#[expect(clippy::disallowed_methods, reason = "belongs into host/command.rs, which takes it over")]
 fn spawn_upload_pack(repository: &Path) -> io::Result<Child> {
-    let mut command = std::process::Command::new("git-upload-pack");
-    for name in ENVIRONMENT_DROPPED {
-        command.env_remove(name);
-    }
-    command
+    Command::new("git-upload-pack")
         .arg(repository)
         .env("GIT_PROTOCOL", "version=2")
         .env("GIT_CONFIG_SYSTEM", "/dev/null")
@@ -135,19 +135,19 @@ fn spawn_upload_pack(repository: &Path) -> io::Result<Child> {
         .env("GIT_CONFIG_COUNT", "1")
         .env("GIT_CONFIG_KEY_0", "safe.directory")
         .env("GIT_CONFIG_VALUE_0", "*")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A group of its own, so that pack-objects below it ends with it.
-        .process_group(0)
-        .spawn()
+        .converse()
+}
+
+fn explain(words: &str) -> Failure {
+    let class =
+        if words.contains("not appear to be a git repository") { Class::NotFound } else { Class::Refused };
+    Failure::new(class, format!("git-upload-pack ended early: {}", words.trim()))
 }
 
 /// The child; ends with this value.
-struct UploadPack(Child);
+struct Talker(Child);
 
-impl Drop for UploadPack {
+impl Drop for Talker {
     fn drop(&mut self) {
         if let Some(group) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
             // It may have ended by itself, which is as good; the wait below returns in either case.
@@ -157,19 +157,37 @@ impl Drop for UploadPack {
     }
 }
 
+/// What the child reads.
+pub(super) struct Input(Writer);
+
+impl Write for Input {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self.0.write(buf) {
+            // A child that is gone says why on its other pipes, to the read that follows.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(buf.len()),
+            other => other,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// What the child writes. Its end always comes too early: a session is over when we close it.
 pub(super) struct Output {
     stdout: Reader,
-    stderr: ChildStderr,
-    _child: UploadPack,
+    stderr: Receiver,
+    explain: Explain,
+    _child: Talker,
 }
 
 impl Read for Output {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.stdout.read(buf) {
             Ok(0) if !buf.is_empty() => {
-                let words = self.last_words();
-                Err(self.stdout.net.fail(words))
+                let failure = self.last_words();
+                Err(self.stdout.net.fail(failure))
             }
             other => other,
         }
@@ -177,17 +195,15 @@ impl Read for Output {
 }
 
 impl Output {
-    /// Says why the child ended, in its own words.
+    /// Says why the child ended, in its own words. It may close its output a moment before it speaks.
     fn last_words(&mut self) -> Failure {
-        let mut words = vec![0; STDERR_BYTES_MAX];
-        let unblocked = rustix::io::ioctl_fionbio(&self.stderr, true);
-        let n = unblocked.map_err(io::Error::from).and_then(|()| self.stderr.read(&mut words)).unwrap_or(0);
-        let words = String::from_utf8_lossy(&words[..n]);
-        let class = if words.contains("not appear to be a git repository") {
-            Class::NotFound
-        } else {
-            Class::Refused
-        };
-        Failure::new(class, format!("git-upload-pack ended early: {}", words.trim()))
+        let mut words = Vec::new();
+        let mut stderr = (&mut self.stderr).take(STDERR_BYTES_MAX);
+        let read = async { tokio::time::timeout(LAST_WORDS_WITHIN, stderr.read_to_end(&mut words)).await };
+        // What did not come in time or cannot be read is missing from the words, no more.
+        match self.stdout.net.wait(read) {
+            Ok(_) => (self.explain)(&String::from_utf8_lossy(&words)),
+            Err(failure) => failure,
+        }
     }
 }

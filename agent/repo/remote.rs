@@ -17,8 +17,8 @@ use gix_transport::{Protocol, Service, packetline};
 use reqwest::Url;
 
 use super::net::{Class, Failure, Net, causes};
-use super::{http, pipe};
-use crate::model::Oid;
+use super::{http, pipe, ssh};
+use crate::model::{Oid, SshAddress, SshAddressError};
 
 /// The most lines between the request for a pack and the pack. A server that was told `done` has nothing to say
 /// there, and millions of forged lines would cost memory.
@@ -32,7 +32,7 @@ const FRAMING_SHARE: u64 = 64;
 /// One remote repository and what it may cost.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    /// `https://…`, `http://` on loopback, `file://…` or an absolute path.
+    /// `https://…`, `http://` on loopback, `ssh://user@host/path`, `user@host:path`, `file://…` or an absolute path.
     pub url: String,
     /// The user name that goes with the token.
     pub username: String,
@@ -40,6 +40,10 @@ pub struct Remote {
     pub token_file: Option<PathBuf>,
     /// A PEM file of authorities trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// The private key for an SSH remote, without a passphrase.
+    pub ssh_key_file: Option<PathBuf>,
+    /// The host keys that are accepted of an SSH remote, as in `known_hosts`.
+    pub known_hosts_file: Option<PathBuf>,
     /// What the remote may cost.
     pub limits: Limits,
 }
@@ -66,7 +70,8 @@ pub type Refs = Vec<(String, Oid)>;
 ///
 /// Each request takes the link and gives it back only if it can serve another one: after any error transport and
 /// handshake are gone (a kept transport answers the next request with the rest of the last one), and a
-/// `git-upload-pack` of our own serves one request only (it remembers refs as they were when it started).
+/// `git-upload-pack` behind pipes, ours or one behind SSH, serves one request only (it remembers refs as they were when
+/// it started).
 pub struct Link {
     transport: Box<dyn Transport>,
     /// Whether it can serve more than one request.
@@ -90,8 +95,9 @@ impl Link {
         let (address, place) = address(&remote.url)?;
         net.begin(limits.poll_within, limits.poll_bytes);
         let blamed = |e| blame("reach", &place, net, e);
+        let hint = address.old_protocol_hint();
         let (mut transport, lasting) = connect(address, remote, net).map_err(blamed)?;
-        let capabilities = shake(&mut *transport).map_err(blamed)?;
+        let capabilities = shake(&mut *transport, hint).map_err(blamed)?;
         let object_format = capabilities
             .capability("object-format")
             .and_then(|c| c.value().map(ToString::to_string))
@@ -213,7 +219,18 @@ fn blame(operation: &str, place: &str, net: &Net, failure: Failure) -> Failure {
 
 enum Address {
     Http(Url),
+    Ssh(SshAddress),
     Local(PathBuf),
+}
+
+impl Address {
+    /// Returns why a server there may speak an old version of the protocol although it knows the new one.
+    fn old_protocol_hint(&self) -> &'static str {
+        match self {
+            Address::Ssh(_) => ssh::OLD_PROTOCOL_HINT,
+            Address::Http(_) | Address::Local(_) => "",
+        }
+    }
 }
 
 /// Returns where a URL leads, and what of it may be shown.
@@ -223,6 +240,11 @@ fn address(url: &str) -> Result<(Address, String), Failure> {
     }
     // Nothing of it is shown: in a URL that does not parse, nobody knows what is a password.
     let unusable = |why: String| Failure::new(Class::Local, format!("the remote's url is not usable: {why}"));
+    if SshAddress::is_meant_by(url) {
+        let address: SshAddress = url.parse().map_err(|e: SshAddressError| unusable(e.to_string()))?;
+        let place = address.to_string();
+        return Ok((Address::Ssh(address), place));
+    }
     let url = Url::parse(url).map_err(|e| unusable(e.to_string()))?;
     match (url.scheme(), url.host_str()) {
         ("https" | "http", Some(host)) => {
@@ -246,15 +268,23 @@ fn connect(address: Address, remote: &Remote, net: &Rc<Net>) -> Result<(Box<dyn 
             };
             Ok((Box::new(http::transport(access, net)?), true))
         }
+        Address::Ssh(address) => {
+            let access = ssh::Access {
+                address,
+                key_file: remote.ssh_key_file.clone(),
+                known_hosts_file: remote.known_hosts_file.clone(),
+            };
+            Ok((Box::new(ssh::upload_pack(&access, net)?), false))
+        }
     }
 }
 
 /// Shakes hands without reading a list of refs: an old server sends all of them at once.
-fn shake(transport: &mut dyn Transport) -> Result<Capabilities, Failure> {
+fn shake(transport: &mut dyn Transport, hint: &str) -> Result<Capabilities, Failure> {
     let answer = transport.handshake(Service::UploadPack, &[]).map_err(protocol)?;
     if answer.actual_protocol != Protocol::V2 {
         let text = "the server speaks an old version of Git's protocol; version 2 is needed";
-        return Err(Failure::new(Class::Protocol, text));
+        return Err(Failure::new(Class::Protocol, format!("{text}{hint}")));
     }
     Ok(answer.capabilities)
 }
@@ -359,7 +389,7 @@ fn unexpected(line: &str) -> Failure {
 }
 
 /// Makes a server's words fit to be shown.
-fn shown(words: &str) -> String {
+pub(super) fn shown(words: &str) -> String {
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     words.trim().chars().take(WORDS_CHARS_MAX).map(printable).collect()
 }

@@ -38,13 +38,13 @@ pub(super) fn run(store: &Store, quarantine: &Path, limits: &Limits) -> Result<S
     let temp = quarantine.join("repacked");
     let copied = File::options().read(true).write(true).create_new(true).open(&temp);
     let mut file = copied.map_err(|e| Failure::io("create the new pack", &e))?;
-    copy(store, &all, &file, limits).map_err(|e| Failure::of_store("repack the trusted store", &e))?;
+    copy(store, &all, &file, limits)
+        .map_err(|e| Failure::of_gix("repack the trusted store", &e, FailureClass::Corrupt))?;
     file.rewind().map_err(|e| Failure::io("read the new pack", &e))?;
 
     let trusted = store.objects(limits.object_bytes)?;
     let index = pack::write(file, &quarantine.join("objects/pack"), &trusted, store.format(), limits)?;
-    let written = gix_pack::index::File::at(&index, store.format());
-    let written = written.map_err(|e| Failure::of_store("open the new index", &e))?;
+    let written = open(&index, store)?;
     // The new ids were computed from the bytes, so nothing got lost or altered if all old ones are among them.
     match all.iter().find(|id| written.lookup(id).is_none()) {
         None => Ok(pack::name(&index)),
@@ -58,13 +58,16 @@ pub(super) fn run(store: &Store, quarantine: &Path, limits: &Limits) -> Result<S
 fn ids(store: &Store) -> Result<Vec<ObjectId>, Failure> {
     let mut ids = Vec::new();
     for index in store.packs()? {
-        let index = gix_pack::index::File::at(&index, store.format());
-        let index = index.map_err(|e| Failure::of_store("open an index", &e))?;
-        ids.extend(index.iter().map(|entry| entry.oid));
+        ids.extend(open(&index, store)?.iter().map(|entry| entry.oid));
     }
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)
+}
+
+fn open(index: &Path, store: &Store) -> Result<gix_pack::index::File, Failure> {
+    gix_pack::index::File::at(index, store.format())
+        .map_err(|e| Failure::of_gix("open an index", &e, FailureClass::Corrupt))
 }
 
 fn copy(store: &Store, ids: &[ObjectId], to: &File, limits: &Limits) -> gix::Result<()> {

@@ -5,15 +5,19 @@
 //! [`StoreError::Corrupt`] and [`Store::discard`], never in a repair.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::failure::{Failure, FailureClass};
 use super::files;
 use super::limits::Limits;
 use super::objects::{Format, Kind, Objects, format_of, to_gix};
 use super::pack;
 use super::quarantine::Quarantine;
 use crate::model::Oid;
+
+/// How much is read of `config` and the files of references.
+const SMALL_FILE_BYTES: u64 = 64 * 1024;
 
 /// Says why the trusted store cannot be used as asked.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong with it.
         what: String,
+    },
+    /// An object or a pack could not be read, and it is not the store's fault.
+    #[error("failed to read the trusted store '{path}'")]
+    Read {
+        /// The store.
+        path: PathBuf,
+        /// What happened.
+        source: Failure,
     },
     /// The store and the revision asked for use different hash functions.
     #[error("the trusted store '{path}' holds {have} objects, unlike '{wanted}'")]
@@ -95,9 +107,6 @@ impl Store {
     /// More packs than this are packed into one: a look-up tries every pack, and each costs three memory maps.
     pub const PACKS_MAX: usize = 50;
 
-    /// The largest `config`, reference or other small file that is read.
-    const SMALL_FILE_BYTES: u64 = 64 * 1024;
-
     /// Opens the store below `state_directory` for objects of the same format as `wanted`; makes it if there is none.
     ///
     /// # Errors
@@ -125,10 +134,9 @@ impl Store {
         if !git_dir.try_exists().map_err(io_error("look for", &git_dir))? {
             return Ok(None);
         }
-        let config =
-            read_small(&git_dir.join("config"), Store::SMALL_FILE_BYTES).map_err(corrupt(&git_dir))?;
+        let config = read_small(&git_dir.join("config"))?.unwrap_or_default();
         let format =
-            parse_format(&config).ok_or("its 'config' names no object format").map_err(corrupt(&git_dir))?;
+            parse_format(&config).ok_or_else(|| corrupt(&git_dir, "its 'config' names no object format"))?;
         let store = Store { state_directory: state_directory.to_owned(), git_dir, format };
         store.check_layout()?;
         store.check_packs()?;
@@ -167,34 +175,39 @@ impl Store {
     /// Tells whether `oid` is in the store, and so its whole history and every tree and file of it.
     pub fn has(&self, oid: &Oid) -> Result<bool, StoreError> {
         let objects = self.objects(Limits::OBJECT_BYTES)?;
-        Ok(objects.header(&to_gix(oid)).map_err(corrupt(&self.git_dir))?.is_some())
+        Ok(objects.header(&to_gix(oid)).map_err(|f| self.failed(f))?.is_some())
     }
 
     /// Returns the bytes of commit `oid`, after comparing them with the id.
     pub fn commit(&self, oid: &Oid) -> Result<Vec<u8>, StoreError> {
-        let mut buf = Vec::new();
-        match self
-            .objects(Limits::OBJECT_BYTES)?
-            .find(&to_gix(oid), &mut buf)
-            .map_err(corrupt(&self.git_dir))?
-        {
+        let (objects, mut buf) = (self.objects(Limits::OBJECT_BYTES)?, Vec::new());
+        match objects.find(&to_gix(oid), &mut buf).map_err(|f| self.failed(f))? {
             Some(object) if object.kind == Kind::Commit => Ok(object.data.to_vec()),
             Some(_) | None => Err(StoreError::Missing(oid.clone())),
         }
     }
 
-    /// Returns the last accepted revision that `reference` keeps; `None` if there is none, or its file says nothing sensible.
+    /// Returns the last accepted revision that `reference` keeps; `None` if there is none that can be read.
     ///
     /// For people and for what a fetch tells the server it has; what is trusted is told by the journal.
     pub fn tip(&self, reference: Reference) -> Option<Oid> {
-        let bytes = read_small(&self.git_dir.join(reference.name()), Store::SMALL_FILE_BYTES).ok()?;
-        bytes.trim_ascii().parse().ok()
+        let read = |name: &str| read_small(&self.git_dir.join(name)).ok().flatten();
+        let loose = read(reference.name()).and_then(|text| text.trim_ascii().parse().ok());
+        loose.or_else(|| {
+            // Where `git gc` by hand moves references to.
+            let packed = read("packed-refs")?;
+            let mut lines = packed.lines().filter_map(|line| line.split_once(' '));
+            lines.find(|(_, name)| *name == reference.name())?.0.parse().ok()
+        })
     }
 
     /// Makes `oid` the last accepted revision that `reference` keeps, so that `git gc` keeps it and `git log` shows it.
     pub fn set_tip(&self, reference: Reference, oid: &Oid) -> Result<(), StoreError> {
         let path = self.git_dir.join(reference.name());
-        files::replace(&path, &lock_of(&path), format!("{oid}\n").as_bytes())
+        // `git gc` by hand deletes the directory once its references are packed.
+        path.parent()
+            .map_or(Ok(()), files::ensure_private)
+            .and_then(|()| files::replace(&path, &lock_of(&path), format!("{oid}\n").as_bytes()))
             .map_err(io_error("write", &path))
     }
 
@@ -208,9 +221,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Corrupt`] names the first one that is not what it was.
     pub(super) fn verify_indices(&self) -> Result<(), StoreError> {
-        self.packs()?
-            .iter()
-            .try_for_each(|index| pack::verify_index(index, self.format).map_err(corrupt(&self.git_dir)))
+        self.each_pack(pack::verify_index)
     }
 
     /// Reads all packs and compares their checksums, which takes a second for each few hundred megabytes.
@@ -218,9 +229,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Corrupt`] names the first one that is not what it was.
     pub fn verify_packs(&self) -> Result<(), StoreError> {
-        self.packs()?
-            .iter()
-            .try_for_each(|index| pack::verify_pack(index, self.format).map_err(corrupt(&self.git_dir)))
+        self.each_pack(pack::verify_pack)
     }
 
     /// Returns the state directory that the store lies in.
@@ -254,7 +263,18 @@ impl Store {
     /// Opens the objects for reading.
     pub(super) fn objects(&self, object_bytes: u64) -> Result<Objects, StoreError> {
         let dir = self.git_dir.join("objects");
-        Objects::open(&dir, self.format, object_bytes).map_err(io_error("open", &dir))
+        Objects::open(&dir, self.format, object_bytes, FailureClass::Corrupt).map_err(io_error("open", &dir))
+    }
+
+    fn each_pack(&self, check: fn(&Path, Format) -> Result<(), Failure>) -> Result<(), StoreError> {
+        self.packs()?.iter().try_for_each(|index| check(index, self.format)).map_err(|f| self.failed(f))
+    }
+
+    fn failed(&self, failure: Failure) -> StoreError {
+        match failure.class {
+            FailureClass::Corrupt => corrupt(&self.git_dir, &failure.text),
+            _ => StoreError::Read { path: self.git_dir.clone(), source: failure },
+        }
     }
 
     fn create(state_directory: &Path, format: Format) -> Result<Store, StoreError> {
@@ -272,31 +292,28 @@ impl Store {
     fn check_layout(&self) -> Result<(), StoreError> {
         for foreign in ["shallow", "objects/info/alternates", "info/grafts"] {
             if self.git_dir.join(foreign).exists() {
-                return Err(corrupt(&self.git_dir)(format!("it has a file '{foreign}'")));
+                return Err(corrupt(&self.git_dir, &format!("it has a file '{foreign}'")));
             }
         }
         let pack_dir = self.pack_dir();
         if pack_dir.is_dir() {
             Ok(())
         } else {
-            Err(corrupt(&self.git_dir)("it has no directory 'objects/pack'"))
+            Err(corrupt(&self.git_dir, "it has no directory 'objects/pack'"))
         }
     }
 
     fn check_packs(&self) -> Result<(), StoreError> {
-        for index in self.packs()? {
-            pack::check_pair(&index, self.format).map_err(corrupt(&self.git_dir))?;
-        }
+        self.each_pack(pack::check_pair)?;
         match list(&self.pack_dir(), "pack")?.iter().find(|pack| !pack.with_extension("idx").exists()) {
-            Some(pack) => Err(corrupt(&self.git_dir)(format!("'{}' has no index", pack.display()))),
+            Some(pack) => Err(corrupt(&self.git_dir, &format!("'{}' has no index", pack.display()))),
             None => Ok(()),
         }
     }
 }
 
-/// Makes an error say that the store `git_dir` is damaged.
-pub(super) fn corrupt<E: ToString>(git_dir: &Path) -> impl FnOnce(E) -> StoreError {
-    move |what| StoreError::Corrupt { path: git_dir.to_owned(), what: what.to_string() }
+fn corrupt(git_dir: &Path, what: &str) -> StoreError {
+    StoreError::Corrupt { path: git_dir.to_owned(), what: what.to_owned() }
 }
 
 fn git_dir(state_directory: &Path) -> PathBuf {
@@ -322,12 +339,14 @@ fn lay_out(dir: &Path, format: Format) -> io::Result<()> {
 }
 
 fn config(format: Format) -> String {
-    // No automatic gc: it would race with an import, and repacking is bounded by us.
+    // No automatic gc: it would race with an import, and we repack ourselves.
     let (version, extensions) = match format {
         Format::Sha256 => (1, "[extensions]\n\tobjectformat = sha256\n"),
         _ => (0, ""),
     };
-    format!("[core]\n\trepositoryformatversion = {version}\n\tbare = true\n{extensions}[gc]\n\tauto = 0\n")
+    format!(
+        "[core]\n\trepositoryformatversion = {version}\n\tbare = true\n{extensions}[gc]\n\tauto = 0\n\tpackRefs = false\n"
+    )
 }
 
 fn parse_format(config: &str) -> Option<Format> {
@@ -343,11 +362,15 @@ fn parse_format(config: &str) -> Option<Format> {
     }
 }
 
-fn read_small(path: &Path, bytes_max: u64) -> io::Result<String> {
-    use io::Read as _;
-    let mut text = String::new();
-    fs::File::open(path)?.take(bytes_max).read_to_string(&mut text)?;
-    Ok(text)
+/// Returns the beginning of the file `path`, whatever it holds; `None` if there is none.
+fn read_small(path: &Path) -> Result<Option<String>, StoreError> {
+    let file = match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(io_error("open", path))?,
+    };
+    let mut bytes = Vec::new();
+    file.take(SMALL_FILE_BYTES).read_to_end(&mut bytes).map_err(io_error("read", path))?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Returns the files in `dir` with this extension; none if there is no such directory.

@@ -88,11 +88,13 @@ impl Walk<'_> {
         })
     }
 
-    fn find<T>(&self, id: &Oid, look: impl Fn(&Objects) -> gix::Result<Option<T>>) -> Result<T, TreeError> {
+    fn find<T>(
+        &self,
+        id: &Oid,
+        look: impl Fn(&Objects) -> Result<Option<T>, Failure>,
+    ) -> Result<T, TreeError> {
         for objects in self.layers {
-            let found = look(objects)
-                .map_err(|e| TreeError::Failed(Failure::of_store(&format!("read '{id}'"), &e)))?;
-            if let Some(found) = found {
+            if let Some(found) = look(objects).map_err(TreeError::Failed)? {
                 return Ok(found);
             }
         }

@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{Bad, BadKind, Owed, TestProgressWord};
+use super::status::{Bad, BadKind, DeploymentStatus, Owed, RetryStatus, StageWord, TestProgressWord};
 use super::style::{ago, precise, quoted, safe};
 use super::{Entry, Fate, Headline, History, SCHEMA, Status};
 use crate::model::Oid;
+
+/// What to do about a failure that may pass.
+const TRY_AT_ONCE: &str = "try at once: pullagent sync";
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +57,7 @@ pub fn explain(revision: &Oid, status: &Status, history: &History, now: u64) -> 
         Case::under_way,
         Case::running,
         Case::bad,
+        Case::culprit,
         Case::retried,
         Case::pending,
         Case::test_over,
@@ -92,20 +96,29 @@ impl Case<'_> {
             }
             (Headline::Confirming, Some(_), _) => "it proved healthy and is being made permanent",
             (Headline::RollingBack, Some(_), _) => "it failed and is being rolled back",
+            (Headline::Retrying, Some(_), _) => "a step of its deployment failed",
             (_, Some(_), _) => "its deployment is under way",
             (Headline::Verifying, None, Some(_)) => "it is being fetched and its signatures are checked",
             (Headline::Building, None, Some(_)) => "it is being built",
             (_, None, _) => return None,
         };
         let mut text = vec![format!("{} is under way: {step}.", self.short())];
-        if let Some(at) = deployment.and_then(|d| d.deadline) {
+        let undecided = |d: &&DeploymentStatus| {
+            matches!(d.stage, StageWord::Armed | StageWord::Activated | StageWord::Soaking)
+        };
+        if let Some(at) = deployment.filter(undecided).and_then(|d| d.deadline) {
             let left = precise(at.saturating_sub(self.now));
             text.push(format!("The host rolls back in {left} unless it is confirmed before."));
         }
-        Some((Verdict::UnderWay, text, None))
+        let stuck = self.status.retry(self.revision);
+        text.extend(stuck.iter().flat_map(|r| self.how_stuck(r)));
+        Some((Verdict::UnderWay, text, stuck.map(|_| TRY_AT_ONCE.to_owned())))
     }
 
     fn running(&self) -> Answer {
+        if self.status.state == Headline::RollbackFailed {
+            return None;
+        }
         let running = self.status.running.as_ref().filter(|r| r.revision.as_ref() == Some(self.revision))?;
         let signed =
             running.signer.as_deref().map(|s| format!(", signed by {}", safe(s))).unwrap_or_default();
@@ -117,8 +130,11 @@ impl Case<'_> {
             return Some((Verdict::Testing, vec![text], None));
         }
         let generation = running.generation.map(|g| format!(" as generation {g}")).unwrap_or_default();
-        let text = format!("{} runs{generation}{}{signed}.", self.short(), since("deployed"));
-        Some((Verdict::Running, vec![text], None))
+        let mut text = vec![format!("{} runs{generation}{}{signed}.", self.short(), since("deployed"))];
+        if self.status.state == Headline::Drift {
+            text.push("It is not what pullagent deployed last: somebody else switched to it.".to_owned());
+        }
+        Some((Verdict::Running, text, None))
     }
 
     fn bad(&self) -> Answer {
@@ -129,11 +145,26 @@ impl Case<'_> {
             "" => format!("The reason: {}.", sentence(&bad.text)),
             code => format!("The reason ({}): {}.", safe(code), sentence(&bad.text)),
         });
-        text.extend(bad.details.iter().map(|d| safe(d)));
+        // The reason often repeats what the first check said.
+        let news =
+            |d: &&String| !bad.text.contains(d.split_once(": ").map_or(d.as_str(), |(_, words)| words));
+        text.extend(bad.details.iter().filter(news).map(|d| safe(d)));
         if bad.kind != BadKind::Refused {
             text.push("It is not tried again by itself.".to_owned());
         }
         Some((verdict, text, Some(safe(&bad.advice))))
+    }
+
+    /// A commit below a tip, for whose sake the tip was refused.
+    fn culprit(&self) -> Answer {
+        let mut bad = self.status.set_aside.iter().rev();
+        let bad = bad.find(|b| b.commit.as_ref() == Some(self.revision))?;
+        let (name, tip, when) = (self.short(), bad.revision.short(), ago(self.now, bad.at));
+        let text = vec![
+            format!("{name} is why {tip} was refused {when} on {}.", safe(&bad.branch)),
+            format!("The reason ({}): {}.", safe(&bad.code), sentence(&bad.text)),
+        ];
+        Some((Verdict::Refused, text, Some(safe(&bad.advice))))
     }
 
     fn how_bad(&self, bad: &Bad) -> String {
@@ -153,16 +184,20 @@ impl Case<'_> {
     }
 
     fn retried(&self) -> Answer {
-        let retry = self.status.retries.iter().find(|r| r.revision == *self.revision)?;
-        let text = vec![
+        let retry = self.status.retry(self.revision)?;
+        let advice = super::text::retry_advice(retry).unwrap_or(TRY_AT_ONCE);
+        Some((Verdict::Waiting, self.how_stuck(retry), Some(advice.to_owned())))
+    }
+
+    fn how_stuck(&self, retry: &RetryStatus) -> Vec<String> {
+        let when = match retry.not_before.saturating_sub(self.now) {
+            0 => "now".to_owned(),
+            secs => format!("in {}", precise(secs)),
+        };
+        vec![
             format!("{} could not be finished: {}.", self.short(), sentence(&retry.text)),
-            format!(
-                "This may pass by itself; it is tried again in {} (failures so far: {}).",
-                precise(retry.not_before.saturating_sub(self.now)),
-                retry.tries
-            ),
-        ];
-        Some((Verdict::Waiting, text, Some("try at once: pullagent sync".to_owned())))
+            format!("This may pass by itself; it is tried again {when} (failures so far: {}).", retry.tries),
+        ]
     }
 
     fn pending(&self) -> Answer {

@@ -113,12 +113,12 @@ impl Entry {
         match outcome {
             Outcome::Confirmed { generation } => self.generation = *generation,
             Outcome::RolledBack { reason, failures } => {
-                self.code = Some("health".to_owned());
+                // Without a failed check it was something else: a switch that tore, a deadline, somebody's doing.
+                self.code = (!failures.is_empty()).then(|| "health".to_owned());
                 self.text = Some(reason.clone());
                 self.details = failures.clone();
             }
             Outcome::RollbackFailed { reason, text } => {
-                self.code = Some("health".to_owned());
                 self.text = Some(format!("{text} (it was to be rolled back because {reason})"));
             }
             Outcome::Refused { code, text } => {

@@ -4,7 +4,7 @@ use super::status::{
     Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,
     StageWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
 };
-use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot};
+use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health};
 use crate::config::Settings;
 use crate::model::{
     Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Stage, Step, StorePath, Suspension,
@@ -30,6 +30,7 @@ impl Status {
             stale_after_secs: settings.trust.stale_after.0.as_secs(),
             doing: snapshot.doing.as_ref().and_then(act),
             deployment: snapshot.state.deployment.as_ref().map(|d| deployment(snapshot, settings, d)),
+            health: health::of(snapshot),
             accepted: snapshot.state.main.as_ref().map(commit),
             pending: pending(snapshot, settings),
             test: snapshot.state.test.as_ref().map(|t| test(snapshot, settings, t)),
@@ -52,7 +53,8 @@ fn headline(snapshot: &Snapshot, status: &Status) -> Headline {
         return Headline::Held;
     }
     if let Some(d) = &status.deployment {
-        return stage_headline(d.stage, status.doing.as_ref());
+        let stuck = status.doing.is_none() && status.retry(&d.commit.revision).is_some();
+        return if stuck { Headline::Retrying } else { stage_headline(d.stage, status.doing.as_ref()) };
     }
     if let Some(bad) = status.problem.as_ref().filter(|b| b.kind == BadKind::RollbackFailed) {
         return bad_headline(bad.kind);
@@ -121,7 +123,8 @@ fn problem(snapshot: &Snapshot, settings: &Settings, status: &Status) -> Option<
     let last = snapshot.state.history.back().map(Entry::of);
     if let Some(last) = last.filter(|e| e.outcome == Fate::RollbackFailed) {
         let known = status.bad(&last.revision).filter(|b| b.kind == BadKind::RollbackFailed);
-        return Some(known.cloned().unwrap_or_else(|| bad_of_entry(&last)));
+        let bad = known.cloned().unwrap_or_else(|| bad_of_entry(&last));
+        return Some(if came_back(snapshot) { rolled_back_after_all(bad) } else { bad });
     }
     let since = status.test.as_ref().and_then(|t| t.since).unwrap_or(0);
     let heads = settings.branches().into_iter().filter_map(|(branch, _)| {
@@ -131,6 +134,18 @@ fn problem(snapshot: &Snapshot, settings: &Settings, status: &Status) -> Option<
         (bad.branch == branch && bad.at >= since && !overtaken).then(|| bad.clone())
     });
     heads.max_by_key(|b| b.at)
+}
+
+/// Tells whether the host runs what was confirmed last, whole: somebody else mended a failed rollback.
+fn came_back(snapshot: &Snapshot) -> bool {
+    let Some(host) = &snapshot.facts.host else { return false };
+    let permanent = host.running.is_some() && host.running == host.profile && !host.is_torn();
+    permanent && !has_drifted(snapshot)
+}
+
+fn rolled_back_after_all(bad: Bad) -> Bad {
+    let kind = BadKind::RolledBack;
+    Bad { kind, advice: advice(kind, &bad.revision), ..bad }
 }
 
 /// The suspension, while it is in force.
@@ -402,7 +417,9 @@ fn way_back(snapshot: &Snapshot) -> Option<Debt> {
 /// What is tried again, as far as anybody still wants it: a failure is of no interest once its branch has moved on.
 fn retries(snapshot: &Snapshot, status: &Status) -> Vec<RetryStatus> {
     let accepted = status.accepted.as_ref().filter(|_| status.drift).map(|c| &c.revision);
-    let wanted = |r: &Oid| status.pending.iter().any(|p| p.revision == *r) || accepted == Some(r);
+    let under_way = status.deployment.as_ref().map(|d| &d.commit.revision);
+    let wanted =
+        |r: &Oid| status.pending.iter().any(|p| p.revision == *r) || [accepted, under_way].contains(&Some(r));
     let retries =
         snapshot.facts.retries.iter().filter(|(revision, _)| wanted(revision)).map(|(revision, retry)| {
             RetryStatus {
@@ -497,7 +514,7 @@ fn advice(kind: BadKind, revision: &Oid) -> String {
     let retry = format!("pullagent retry {}", revision.short());
     match kind {
         BadKind::RollbackFailed => {
-            "look at the host now: neither system is whole; pushing a good revision deploys it".to_owned()
+            "look at the host now: neither system is whole. A reboot starts the one at 'boot'".to_owned()
         }
         BadKind::Refused | BadKind::BuildFailed | BadKind::RolledBack | BadKind::CalledOff => {
             format!("push a fix; or try the same again: {retry}")

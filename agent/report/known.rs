@@ -6,7 +6,7 @@ use super::{History, Status};
 use crate::model::Oid;
 
 /// The fewest digits that an abbreviation may have.
-pub const PREFIX_MIN: usize = 4;
+const PREFIX_MIN: usize = 4;
 
 /// Says why a text does not name one revision.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,11 @@ pub enum RevisionError {
     },
 }
 
+/// Tells whether `text` may be a revision, known or not.
+pub fn may_be_revision(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_hexdigit()) && (PREFIX_MIN..=64).contains(&text.len())
+}
+
 /// Returns the revision that `text` means. A full id means itself, heard of or not.
 ///
 /// # Errors
@@ -36,8 +41,7 @@ pub fn resolve(text: &str, status: &Status, history: &History) -> Result<Oid, Re
     if let Ok(oid) = lower.parse() {
         return Ok(oid);
     }
-    let digits = lower.bytes().all(|b| b.is_ascii_hexdigit());
-    if !digits || !(PREFIX_MIN..=64).contains(&lower.len()) {
+    if !may_be_revision(&lower) {
         return Err(RevisionError::Malformed(text.chars().take(80).collect()));
     }
     let mut found: Vec<Oid> =
@@ -61,7 +65,7 @@ fn known<'a>(status: &'a Status, history: &'a History) -> BTreeSet<&'a Oid> {
     all.extend(status.deployment.iter().map(|d| &d.commit.revision));
     all.extend(status.doing.iter().filter_map(|d| d.revision.as_ref()));
     all.extend(status.pending.iter().map(|p| &p.revision));
-    all.extend(status.set_aside.iter().map(|b| &b.revision));
+    all.extend(status.set_aside.iter().flat_map(|b| b.commit.iter().chain([&b.revision])));
     all.extend(status.retries.iter().map(|r| &r.revision));
     all.extend(history.entries.iter().map(|e| &e.revision));
     all

@@ -43,7 +43,7 @@ impl Agent {
         Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid,
-            started_ticks: started_ticks(pid),
+            started_ticks: stat(pid).map(|s| s.started_ticks),
             written_at: 0,
             due_at: None,
         }
@@ -62,9 +62,8 @@ pub fn life(agent: &Agent, now: u64) -> Life {
 }
 
 fn is_alive(agent: &Agent) -> bool {
-    match (started_ticks(agent.pid), agent.started_ticks) {
-        (Some(now), Some(then)) => now == then,
-        (Some(_), None) => true,
+    match (stat(agent.pid), agent.started_ticks) {
+        (Some(stat), then) => !stat.ended && then.is_none_or(|then| stat.started_ticks == then),
         // Gone, or hidden from us by `hidepid`: a signal that isn't sent tells which.
         (None, _) => {
             let pid = i32::try_from(agent.pid).ok().and_then(rustix::process::Pid::from_raw);
@@ -74,14 +73,23 @@ fn is_alive(agent: &Agent) -> bool {
     }
 }
 
-/// Returns field 22 of `/proc/<pid>/stat` (proc(5)); the second field may itself hold spaces and parentheses.
-fn started_ticks(pid: u32) -> Option<u64> {
+/// What the kernel says of a process.
+struct Stat {
+    /// It ended, and nobody has waited for it yet.
+    ended: bool,
+    started_ticks: u64,
+}
+
+/// Reads fields 3 and 22 of `/proc/<pid>/stat` (proc(5)); the second field may itself hold spaces and parentheses.
+fn stat(pid: u32) -> Option<Stat> {
     use std::io::Read;
     let mut text = String::new();
     let file = std::fs::File::open(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
     file.take(STAT_MAX).read_to_string(&mut text).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = rest.split_ascii_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
+    Some(Stat { ended, started_ticks: fields.nth(18)?.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -89,6 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may start a process")]
     fn a_writer_is_known_by_its_id_and_its_start() {
         let me = Agent { written_at: 100, due_at: Some(200), ..Agent::this_process() };
         assert!(me.started_ticks.is_some());
@@ -96,6 +105,13 @@ mod tests {
         assert_eq!(life(&me, 201), Life::Silent);
         let reused = Agent { started_ticks: me.started_ticks.map(|t| t + 1), ..me.clone() };
         assert_eq!(life(&reused, 150), Life::Dead);
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        while stat(pid).is_some_and(|s| !s.ended) {
+            std::thread::yield_now();
+        }
+        assert_eq!(life(&Agent { pid, started_ticks: None, ..me.clone() }, 150), Life::Dead, "a zombie");
+        child.wait().unwrap();
         let never = Agent { pid: u32::MAX, ..me };
         assert_eq!(life(&never, 150), Life::Dead);
     }

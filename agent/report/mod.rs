@@ -11,6 +11,8 @@ mod history;
 
 mod judge;
 
+mod health;
+
 mod known;
 
 mod explain;
@@ -19,17 +21,23 @@ mod publish;
 
 mod style;
 
+mod headline;
+
 mod text;
 
 mod table;
 
+mod sentence;
+
 pub use explain::{Explanation, Verdict, explain};
+pub use headline::oneline;
 pub use history::{Entry, Fate, History};
-pub use known::{PREFIX_MIN, RevisionError, resolve};
+pub use known::{RevisionError, may_be_revision, resolve};
 pub use liveness::{Agent, Life, life};
 pub use publish::{
     PublishError, Publisher, ReadError, SCHEMA, history_path, read_history, read_status, run_dir, status_path,
 };
+pub use sentence::{Weight, log, sentence};
 pub use snapshot::{Doing, Snapshot};
 pub use status::{
     Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,
@@ -37,4 +45,4 @@ pub use status::{
 };
 pub use style::Style;
 pub use table::history as history_text;
-pub use text::{oneline, page};
+pub use text::page;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Agent;
-use crate::model::{DeploymentId, Oid, Operation, StorePath, Suspension, Why};
+use crate::model::{CheckFacts, DeploymentId, Oid, Operation, StorePath, Suspension, Why};
 
 /// Everything that is said about one host at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Status {
     pub doing: Option<Act>,
     /// The deployment under way.
     pub deployment: Option<DeploymentStatus>,
+    /// How the checks of that deployment fare, or how those of what runs fared; empty if that is not known.
+    pub health: Vec<CheckFacts>,
     /// The accepted tip of the main line; only its descendants are accepted next.
     pub accepted: Option<Commit>,
     /// What the remotes name and this host has not dealt with yet.
@@ -409,6 +411,11 @@ impl Headline {
 }
 
 impl Status {
+    /// Returns what failed about `revision` in a way that may pass.
+    pub fn retry(&self, revision: &Oid) -> Option<&RetryStatus> {
+        self.retries.iter().find(|r| r.revision == *revision)
+    }
+
     /// Returns the entry of `revision` among those set aside.
     pub fn bad(&self, revision: &Oid) -> Option<&Bad> {
         self.set_aside.iter().rev().find(|b| b.revision == *revision)

@@ -92,14 +92,15 @@ impl Style {
 /// Makes a foreign text safe to print: one line, no control and no direction-changing characters, bounded.
 pub(super) fn safe(text: &str) -> String {
     let harmless = |c: char| match c {
-        '\n' | '\t' | '\r' => ' ',
         c if c.is_control() => '\u{fffd}',
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => {
             '\u{fffd}'
         }
         c => c,
     };
-    clip(text.trim().chars().map(harmless), TEXT_MAX)
+    // Words of programs come with the indentation of many lines.
+    let words: Vec<&str> = text.split_whitespace().collect();
+    clip(words.join(" ").chars().map(harmless), TEXT_MAX)
 }
 
 /// Returns a subject in quotes, shortened.

@@ -2,6 +2,7 @@
 
 use super::history::{Entry, Fate, History};
 use super::style::{Style, Tone, quoted, safe, span};
+use crate::model::Why;
 
 /// How wide the subject column may grow.
 const SUBJECT_WIDTH: usize = 34;
@@ -67,9 +68,10 @@ fn line(row: &[String; 7], widths: &[usize; 7]) -> String {
 fn outcome(e: &Entry) -> String {
     let because = e.code.as_deref().map(|c| format!(" ({})", safe(c))).unwrap_or_default();
     match e.outcome {
-        Fate::Confirmed => match e.generation {
-            Some(g) => format!("✔ confirmed as gen {g}"),
-            None => "✔ confirmed".to_owned(),
+        Fate::Confirmed => match (e.generation, e.why) {
+            (Some(g), Why::EndOfTest) => format!("✔ back from the test, gen {g}"),
+            (Some(g), Why::NewRevision | Why::Retry | Why::Drift) => format!("✔ confirmed as gen {g}"),
+            (None, _) => "✔ confirmed".to_owned(),
         },
         Fate::Tested => "✔ entered for a test".to_owned(),
         Fate::RolledBack => format!("✖ rolled back{because}"),

@@ -3,13 +3,15 @@
 //! One headline with a glyph and words, then facts in two aligned columns, then what the reader can do. Whoever
 //! reads it at night has not read the manual.
 
-use super::Life;
+use super::headline::{self, mark};
 use super::status::{
-    Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, StageWord, Status, System,
-    TestProgressWord, TestStatus,
+    Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, RetryStatus, StageWord, Status,
+    System, TestProgressWord, TestStatus,
 };
-use super::style::{Style, Tone, ago, brief, precise, quoted, safe, span};
+use super::style::{Style, Tone, ago, precise, quoted, safe};
+use super::{Life, health};
 use crate::model::{Oid, Operation};
+use crate::trust::Code;
 
 /// Width of the margin and the label column.
 const INDENT: usize = 13;
@@ -29,175 +31,6 @@ pub fn page(status: &Status, life: Life, now: u64, style: &Style) -> String {
     page.remotes();
     page.next(life);
     page.text
-}
-
-/// Returns one line for prompts and lists: glyph, generation, revision, state, age.
-pub fn oneline(status: &Status, life: Life, now: u64, style: &Style) -> String {
-    let running = status.running.as_ref();
-    let generation = running.and_then(|r| r.generation).map_or("-".to_owned(), |g| g.to_string());
-    let revision = running.and_then(|r| r.revision.as_ref()).map_or("-", Oid::short);
-    let (tone, glyph) = mark(status, life);
-    let (word, since) = match life {
-        Life::Dead => ("not-running".to_owned(), Some(status.agent.written_at)),
-        Life::Silent => ("silent".to_owned(), Some(status.agent.written_at)),
-        Life::Running => (state_word(status), since(status)),
-    };
-    let age = since.map(|s| format!(" {}", brief(now.saturating_sub(s)))).unwrap_or_default();
-    format!("{} {generation} {revision} {word}{age}\n", style.paint(tone, glyph))
-}
-
-fn state_word(status: &Status) -> String {
-    let word = status.state.word();
-    match subject_of_headline(status) {
-        Some(revision) if !matches!(status.state, Headline::InSync | Headline::Testing | Headline::Drift) => {
-            format!("{word} {}", revision.short())
-        }
-        Some(_) | None => word.to_owned(),
-    }
-}
-
-/// Since when the headline holds.
-fn since(status: &Status) -> Option<u64> {
-    match status.state {
-        Headline::Suspended => status.suspension.as_ref().map(|s| s.at),
-        Headline::RolledBack
-        | Headline::RollbackFailed
-        | Headline::Refused
-        | Headline::BuildFailed
-        | Headline::CalledOff => status.problem.as_ref().map(|b| b.at),
-        Headline::Unreachable => {
-            status.remotes.iter().filter_map(|r| r.trouble.as_ref()).map(|t| t.since).max()
-        }
-        Headline::Verifying | Headline::Building => status.doing.as_ref().map(|d| d.since),
-        Headline::Preparing
-        | Headline::Switching
-        | Headline::CheckingHealth
-        | Headline::Confirming
-        | Headline::RollingBack => status.deployment.as_ref().map(|d| d.built_at),
-        Headline::InSync | Headline::Testing => status.running.as_ref().and_then(|r| r.since),
-        Headline::Starting | Headline::Waiting | Headline::Retrying | Headline::Drift | Headline::Held => {
-            None
-        }
-    }
-}
-
-/// The revision that the headline is about.
-fn subject_of_headline(status: &Status) -> Option<&Oid> {
-    let deployed = status.deployment.as_ref().map(|d| &d.commit.revision);
-    let acted = status.doing.as_ref().and_then(|d| d.revision.as_ref());
-    match status.state {
-        Headline::Verifying | Headline::Building => acted,
-        Headline::Preparing
-        | Headline::Switching
-        | Headline::CheckingHealth
-        | Headline::Confirming
-        | Headline::RollingBack => deployed,
-        Headline::RolledBack
-        | Headline::RollbackFailed
-        | Headline::Refused
-        | Headline::BuildFailed
-        | Headline::CalledOff => status.problem.as_ref().map(|b| &b.revision),
-        Headline::Retrying => status.retries.first().map(|r| &r.revision),
-        Headline::Waiting => status.pending.first().map(|p| &p.revision),
-        Headline::InSync
-        | Headline::Testing
-        | Headline::Starting
-        | Headline::Suspended
-        | Headline::Unreachable
-        | Headline::Drift
-        | Headline::Held => None,
-    }
-}
-
-fn mark(status: &Status, life: Life) -> (Tone, &'static str) {
-    match life {
-        Life::Dead => return (Tone::Bad, "✖"),
-        Life::Silent => return (Tone::Warn, "!"),
-        Life::Running => {}
-    }
-    match status.state {
-        Headline::InSync | Headline::Testing => (Tone::Good, "✔"),
-        Headline::Starting
-        | Headline::Waiting
-        | Headline::Verifying
-        | Headline::Building
-        | Headline::Preparing
-        | Headline::Switching
-        | Headline::CheckingHealth
-        | Headline::Confirming => (Tone::Busy, "⏵"),
-        Headline::RollingBack
-        | Headline::Retrying
-        | Headline::Unreachable
-        | Headline::Drift
-        | Headline::Held => (Tone::Warn, "!"),
-        Headline::RolledBack
-        | Headline::RollbackFailed
-        | Headline::Refused
-        | Headline::BuildFailed
-        | Headline::CalledOff => (Tone::Bad, "✖"),
-        Headline::Suspended => (Tone::Warn, "⏸"),
-    }
-}
-
-/// The headline in words, without the glyph.
-fn sentence(status: &Status, now: u64, style: &Style) -> String {
-    let host = safe(&status.host);
-    let what = subject_of_headline(status).map_or("a revision", Oid::short);
-    match status.state {
-        Headline::InSync => format!("{host} is up to date"),
-        Headline::Testing => {
-            let branch = status.test.as_ref().map_or("its test branch", |t| t.commit.branch.as_str());
-            format!("{host} is testing {}", safe(branch))
-        }
-        Headline::Starting => format!("{host} is starting; no remote has answered yet"),
-        Headline::Waiting => match status.pending.first().map(|p| p.owed) {
-            Some(Owed::Verify) => format!("{host} has seen {what} and is about to verify it"),
-            Some(Owed::Deploy) => format!("{host} has accepted {what} and is about to build it"),
-            Some(Owed::Return) => format!("{host} is about to return to {what}"),
-            None => format!("{host} waits for a first revision"),
-        },
-        Headline::Verifying => format!("{host} is verifying {what}"),
-        Headline::Building => format!("{host} is building {what}"),
-        Headline::Preparing => format!("{host} is preparing the switch to {what}"),
-        Headline::Switching => format!("{host} is switching to {what}"),
-        Headline::CheckingHealth => format!("{host} switched to {what} and is checking its health"),
-        Headline::Confirming => format!("{host} found {what} healthy and is confirming it"),
-        Headline::RollingBack => format!("{host} is rolling back {what}"),
-        Headline::RolledBack => format!("{host} rolled back {what}"),
-        Headline::RollbackFailed => format!("{host} could not roll back {what} and needs you"),
-        Headline::Refused => format!("{host} refused {what}"),
-        Headline::BuildFailed => format!("{host} cannot build {what}"),
-        Headline::CalledOff => format!("{host} called off {what}"),
-        Headline::Retrying => format!("{host} could not finish {what} and will try again"),
-        Headline::Suspended => suspended(status, now, style),
-        Headline::Unreachable => unreachable(status, now),
-        Headline::Drift => format!("{host} runs a system that pullagent did not deploy"),
-        Headline::Held => format!("{host} is held: pullagent changes nothing"),
-    }
-}
-
-fn suspended(status: &Status, now: u64, style: &Style) -> String {
-    let Some(s) = &status.suspension else { return format!("{} is suspended", safe(&status.host)) };
-    let until =
-        s.until.map(|u| format!(" until {} (in {})", style.clock(u, now), span(u.saturating_sub(now))));
-    let reason = s.reason.as_deref().map(|r| format!(": {}", quoted(r)));
-    let (until, reason) = (until.unwrap_or_default(), reason.unwrap_or_default());
-    format!("{} is suspended by {}{until}{reason}", safe(&status.host), safe(&s.by))
-}
-
-fn unreachable(status: &Status, now: u64) -> String {
-    let host = safe(&status.host);
-    let who = match status.remotes.as_slice() {
-        [only] => safe(&only.name),
-        _ => "any of its remotes".to_owned(),
-    };
-    let heard = status.remotes.iter().filter_map(|r| r.checked_at).max();
-    match heard.map(|at| now.saturating_sub(at)) {
-        Some(silent) if silent > status.stale_after_secs => {
-            format!("{host} is stale: it has not reached {who} for {}", span(silent))
-        }
-        Some(_) | None => format!("{host} cannot reach {who}"),
-    }
 }
 
 struct Page<'a> {
@@ -223,13 +56,13 @@ impl Page<'_> {
         let (tone, glyph) = mark(self.status, life);
         let host = safe(&self.status.host);
         let sentence = match life {
-            Life::Running => sentence(self.status, self.now, self.style),
+            Life::Running => headline::sentence(self.status, self.now, self.style),
             Life::Dead => format!("pullagent is not running on {host}"),
             Life::Silent => format!("pullagent on {host} is silent"),
         };
         self.text.push_str(&format!("{} {}\n", self.style.paint(tone, glyph), sentence));
         if life != Life::Running {
-            let said = self::sentence(self.status, self.now, self.style);
+            let said = headline::sentence(self.status, self.now, self.style);
             let said = format!(
                 "{}: \"{said}\"; all below is as of then",
                 ago(self.now, self.status.agent.written_at)
@@ -341,7 +174,9 @@ impl Page<'_> {
     }
 
     fn deployment(&mut self) {
-        let Some(d) = &self.status.deployment else { return };
+        let Some(d) = &self.status.deployment else {
+            return health::fared(self.status).iter().for_each(|said| self.line("health", said));
+        };
         match d.stage {
             StageWord::Built | StageWord::Prepared => {}
             StageWord::Armed | StageWord::Activated | StageWord::Soaking => {
@@ -369,12 +204,7 @@ impl Page<'_> {
             Operation::Switch => "then it becomes permanent",
             Operation::Test => "then it stays until the next boot",
         };
-        let names: Vec<String> = d.checks.iter().map(|c| safe(c)).collect();
-        let what = match names.as_slice() {
-            [] => "no checks are configured".to_owned(),
-            names => names.join(" · "),
-        };
-        self.line("health", &what);
+        self.line("health", &health::faring(self.status, &d.checks));
         if !d.red_before.is_empty() {
             let names: Vec<String> = d.red_before.iter().map(|c| safe(c)).collect();
             self.line("", &format!("failed before the switch already, does not count: {}", names.join(", ")));
@@ -388,8 +218,9 @@ impl Page<'_> {
     fn rolling_back(&mut self, d: &DeploymentStatus) {
         let failed = self.commit(&d.commit);
         self.line("failed", &failed);
-        for text in d.failures.iter().take(DETAILS_MAX) {
-            self.line("", &safe(text));
+        if let Some((reason, details)) = d.failures.split_first() {
+            self.line("", &safe(reason));
+            self.details(details, reason);
         }
         if let Some(old) = &d.old {
             self.line("back to", &name(old));
@@ -406,7 +237,13 @@ impl Page<'_> {
         self.line(label, &self.bad_name(bad));
         let code = if bad.code.is_empty() { String::new() } else { format!("{}: ", safe(&bad.code)) };
         self.line("", &format!("{code}{}", safe(&bad.text)));
-        for text in bad.details.iter().take(DETAILS_MAX) {
+        self.details(&bad.details, &bad.text);
+    }
+
+    /// What the checks said, but for what was said already.
+    fn details(&mut self, details: &[String], said: &str) {
+        let news = |d: &&String| !said.contains(d.split_once(": ").map_or(d.as_str(), |(_, words)| words));
+        for text in details.iter().filter(news).take(DETAILS_MAX) {
             self.line("", &safe(text));
         }
     }
@@ -544,9 +381,8 @@ impl Page<'_> {
             | Headline::BuildFailed
             | Headline::CalledOff => safe(&self.status.problem.as_ref()?.advice),
             Headline::Suspended => "pullagent resume".to_owned(),
-            Headline::Unreachable => {
-                "check the network and the remote; ask again at once: pullagent sync".to_owned()
-            }
+            Headline::Unreachable => format!("{}; then: pullagent sync", self.unreachable_advice()),
+            Headline::Held => "mend that, then: systemctl restart pullagent".to_owned(),
             Headline::Drift => {
                 "kept until the main branch moves; push to it to take the host back".to_owned()
             }
@@ -554,7 +390,10 @@ impl Page<'_> {
                 let branch = self.status.test.as_ref().map_or("", |t| t.commit.branch.as_str());
                 format!("keep it: merge it into main; end it: delete {} or reboot", safe(branch))
             }
-            Headline::Retrying => "wait, or try at once: pullagent sync".to_owned(),
+            Headline::Retrying => {
+                let advice = self.status.retries.first().and_then(retry_advice);
+                advice.unwrap_or("wait, or try at once: pullagent sync").to_owned()
+            }
             Headline::InSync
             | Headline::Starting
             | Headline::Waiting
@@ -564,11 +403,28 @@ impl Page<'_> {
             | Headline::Switching
             | Headline::CheckingHealth
             | Headline::Confirming
-            | Headline::RollingBack
-            | Headline::Held => return None,
+            | Headline::RollingBack => return None,
         };
         Some(text)
     }
+
+    /// What to check, by the words of [`crate::wire::Class`]. The first remote is the preferred one.
+    fn unreachable_advice(&self) -> &'static str {
+        let trouble = self.status.remotes.iter().find_map(|r| r.trouble.as_ref());
+        match trouble.map_or("", |t| t.class.as_str()) {
+            "auth" => "check the token and what it may read",
+            "not-found" => "check the remote's address, and what the token may read",
+            "tls" => "check the remote's certificate, 'caFile' and this host's clock",
+            "local" => "check this host's files and configuration",
+            "protocol" => "check that the address is that of a Git repository",
+            _ => "check the network and the remote",
+        }
+    }
+}
+
+/// Returns what helps against a refusal that may pass.
+pub(super) fn retry_advice(retry: &RetryStatus) -> Option<&'static str> {
+    Code::ALL.iter().find(|code| code.as_str() == retry.code).map(|code| code.advice())
 }
 
 fn tries(n: u32) -> String {

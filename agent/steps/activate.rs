@@ -29,7 +29,6 @@ impl Steps {
         let built = Built::journaled(d);
         let dir = self.guard_dir(&d.id).join(JOB);
         let limit = self.settings.activation.switch_timeout.0;
-        tracing::info!(deployment = d.id.as_str(), toplevel = built.toplevel().as_str(), "switching");
         match switch::start_test(built.toplevel(), &dir, limit).await {
             Ok(()) | Err(JobError::AlreadyStarted(_)) => {}
             Err(error) => return failed_step(d, "switch", &error),
@@ -57,12 +56,12 @@ impl Steps {
         let known = [trial.old.clone(), d.toplevel.clone()];
         let facts = facts::observe_knowing(&self.host, &known)?;
         let text = describe(ended, log);
-        tracing::info!(deployment = d.id.as_str(), torn = facts.is_torn(), "switch ended: {text}");
         Ok(match facts.running.as_ref() {
             _ if facts.is_torn() => SwitchEnd::Torn { text },
             Some(running) if *running == d.toplevel => SwitchEnd::Complete { exit: exit_code(ended) },
             _ => {
                 let class = if blames_target(ended) { Class::Target } else { Class::Transient };
+                let text = format!("the switch changed nothing: {text}");
                 SwitchEnd::Unchanged { failure: Failure { class, code: "activation".to_owned(), text } }
             }
         })

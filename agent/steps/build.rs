@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::verify::VerifyError;
 use super::{Steps, Verified, failed};
 use crate::host::clock;
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
 use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, StorePath};
-use crate::repo::Limits;
 use crate::repo::export::{self, ExportError};
 use crate::repo::store::{Store, StoreError};
+use crate::repo::{FailureClass, Limits};
 
 /// A build without a configured limit ends after this all the same; nothing waits for ever.
 const BUILD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -45,14 +46,27 @@ enum BuildError {
     Store(#[from] StoreError),
     #[error("the trusted store is gone; it is fetched again")]
     NoStore,
+    #[error(transparent)]
+    Fetch(#[from] VerifyError),
     #[error("failed to prepare '{0}'")]
     Folder(std::path::PathBuf, #[source] std::io::Error),
+}
+
+impl BuildError {
+    fn is_corruption(&self) -> bool {
+        match self {
+            BuildError::Export(ExportError::Read(_, failure)) => failure.class == FailureClass::Corrupt,
+            BuildError::Export(ExportError::Store(_, StoreError::Corrupt { .. })) => true,
+            BuildError::Store(StoreError::Corrupt { .. }) => true,
+            BuildError::Fetch(error) => error.is_corruption(),
+            _ => false,
+        }
+    }
 }
 
 impl Steps {
     pub(super) async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {
         let revision = desired.tip.revision.clone();
-        tracing::info!(deployment = id.as_str(), revision = revision.short(), "building");
         match self.build_verified(&id, &Verified::journaled(desired.tip.clone())).await {
             Ok(Built { drv, toplevel }) => {
                 let drv = drv.map(|d| d.to_string());
@@ -61,13 +75,16 @@ impl Steps {
             Err(BuildError::Nix(error)) if error.is_deterministic() => {
                 let failure =
                     Failure { class: Class::Target, code: code(&error).to_owned(), text: text(&error) };
-                tracing::warn!(revision = revision.short(), code = failure.code, "{}", failure.text);
                 Happened::Event(Event::BuildFailed { desired, failure, at: clock::unix_secs() })
             }
             Err(error) => {
+                if error.is_corruption() {
+                    self.discard_store();
+                }
                 let code = match &error {
                     BuildError::Nix(e) => code(e),
                     BuildError::Export(_) | BuildError::Store(_) | BuildError::NoStore => "store",
+                    BuildError::Fetch(e) => e.code(),
                     BuildError::Folder(..) => "state",
                 };
                 failed(&revision, code, &error)
@@ -79,6 +96,7 @@ impl Steps {
         let roots = self.roots_dir();
         std::fs::create_dir_all(&roots).map_err(|e| BuildError::Folder(roots.clone(), e))?;
         let source_root = roots.join(format!("{id}-source"));
+        self.ensure_stored(verified).await?;
         let flake = self.add_source(verified, &source_root).await?;
         let build = &self.settings.build;
         let limits = EvalLimits { time: build.eval_timeout.0, address_space: build.eval_memory_max };
@@ -138,14 +156,14 @@ fn code(error: &NixError) -> &'static str {
     }
 }
 
-/// The error with the end of the log, which is what people look for.
+/// What Nix said, with the end of the log, which is what people look for. The code beside it says what it was about.
 fn text(error: &NixError) -> String {
-    let said = crate::host::chain(error);
     match error {
-        NixError::Build { log, .. } if !log.is_empty() => {
+        NixError::Build { text, log, .. } if !log.is_empty() => {
             let tail = log.iter().skip(log.len().saturating_sub(LOG_LINES)).map(String::as_str);
-            format!("{said}; its log ends with: {}", tail.collect::<Vec<_>>().join(" ⏎ "))
+            format!("{text}; its log ends with: {}", tail.collect::<Vec<_>>().join(" ⏎ "))
         }
-        _ => said,
+        NixError::Build { text, .. } | NixError::Evaluation { text } => text.clone(),
+        _ => crate::host::chain(error),
     }
 }

@@ -7,7 +7,7 @@ use super::{GUARD_MARGIN, Steps, millis, probe};
 use crate::config::{Check, Severity};
 use crate::guard;
 use crate::host::{clock, facts};
-use crate::model::{Arbiter, Decision, Deployment, Happened, Stage, Trial};
+use crate::model::{Arbiter, CheckFacts, Decision, Deployment, Happened, Sighting, Stage, Trial};
 
 /// How often the host itself is looked at between the checks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -21,7 +21,21 @@ struct Watch {
     green_since: Option<u64>,
     failures: u32,
     next_at: u64,
+    tried: bool,
     last: String,
+}
+
+impl Watch {
+    fn facts(&self) -> CheckFacts {
+        CheckFacts {
+            name: self.name.clone(),
+            hard: self.hard,
+            green: self.tried.then_some(self.green_since.is_some()),
+            failures: self.failures,
+            failures_max: self.check.failure_threshold,
+            text: self.last.clone(),
+        }
+    }
 }
 
 /// What the phase came to, or may yet.
@@ -59,7 +73,10 @@ impl Steps {
         let over = trial.deadline_boottime_ms.saturating_sub(millis(GUARD_MARGIN));
         let soak = millis(self.settings.activation.soak.0);
         loop {
-            probe_due(watches, began).await;
+            if probe_due(watches, began).await {
+                let checks = watches.iter().map(Watch::facts).collect();
+                drop(self.tell.try_send(Sighting::Checked { id: d.id.clone(), checks }));
+            }
             if let Some(verdict) = self.disturbed(d, trial) {
                 return verdict;
             }
@@ -112,17 +129,19 @@ fn watches(checks: BTreeMap<String, Check>, trial: &Trial) -> Vec<Watch> {
         green_since: None,
         failures: 0,
         next_at: 0,
+        tried: false,
         last: "it was not tried yet".to_owned(),
     };
     checks.into_iter().map(watch).collect()
 }
 
-/// Tries all checks whose time has come, at once.
-async fn probe_due(watches: &mut [Watch], began: u64) {
+/// Tries all checks whose time has come, at once; tells whether there were any.
+async fn probe_due(watches: &mut [Watch], began: u64) -> bool {
     let now = clock::boottime_ms();
     let due = watches.iter_mut().filter(|w| w.next_at <= now).map(async |w| {
         let result = probe::run(&w.check).await;
         let now = clock::boottime_ms();
+        w.tried = true;
         w.next_at = now + millis(w.check.interval.0);
         if result.ok {
             w.green_since.get_or_insert(now);
@@ -136,7 +155,7 @@ async fn probe_due(watches: &mut [Watch], began: u64) {
             w.failures += 1;
         }
     });
-    futures_util::future::join_all(due).await;
+    !futures_util::future::join_all(due).await.is_empty()
 }
 
 fn failures(watches: &[Watch]) -> Vec<String> {

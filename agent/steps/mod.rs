@@ -56,6 +56,8 @@ pub struct Steps {
     pub link: Link,
     /// The way to Nix.
     pub nix: Nix,
+    /// Where a long step tells how it gets on. What finds no room is not told.
+    pub tell: tokio::sync::mpsc::Sender<Sighting>,
 }
 
 impl Steps {

@@ -8,6 +8,7 @@ use crate::config::{self, Settings};
 use crate::guard::{self, GuardPlan};
 use crate::host::{self, clock, command::CommandError, facts, files, switch};
 use crate::model::{Class, Deployment, Event, Failure, Happened, StorePath};
+use crate::repo::{Limits, import, store::Store};
 
 /// How long the new system's pre-switch checks may take.
 const CHECK_MAX: Duration = Duration::from_secs(60);
@@ -19,34 +20,29 @@ enum Stop {
     /// It is called off, with this verdict on the target.
     Off(Failure),
     /// Something on the host failed; it is tried again.
-    Again(Happened),
+    Again(Box<Happened>),
 }
 
 impl Steps {
     pub(super) async fn prepare(&self, d: &Deployment) -> Happened {
         match self.try_prepare(d).await {
             Ok(event) => Happened::Event(event),
-            Err(Stop::Again(happened)) => happened,
+            Err(Stop::Again(happened)) => *happened,
             Err(Stop::Off(failure)) => {
-                tracing::warn!(
-                    deployment = d.id.as_str(),
-                    code = failure.code,
-                    "not begun: {}",
-                    failure.text
-                );
                 Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
             }
         }
     }
 
     async fn try_prepare(&self, d: &Deployment) -> Result<Event, Stop> {
+        self.tidy_store().await;
         let built = Built::journaled(d);
         let new = self.configuration_of(built.toplevel())?;
         self.check_machine(&new)?;
         self.check_space()?;
         self.check_valid(d, built.toplevel()).await?;
         check_switch(built.toplevel()).await?;
-        let facts = facts::observe(&self.host).map_err(|e| Stop::Again(failed_step(d, "host", &e)))?;
+        let facts = facts::observe(&self.host).map_err(|e| again(d, "host", &e))?;
         let Some(old) = facts.running else {
             return Err(off(
                 Class::Transient,
@@ -55,13 +51,23 @@ impl Steps {
             ));
         };
         let red_before = self.baseline(&new).await;
-        let plan = self
-            .write_plan(d, &old, &facts.boot_id)
-            .await
-            .map_err(|e| Stop::Again(failed_step(d, "guard", &e)))?;
+        let plan = self.write_plan(d, &old, &facts.boot_id).await.map_err(|e| again(d, "guard", &e))?;
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
         Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before })
+    }
+
+    /// Keeps the trusted store from growing a pack with each push. Here nothing else reads it, and what is done here
+    /// is not dropped half-way.
+    async fn tidy_store(&self) {
+        let repacked = match Store::open(&self.state_directory) {
+            Ok(Some(store)) => import::repack_if_needed(&store, &Limits::default()).await,
+            Ok(None) => Ok(()),
+            Err(e) => Err(e.into()),
+        };
+        if let Err(error) = repacked {
+            tracing::warn!("the trusted store was not repacked: {}", host::chain(&error));
+        }
     }
 
     /// Reads the new system's own configuration out of the store; nothing is evaluated.
@@ -120,7 +126,7 @@ impl Steps {
             Ok(false) => {
                 Err(off(Class::Transient, "gone", format!("'{toplevel}' is no longer in the Nix store")))
             }
-            Err(e) => Err(Stop::Again(failed_step(d, "nix", &e))),
+            Err(e) => Err(again(d, "nix", &e)),
         }
     }
 
@@ -131,7 +137,8 @@ impl Steps {
         let checks = new.health.checks.iter().filter(|(name, _)| both(name));
         let probes = checks.map(async |(name, check)| {
             let result = probe::run(check).await;
-            (!result.ok).then(|| name.clone())
+            // A probe that can't do its work says nothing about the old system, so it excuses nothing.
+            (!result.ok && !result.not_yet && !result.broken).then(|| name.clone())
         });
         futures_util::future::join_all(probes).await.into_iter().flatten().collect()
     }
@@ -188,6 +195,10 @@ async fn check_switch(toplevel: &StorePath) -> Result<(), Stop> {
             Err(off(Class::Transient, "inhibited", text))
         }
     }
+}
+
+fn again(d: &Deployment, code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {
+    Stop::Again(Box::new(failed_step(d, code, error)))
 }
 
 fn off(class: Class, code: &str, text: String) -> Stop {

@@ -38,6 +38,9 @@ pub struct CheckResult {
     /// Whether the check asked for patience: neither a success nor a failure.
     #[serde(default)]
     pub not_yet: bool,
+    /// Whether the probe itself could not do its work, so that nothing is known of what it was to look at.
+    #[serde(default)]
+    pub broken: bool,
     /// The reason, for people; empty where all is well.
     #[serde(default)]
     pub text: String,
@@ -46,11 +49,20 @@ pub struct CheckResult {
 impl CheckResult {
     fn bad(text: impl Into<String>) -> CheckResult {
         let text: String = text.into();
-        CheckResult { ok: false, not_yet: false, text: text.chars().take(REASON_MAX).collect() }
+        CheckResult {
+            ok: false,
+            not_yet: false,
+            broken: false,
+            text: text.chars().take(REASON_MAX).collect(),
+        }
+    }
+
+    fn broken(text: impl Into<String>) -> CheckResult {
+        CheckResult { broken: true, ..CheckResult::bad(text) }
     }
 
     fn good() -> CheckResult {
-        CheckResult { ok: true, not_yet: false, text: String::new() }
+        CheckResult { ok: true, not_yet: false, broken: false, text: String::new() }
     }
 }
 
@@ -69,7 +81,7 @@ async fn run_command(argv: &[String], limit: Duration) -> CheckResult {
     {
         Ok(()) => CheckResult::good(),
         Err(CommandError::Failed { end: command::Ending::Code(EXIT_NOT_YET), .. }) => {
-            CheckResult { ok: false, not_yet: true, text: "not yet".to_owned() }
+            CheckResult { ok: false, not_yet: true, broken: false, text: "not yet".to_owned() }
         }
         Err(e) => CheckResult::bad(crate::host::chain(&e)),
     }
@@ -79,7 +91,7 @@ async fn run_http(url: &str, limit: Duration) -> CheckResult {
     let timeout_ms = super::millis(limit);
     let spec = match serde_json::to_string(&ProbeSpec { http: url.to_owned(), timeout_ms }) {
         Ok(spec) => spec,
-        Err(e) => return CheckResult::bad(e.to_string()),
+        Err(e) => return CheckResult::broken(e.to_string()),
     };
     let child = Command::new(command::own_binary())
         .arg(VERB)
@@ -88,8 +100,8 @@ async fn run_http(url: &str, limit: Duration) -> CheckResult {
         .stdout_max(SAID_MAX);
     match child.run().await {
         Ok(output) => serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|e| CheckResult::bad(format!("the probe's answer can't be read: {e}"))),
-        Err(e) => CheckResult::bad(crate::host::chain(&e)),
+            .unwrap_or_else(|e| CheckResult::broken(format!("the probe's answer can't be read: {e}"))),
+        Err(e) => CheckResult::broken(crate::host::chain(&e)),
     }
 }
 
@@ -122,8 +134,8 @@ fn ask(spec: &ProbeSpec) -> CheckResult {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (client, runtime) = match (client, runtime) {
         (Ok(client), Ok(runtime)) => (client, runtime),
-        (Err(e), _) => return CheckResult::bad(crate::host::chain(&e)),
-        (_, Err(e)) => return CheckResult::bad(e.to_string()),
+        (Err(e), _) => return CheckResult::broken(crate::host::chain(&e)),
+        (_, Err(e)) => return CheckResult::broken(e.to_string()),
     };
     // Sending sets a timer, which only works inside of the runtime.
     match runtime.block_on(async { client.get(&spec.http).send().await }) {

@@ -11,10 +11,7 @@ impl Steps {
     /// Writes the decision unless somebody was first, and reports the one that stands.
     pub(super) fn decide(&self, d: &Deployment, decision: &Decision, failures: Vec<String>) -> Happened {
         match guard::decide(&self.guard_dir(&d.id), decision) {
-            Ok(decision) => {
-                tracing::info!(deployment = d.id.as_str(), ?decision, "decided");
-                Happened::Event(Event::Decided { id: d.id.clone(), decision, failures })
-            }
+            Ok(decision) => Happened::Event(Event::Decided { id: d.id.clone(), decision, failures }),
             Err(error) => failed_step(d, "guard", &error),
         }
     }
@@ -37,7 +34,6 @@ impl Steps {
         }
         match facts::observe(&self.host) {
             Ok(facts) if facts.profile.as_ref() == Some(&d.toplevel) => {
-                tracing::info!(deployment = d.id.as_str(), generation = facts.generation, "confirmed");
                 let (id, generation) = (d.id.clone(), facts.generation);
                 Happened::Event(Event::Confirmed { id, generation, at: clock::unix_secs() })
             }
@@ -53,7 +49,6 @@ impl Steps {
     /// Has the guard's pinned binary roll back, and sees it end.
     pub(super) async fn roll_back(&self, d: &Deployment) -> Happened {
         let (id, at) = (d.id.clone(), clock::unix_secs());
-        tracing::warn!(deployment = id.as_str(), "rolling back");
         let fired = guard::fire_now(&self.guard_dir(&d.id), self.roll_back_max()).await;
         let how = |how: &str| Event::RolledBack { id: id.clone(), how: how.to_owned(), at };
         let event = match fired {
@@ -72,7 +67,6 @@ impl Steps {
             }
             Err(error) => Event::RollbackFailed { id: id.clone(), text: host::chain(&error), at },
         };
-        tracing::warn!(deployment = id.as_str(), "{event:?}");
         Happened::Event(event)
     }
 
@@ -96,7 +90,6 @@ impl Steps {
         if let Err(error) = self.restore_profile(d).await {
             return failed_step(d, "profile", &*error);
         }
-        tracing::warn!(deployment = d.id.as_str(), code = failure.code, "called off: {}", failure.text);
         Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
     }
 

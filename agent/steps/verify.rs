@@ -3,7 +3,7 @@
 use super::{Steps, failed};
 use crate::gateway::link::FetchError;
 use crate::host::clock;
-use crate::model::{Event, Happened, Line, Oid, Operation, Refusal, Tip, Verification};
+use crate::model::{Candidate, Event, Happened, Line, Oid, Operation, Refusal, Tip, Verification};
 use crate::repo::import::{self, Against, ImportRequest, Verdict};
 use crate::repo::store::{Reference, Store, StoreError};
 use crate::repo::{FailureClass, Limits};
@@ -44,26 +44,29 @@ impl Verified {
 
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]
-enum VerifyError {
+pub(super) enum VerifyError {
     #[error("failed to fetch {0}")]
     Fetch(String, #[source] FetchError),
     #[error("failed to verify {0}")]
     Import(String, #[source] crate::repo::Failure),
     #[error("the trusted store can't be used")]
     Store(#[from] StoreError),
+    #[error("{0} was accepted before, and what the remote sends for it now is not acceptable")]
+    Lost(String, #[source] crate::trust::Refusal),
 }
 
 impl VerifyError {
-    fn is_corruption(&self) -> bool {
+    pub(super) fn is_corruption(&self) -> bool {
         match self {
             VerifyError::Store(StoreError::Corrupt { .. }) => true,
             VerifyError::Import(_, failure) => failure.class == FailureClass::Corrupt,
-            VerifyError::Fetch(..) | VerifyError::Store(_) => false,
+            VerifyError::Fetch(..) | VerifyError::Store(_) | VerifyError::Lost(..) => false,
         }
     }
 
-    fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         match self {
+            VerifyError::Lost(..) => "store",
             VerifyError::Fetch(_, e) => e.class,
             VerifyError::Import(_, failure) => match failure.class {
                 FailureClass::Corrupt => "store-corrupt",
@@ -82,23 +85,13 @@ impl Steps {
         match self.try_verify(v).await {
             Ok(Verdict::Accepted(accepted)) => {
                 let tip = Verified::proven(*accepted, v).tip;
-                let revision = tip.revision.short().to_owned();
-                tracing::info!(revision, branch = tip.branch, signer = tip.signer, "verified");
                 Happened::Event(match &v.line {
                     Line::Introduction(_) | Line::Main(_) => Event::MainAccepted { tip },
                     Line::Test { main, .. } => Event::TestAccepted { tip, main: main.revision.clone() },
                 })
             }
             Ok(Verdict::Refused(refusal)) if refusal.code.is_final() => {
-                let refusal = refused(v, &refusal);
-                tracing::warn!(
-                    revision = refusal.revision.short(),
-                    branch = refusal.branch,
-                    code = refusal.code,
-                    "refused: {}",
-                    refusal.text
-                );
-                Happened::Event(Event::Refused { refusal })
+                Happened::Event(Event::Refused { refusal: refused(v, &refusal) })
             }
             Ok(Verdict::Refused(refusal)) => failed(&v.candidate.revision, refusal.code.as_str(), &refusal),
             Err(error) => {
@@ -140,6 +133,31 @@ impl Steps {
         }
     }
 
+    /// Fetches an accepted commit again if the store has lost it. Its id vouches for it: it was verified before.
+    pub(super) async fn ensure_stored(&self, verified: &Verified) -> Result<(), VerifyError> {
+        let tip = verified.tip();
+        let store = Store::open_or_create(&self.state_directory, &tip.revision)?;
+        if store.has(&tip.revision)? {
+            return Ok(());
+        }
+        tracing::warn!(
+            revision = tip.revision.short(),
+            "the trusted store lost an accepted revision; fetching it again"
+        );
+        let candidate = Candidate {
+            remote: tip.remote.clone(),
+            branch: tip.branch.clone(),
+            revision: tip.revision.clone(),
+            operation: Operation::Switch,
+        };
+        let line = Line::Introduction(tip.revision.clone());
+        let again = Verification { candidate, line, judged_by: String::new() };
+        match self.try_verify(&again).await? {
+            Verdict::Accepted(_) => Ok(()),
+            Verdict::Refused(refusal) => Err(VerifyError::Lost(tip.revision.short().to_owned(), refusal)),
+        }
+    }
+
     /// A store that was rebuilt may lack the anchor of the journal; then everything is fetched.
     fn has_anchor(&self, store: &Store, line: &Line) -> Result<bool, StoreError> {
         match line {
@@ -149,7 +167,7 @@ impl Steps {
     }
 
     /// The store is a cache of verified history: what is damaged is thrown away and fetched and verified again.
-    fn discard_store(&self) {
+    pub(super) fn discard_store(&self) {
         tracing::error!("the trusted store is damaged; it is deleted and fetched again");
         if let Err(error) = Store::discard(&self.state_directory) {
             tracing::error!("the damaged store can't be deleted: {}", crate::host::chain(&error));

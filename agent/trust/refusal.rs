@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Oid;
 
-/// Declares the codes, once: name, whether the verdict lasts, and what the administrator can do.
+/// Declares the codes, once: what each means, its name, whether the verdict lasts, and what the administrator can do.
 macro_rules! codes {
-    ($($(#[$doc:meta])+ $variant:ident = $name:literal, $lasts:ident, $advice:literal;)+) => {
+    ($(#[doc = $meaning:literal] $variant:ident = $name:literal, $lasts:ident, $advice:literal;)+) => {
         /// A stable, machine-readable reason. The text form never changes its meaning between versions.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Code {
-            $($(#[$doc])+ #[serde(rename = $name)] $variant,)+
+            $(#[doc = $meaning] #[serde(rename = $name)] $variant,)+
         }
 
         impl Code {
@@ -31,6 +31,11 @@ macro_rules! codes {
                 match self { $(Code::$variant => codes!(@lasts $lasts),)+ }
             }
 
+            /// Returns one plain sentence: what is wrong.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Code::$variant => $meaning.trim_ascii(),)+ }
+            }
+
             /// Returns one plain sentence: what an administrator or a signer can do about it.
             pub fn advice(self) -> &'static str {
                 match self { $(Code::$variant => $advice,)+ }
@@ -45,7 +50,7 @@ codes! {
     /// The commit has no signature header.
     Unsigned = "unsigned", lasting, "Sign it with `git commit --amend -S` (or `git rebase -S` for several) and push again.";
     /// The signature is made with a key that no signer lists.
-    UnknownKey = "unknown-key", lasting, "Add the key to a signer in the host's configuration, or sign with a listed key.";
+    UnknownKey = "unknown-key", lasting, "Sign with a listed key, or add this one to `trust.signers` in a commit that a listed key signs.";
     /// The key is in `revokedKeys`.
     RevokedKey = "revoked-key", lasting, "Find out where the commit came from, then sign the change again with a key that is not revoked.";
     /// The signer may not sign what is deployed.
@@ -93,7 +98,7 @@ codes! {
     /// A security key signed without being touched.
     SkNoUserPresence = "sk-no-user-presence", lasting, "Sign again and touch the security key; keys made with `no-touch-required` are not accepted.";
     /// A security key signed without its PIN or fingerprint, which the policy requires.
-    SkNoUserVerification = "sk-no-user-verification", lasting, "Sign with a key made by `ssh-keygen -t ed25519-sk -O verify-required`, or drop the requirement.";
+    SkNoUserVerification = "sk-no-user-verification", lasting, "Sign with a key made by `ssh-keygen -t ed25519-sk -O verify-required`, or drop `trust.requireUserVerification`.";
     /// A key for which anyone can make signatures.
     WeakKey = "weak-key", lasting, "Make a new key with `ssh-keygen -t ed25519`.";
     /// The commit object is larger than any honest one.
@@ -103,9 +108,9 @@ codes! {
     /// The branch or a parent names an object that is not a commit.
     NotACommit = "not-a-commit", lasting, "Point the branch at a commit; something else is in its place.";
     /// More commits since the anchor than will be verified.
-    RangeTooLarge = "range-too-large", lasting, "Accept a newer revision by hand, as root, and go on from there.";
+    RangeTooLarge = "range-too-large", lasting, "Move the branch to a commit in between, wait until the host has accepted it, then move the branch on.";
     /// The tip does not descend from the anchor.
-    NotFastForward = "not-fast-forward", lasting, "Push a commit on top of the accepted revision (undo with `git revert`), or accept the new history by hand, as root.";
+    NotFastForward = "not-fast-forward", lasting, "Push a commit on top of the accepted revision (undo with `git revert`); a branch that was rewritten takes it in again with `git merge -S -s ours <accepted revision>`.";
     /// A history of its own was merged in.
     ForeignRoot = "foreign-root", lasting, "Remove the merge of the unrelated history.";
     /// The tip of a test branch does not descend from the accepted main.
@@ -123,7 +128,7 @@ codes! {
     /// More files, bytes or levels than will be exported.
     TreeTooLarge = "tree-too-large", lasting, "Take large files out of the repository.";
     /// The tip claims to be from the future.
-    FutureCommit = "future-commit", passing, "Check the clocks of this host and of the signer; the revision is tried again at every poll.";
+    FutureCommit = "future-commit", passing, "Check the clocks of this host and of the signer; the revision is tried again by itself.";
     /// The anchor is not in what the remote sent.
     AnchorMissing = "anchor-missing", passing, "Check that the remote is the repository this host was installed from, with its full history.";
     /// An object was not sent.
@@ -133,7 +138,7 @@ codes! {
     /// An object made to collide with another one.
     Sha1Collision = "sha1-collision", passing, "Treat the Git server as compromised until the object is explained.";
     /// The remote sent more, or slower, than the limits allow.
-    FetchLimit = "fetch-limit", passing, "If the repository really is that large, raise the limits; else check the Git server.";
+    FetchLimit = "fetch-limit", passing, "If the repository really is that large, take large files out of its history; else check the Git server.";
     /// The remote has no complete history.
     ShallowRemote = "shallow-remote", passing, "Give the remote the full history with `git fetch --unshallow`.";
     /// The remote uses another hash function than the anchor.

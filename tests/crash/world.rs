@@ -12,107 +12,53 @@ use pullagent::model::{
     Tip, Verification,
 };
 
-/// How a commit behaves once it is pushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Behaviour {
-    Good,
-    Unsigned,
-    /// Can't be built, ever.
-    Unbuildable,
-    /// The build fails twice for reasons that pass.
-    Flaky,
-    Unhealthy,
-    /// The switch stops half-way.
-    Torn,
-    /// The switch says no before it changes anything, for good.
-    Refusing,
-    /// Activating it resets the host, each time.
-    Resetting,
-    /// An operator switches to a third system while it is on probation.
-    OperatorSwitches,
-    /// The switch never ends by itself.
-    Hanging,
-    /// The health phase outlasts the guard, as on a host that was asleep.
-    Sluggish,
-}
-
-#[derive(Debug, Clone)]
-pub struct Commit {
-    pub behaviour: Behaviour,
-    pub parent: Oid,
-}
-
-/// What ends the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// `kill -9`; it is started again at once.
-    Kill,
-    /// `kill -9`; it stays dead for longer than any guard waits.
-    LongKill,
-    /// The host loses power and boots again.
-    Power,
-}
-
-/// A mistake that the sweep must notice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bug {
-    RollsBackToWrongPath,
-    AnnouncedBeforeJournaled,
-    LostQuarantine,
-    GuardNotArmed,
-    ProfileSetTooEarly,
-    BootDefaultMovedTooEarly,
-    DecisionOverwritten,
-    ConfirmForgetsBootEntry,
-    RestartedSwitchForgotten,
-    TestMadePermanent,
-}
+pub use super::script::{Behaviour, Bug, Commit, Cut, Fault};
 
 #[derive(Debug, Clone, Default)]
-struct Guard {
-    old: Option<StorePath>,
-    new: Option<StorePath>,
+pub(super) struct Guard {
+    pub(super) old: Option<StorePath>,
+    pub(super) new: Option<StorePath>,
     /// Profile and boot entry when the probation began.
-    permanent: Option<(StorePath, StorePath)>,
-    test: bool,
-    boot: u32,
-    timers: Vec<u64>,
-    decision: Option<Decision>,
-    result: Option<GuardResult>,
-    job: Option<Job>,
+    pub(super) permanent: Option<(StorePath, StorePath)>,
+    pub(super) test: bool,
+    pub(super) boot: u32,
+    pub(super) timers: Vec<u64>,
+    pub(super) decision: Option<Decision>,
+    pub(super) result: Option<GuardResult>,
+    pub(super) job: Option<Job>,
 }
 
 /// A switch under way: it goes on when the agent dies.
 #[derive(Debug, Clone)]
-struct Job {
-    etc_at: u64,
-    runs_at: u64,
-    ends_at: u64,
+pub(super) struct Job {
+    pub(super) etc_at: u64,
+    pub(super) runs_at: u64,
+    pub(super) ends_at: u64,
 }
 
-const GUARD_LONG_MS: u64 = 1_500_000;
+pub(super) const GUARD_LONG_MS: u64 = 1_500_000;
 const GUARD_SHORT_MS: u64 = 400_000;
 const SWITCH_MS: u64 = 10_000;
 const SWITCH_MAX_MS: u64 = 900_000;
 const SOAK_MS: u64 = 60_000;
 /// How many points one life may pass. The longest script has some 150.
 const POINTS_MAX: u32 = 2_000;
-const NEVER: u64 = u64::MAX;
+pub(super) const NEVER: u64 = u64::MAX;
 
 pub struct Inner {
     pub now_ms: u64,
-    wall_offset: u64,
+    pub(super) wall_offset: u64,
     pub boots: u32,
     pub running: StorePath,
     pub etc: StorePath,
     pub profile: StorePath,
     pub boot_default: StorePath,
-    booted: StorePath,
-    generation: u64,
+    pub(super) booted: StorePath,
+    pub(super) generation: u64,
     pub commits: BTreeMap<Oid, Commit>,
-    flaky_tries: BTreeMap<Oid, u32>,
-    operator_came: bool,
-    guards: BTreeMap<String, Guard>,
+    pub(super) flaky_tries: BTreeMap<Oid, u32>,
+    pub(super) operator_came: bool,
+    pub(super) guards: BTreeMap<String, Guard>,
     pub points: u32,
     pub cut: Option<(u32, Cut)>,
     pub crashed: Option<Cut>,
@@ -121,7 +67,10 @@ pub struct Inner {
     pub exhausted: bool,
     pub violations: Vec<String>,
     pub activations: u32,
-    bug: Option<Bug>,
+    pub fault: Option<Fault>,
+    /// When the fault struck, unix seconds.
+    pub struck: Vec<u64>,
+    pub(super) bug: Option<Bug>,
 }
 
 pub struct World {
@@ -139,6 +88,25 @@ pub fn system(oid: &Oid) -> StorePath {
     // A store path's hash has no e, o, t or u.
     let hash: String = oid.as_str()[8..].replace('e', "z");
     format!("/nix/store/{hash}-nixos-system-web1").parse().unwrap()
+}
+
+/// Names the actions that can fail, and what they are about.
+fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
+    let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
+    match action {
+        // A rollback that fails ends the deployment with an event of its own.
+        Action::Observe(_) | Action::Wait { .. } | Action::Record(_) | Action::RollBack(_) => None,
+        Action::Verify(v) => Some(("Verify", v.candidate.revision.clone())),
+        Action::Build(_, desired) => Some(("Build", desired.tip.revision.clone())),
+        Action::Prepare(d) => of("Prepare", d),
+        Action::Arm(d) => of("Arm", d),
+        Action::Switch(d) => of("Switch", d),
+        Action::Shorten(d) => of("Shorten", d),
+        Action::CheckHealth(d) => of("CheckHealth", d),
+        Action::Decide(d, _) => of("Decide", d),
+        Action::Confirm(d) => of("Confirm", d),
+        Action::Abandon(d, _) => of("Abandon", d),
+    }
 }
 
 pub fn third_system() -> StorePath {
@@ -169,6 +137,8 @@ impl World {
             exhausted: false,
             violations: vec![],
             activations: 0,
+            fault: None,
+            struck: vec![],
             bug,
         };
         World { inner: RefCell::new(inner), introduction, announce_early: RefCell::new(None) }
@@ -176,6 +146,33 @@ impl World {
 
     /// The one seam: what the loop calls.
     pub async fn perform(&self, action: Action) -> Happened {
+        match self.strike(&action) {
+            Some((failed, true)) => {
+                self.work(action).await;
+                failed
+            }
+            Some((failed, false)) => {
+                self.point().await;
+                failed
+            }
+            None => self.work(action).await,
+        }
+    }
+
+    /// What a fault makes of an action, and whether it lets it do its work.
+    fn strike(&self, action: &Action) -> Option<(Happened, bool)> {
+        let (name, revision) = name_and_revision(action)?;
+        let at = self.now();
+        let w = &mut *self.inner.borrow_mut();
+        let fault = w.fault.as_mut().filter(|f| f.action == name && f.times > 0)?;
+        fault.times -= 1;
+        w.struck.push(at);
+        let failure =
+            Failure { class: Class::Transient, code: "fault".to_owned(), text: format!("{name} failed") };
+        Some((Happened::Saw(Sighting::Failed { revision, failure, at }), fault.done))
+    }
+
+    async fn work(&self, action: Action) -> Happened {
         match action {
             Action::Observe(id) => self.observe(id),
             Action::Wait { until } => self.wait(until).await,
@@ -570,142 +567,5 @@ impl World {
         }
         self.point().await;
         Happened::Event(Event::Abandoned { id: d.id, failure, at: self.now() })
-    }
-
-    /// Lets time pass: guards fire, switches go on.
-    pub fn pass(&self, ms: u64) {
-        let mut w = self.inner.borrow_mut();
-        let end = w.now_ms + ms;
-        while let Some(at) = w.next_moment().filter(|at| *at <= end) {
-            w.now_ms = w.now_ms.max(at);
-            w.elapse();
-        }
-        w.now_ms = end;
-    }
-
-    /// What the crash does to the world before the agent is started again.
-    pub fn crash(&self, cut: Cut) {
-        match cut {
-            Cut::Kill => self.pass(2_000),
-            Cut::LongKill => self.pass(2 * GUARD_LONG_MS),
-            Cut::Power => {
-                let w = &mut *self.inner.borrow_mut();
-                w.check_invariants();
-                w.boots += 1;
-                w.wall_offset += w.now_ms / 1000 + 30;
-                w.now_ms = 20_000;
-                let booted = w.boot_default.clone();
-                (w.running, w.etc, w.booted) = (booted.clone(), booted.clone(), booted);
-                for guard in w.guards.values_mut() {
-                    guard.timers.clear();
-                    guard.job = None;
-                }
-            }
-        }
-        self.inner.borrow_mut().crashed = None;
-    }
-}
-
-impl Inner {
-    fn next_moment(&self) -> Option<u64> {
-        let due = |t: &u64| *t != NEVER && *t > self.now_ms;
-        let of = |g: &Guard| {
-            let timers = g.timers.iter().copied().filter(|_| g.decision.is_none());
-            let job = g.job.iter().flat_map(|j| [j.etc_at, j.runs_at]);
-            timers.chain(job).filter(due).min()
-        };
-        self.guards.values().filter_map(of).min()
-    }
-
-    fn elapse(&mut self) {
-        let now = self.now_ms;
-        for id in self.guards.keys().cloned().collect::<Vec<_>>() {
-            let Some(guard) = self.guards.get(&id) else { continue };
-            if let (Some(job), Some(new)) = (&guard.job, &guard.new) {
-                if job.etc_at == now {
-                    self.etc = new.clone();
-                }
-                if job.runs_at == now {
-                    self.running = new.clone();
-                }
-            }
-            if guard.decision.is_none() && guard.boot == self.boots && guard.timers.iter().any(|t| *t <= now)
-            {
-                self.fire(&id);
-            }
-        }
-    }
-
-    fn decide(&mut self, id: &str, decision: Decision) -> Decision {
-        let overwrite = self.bug == Some(Bug::DecisionOverwritten);
-        let guard = self.guards.entry(id.to_owned()).or_default();
-        if guard.decision.is_none() || overwrite {
-            guard.decision = Some(decision.clone());
-        }
-        guard.decision.clone().unwrap_or(decision)
-    }
-
-    /// The guard's own work.
-    fn fire(&mut self, id: &str) {
-        let by = Arbiter::Guard;
-        let decision =
-            self.decide(id, Decision::RollBack { reason: "nobody confirmed in time".to_owned(), by });
-        let Some(guard) = self.guards.get(id).cloned() else { return };
-        let (Some(old), Some(new)) = (guard.old.clone(), guard.new.clone()) else { return };
-        let result = match decision {
-            Decision::Confirm => return,
-            Decision::Superseded => GuardResult::Superseded,
-            Decision::RollBack { .. } if guard.boot != self.boots => GuardResult::NothingToDo,
-            Decision::RollBack { .. } if self.running == old && self.etc == old => GuardResult::NothingToDo,
-            Decision::RollBack { .. } if self.running != old && self.running != new => {
-                GuardResult::Superseded
-            }
-            Decision::RollBack { .. } => {
-                let back = if self.bug == Some(Bug::RollsBackToWrongPath) { third_system() } else { old };
-                (self.running, self.etc) = (back.clone(), back);
-                GuardResult::RolledBack
-            }
-        };
-        // A rollback waits for, or stops, the switch that still runs.
-        if let Some(guard) = self.guards.get_mut(id) {
-            guard.job = guard.job.take().map(|j| Job {
-                etc_at: NEVER,
-                runs_at: NEVER,
-                ends_at: j.ends_at.min(self.now_ms),
-            });
-            guard.result = guard.result.take().or(Some(result));
-        }
-    }
-
-    /// What must hold at every moment, whatever happened before.
-    fn check_invariants(&mut self) {
-        let mut wrong = vec![];
-        let number = |id: &String| id.split('-').next().and_then(|n| n.parse::<u32>().ok());
-        let newest = self.guards.keys().max_by_key(|id| number(id)).cloned();
-        let permanent = (self.profile.clone(), self.boot_default.clone());
-        for (id, guard) in self.guards.iter().filter(|(_, g)| g.boot == self.boots) {
-            let (Some(old), Some(new)) = (&guard.old, &guard.new) else { continue };
-            if old == new || guard.decision == Some(Decision::Superseded) {
-                continue;
-            }
-            let confirmed = guard.decision == Some(Decision::Confirm);
-            let by_operator = self.profile == third_system();
-            if !confirmed
-                && !by_operator
-                && guard.decision.is_none()
-                && guard.permanent != Some(permanent.clone())
-            {
-                wrong.push(format!("{id}: profile or boot entry moved before it was confirmed"));
-            }
-            let moved = guard.permanent != Some(permanent.clone());
-            if guard.test && confirmed && moved && newest.as_ref() == Some(id) {
-                wrong.push(format!("{id}: a test was made permanent"));
-            }
-            let armed = guard.timers.iter().any(|t| *t > self.now_ms);
-            if guard.decision.is_none() && (self.running == *new || self.etc == *new) && !armed {
-                wrong.push(format!("{id}: the new system was activated without a guard"));
-            }
-        }
-        self.violations.append(&mut wrong);
     }
 }

@@ -62,7 +62,10 @@ in
       pkgs.nix
       pkgs.openssh
       pkgs.openssl
+      pkgs.strace
     ];
+    # The build's user has no shell, so sshd lets nobody in.
+    checkFlags = (old.checkFlags or [ ]) ++ [ "--skip=sshd::" ];
   });
 
   # Evaluates every case but those that must be refused.

@@ -2,9 +2,10 @@
 # checks read the same ones with the real `lib`.
 {
   lib ? import ./lib.nix,
-  # A duration, a token file and a key to try, for the tables in tests/module.rs.
+  # A duration, files of secrets and a key to try, for the tables in tests/module.rs.
   duration ? "60s",
   tokenFile ? "/run/keys/token",
+  sshKeyFile ? "/run/keys/deploy",
   key ? builtins.head (lib.importJSON ../fixtures/config.json).trust.signers.alice.keys,
 }:
 
@@ -20,6 +21,7 @@ let
     {
       pullagent = fakePackage "pullagent";
       gitMinimal = fakePackage "git-minimal";
+      openssh = fakePackage "openssh";
       stdenv.buildPlatform.canExecute = _: native;
       stdenv.hostPlatform = { };
       formats.json = _: {
@@ -82,6 +84,12 @@ let
         {
           name = "mirror";
           url = "/srv/infra.git";
+        }
+        {
+          name = "deploy";
+          url = "git@git.example.org:me/infra.git";
+          inherit sshKeyFile;
+          knownHostsFile = "/etc/ssh/ssh_known_hosts";
         }
       ];
     })

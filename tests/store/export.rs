@@ -1,5 +1,4 @@
 //! An export is what `nix` sees in a checkout, byte for byte.
-#![expect(clippy::disallowed_methods, reason = "tests run nix themselves")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};

@@ -1,8 +1,8 @@
 //! Real repositories, signed with real keys by the real `git` and `ssh-keygen`, and the packs a real server would send.
-#![expect(clippy::disallowed_methods, reason = "tests run git themselves")]
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -31,7 +31,10 @@ impl Repo {
         repo.git(&["config", "user.name", "Alice"]);
         repo.git(&["config", "user.email", "alice@example.org"]);
         repo.git(&["config", "gpg.format", "ssh"]);
-        repo.git(&["config", "user.signingkey", key().to_str().unwrap()]);
+        let key = repo.path().join(".git/alice");
+        std::fs::write(&key, &keys()[0]).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        repo.git(&["config", "user.signingkey", key.to_str().unwrap()]);
         repo.git(&["config", "commit.gpgsign", "true"]);
         repo
     }
@@ -134,21 +137,21 @@ pub fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
-/// Alice's private key file; made once.
-pub fn key() -> &'static Path {
-    static KEY: OnceLock<PathBuf> = OnceLock::new();
-    KEY.get_or_init(|| {
-        let path = std::env::temp_dir().join(format!("pullagent-test-key-{}", std::process::id()));
+/// Alice's private and public key, made once and kept in memory.
+fn keys() -> &'static [String; 2] {
+    static KEYS: OnceLock<[String; 2]> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alice");
         let mut keygen = Command::new("ssh-keygen");
         run(keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "alice", "-f"]).arg(&path), b"");
-        path
+        [path.clone(), path.with_extension("pub")].map(|file| std::fs::read_to_string(file).unwrap())
     })
 }
 
 /// Alice may deploy, nobody else.
 pub fn policy() -> Policy {
-    let line = std::fs::read_to_string(key().with_extension("pub")).unwrap();
-    let keys = vec![line.trim().parse().unwrap()];
+    let keys = vec![keys()[1].trim().parse().unwrap()];
     let alice = Signer { name: "alice".into(), keys, roles: [Role::Deployer].into() };
     Policy::new(vec![alice], Vec::new(), false).unwrap()
 }

@@ -1,5 +1,4 @@
 //! A host with a trusted store: imports as the agent does, through a real child process.
-#![expect(clippy::disallowed_methods, reason = "tests run git themselves")]
 
 use std::fs::File;
 use std::io::{Seek as _, Write as _};

@@ -132,6 +132,24 @@ fn sha256_repositories_work() {
 }
 
 #[test]
+fn root_may_tidy_up_with_git() {
+    let (mut repo, mut host) = small();
+    host.follow(&repo);
+    repo.change("a", "b");
+    host.follow(&repo);
+    host.git(&["gc", "-q", "--prune=now"]);
+    host.git(&["pack-refs", "--all", "--prune"]);
+    host.git(&["repack", "-q", "-a", "-d", "--write-midx", "--write-bitmap-index"]);
+    let store = host.store();
+    assert!(!store.git_dir().join("refs/pullagent/main").exists(), "git moved the reference");
+    assert_eq!(store.tip(Reference::Main), Some(repo.tip()));
+    assert!(store.has(&repo.tip()).unwrap());
+    repo.change("a", "c");
+    host.follow(&repo);
+    host.fsck();
+}
+
+#[test]
 fn sixty_imports_stay_readable_and_are_packed_into_one() {
     let (mut repo, mut host) = small();
     host.follow(&repo);

@@ -85,9 +85,8 @@ impl Agent {
                 bail!("the agent ended by itself: {complaint}");
             }
             if tokio::time::Instant::now() > deadline {
-                status.context("failed to ask for the status")?;
-                let page = self.ask(&["status"]).await?;
-                bail!("not as expected after {} s; the agent says:\n{page}", limit.as_secs());
+                let state = status.context("failed to ask for the status")?.state;
+                bail!("the state is '{}' after {} s", state.word(), limit.as_secs());
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }

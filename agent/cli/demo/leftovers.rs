@@ -24,11 +24,6 @@ impl Leftovers {
         }
     }
 
-    /// Returns how many there are.
-    pub fn count(&self) -> usize {
-        self.find().count()
-    }
-
     fn find(&self) -> impl Iterator<Item = Pid> {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));

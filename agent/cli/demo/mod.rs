@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anstream::ColorChoice;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -24,7 +25,9 @@ use tokio::time::Instant;
 pub use flake::Tempo;
 pub use world::{Setup, World};
 
+use super::{Options, output};
 use narrator::Narrator;
+use remote::CA_FILE;
 use story::Story;
 
 /// What a shell reports for a program that Ctrl-C ended.
@@ -39,6 +42,9 @@ pub struct Args {
     /// Keep the directory, to look around in it
     #[arg(long)]
     keep: bool,
+    /// Stay afterwards until Ctrl-C, to push to the repository and ask the agent from another terminal
+    #[arg(long)]
+    stay: bool,
     /// The directory to create for the demo; a new one among the temporary files unless given
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -51,45 +57,67 @@ pub struct Args {
 ///
 /// # Errors
 /// If the world cannot be built, or at the first step that does not end as promised.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(options: &Options, args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("failed to start the runtime")?.block_on(until_interrupted(args))
+    runtime.context("failed to start the runtime")?.block_on(until_interrupted(options, args))
 }
 
-async fn until_interrupted(args: &Args) -> anyhow::Result<ExitCode> {
+async fn until_interrupted(options: &Options, args: &Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for the end signal")?;
     // Dropping the show ends its processes and removes its directory.
     tokio::select! {
-        shown = show(args) => shown.map(|()| ExitCode::SUCCESS),
+        shown = show(options, args) => shown.map(|()| ExitCode::SUCCESS),
         _ = interrupt.recv() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
         _ = terminate.recv() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
     }
 }
 
-async fn show(args: &Args) -> anyhow::Result<()> {
+async fn show(options: &Options, args: &Args) -> anyhow::Result<()> {
+    let color = output::style(options).color;
+    if color { ColorChoice::Always } else { ColorChoice::Never }.write_global();
     let setup = setup(args)?;
-    let narrator = Narrator::aloud();
+    let narrator = Narrator::new(!options.quiet);
     let begun = Instant::now();
     narrator.say(&format!("A host that follows a Git repository, in '{}'", setup.dir.display()));
     let world = World::build(&setup).await?;
     introduce(&narrator, &world, begun.elapsed());
 
     let mut story = Story::begin(world, narrator).await?;
-    if let Err(wrong) = story.tell().await {
-        let last_words = story.last_words();
-        return Err(
-            wrong.context(format!("the demo did not go as promised; the agent's log ends:\n{last_words}"))
-        );
+    let told = story.tell().await;
+    let closing_words = story.closing_words(color).await;
+    if let Err(wrong) = told {
+        // Whatever they can still say; what went wrong is more important than why they cannot.
+        let closing_words = closing_words.unwrap_or_default();
+        anstream::eprintln!("\n{closing_words}\nThe agent's log ends:\n{}\n", story.last_words());
+        return Err(wrong.context("the demo did not go as promised"));
     }
-    anstream::println!("\n{}", story.closing_words().await?);
-    let steps = story.steps();
-    story.end().await?;
-    anstream::println!("All {steps} steps ended as promised, in {:.0} s.", begun.elapsed().as_secs_f32());
+    let closing_words = closing_words?;
+    if args.stay {
+        anstream::println!("\n{closing_words}\n{}", invitation(&setup));
+        std::future::pending::<()>().await;
+    }
+    let narrator = story.end().await?;
+    narrator.say(&format!("\n{closing_words}"));
+    let (steps, secs) = (narrator.steps(), begun.elapsed().as_secs_f32());
+    narrator.say(&format!("All {steps} steps ended as promised, in {secs:.0} s."));
     if args.keep {
-        anstream::println!("Everything is still in '{}'.", setup.dir.display());
+        let dir = setup.dir.display();
+        narrator.say(&format!("Everything is still in '{dir}'; the agent's log is '{dir}/agent.log'."));
     }
     Ok(())
+}
+
+/// How to go on by hand: commands for another terminal.
+fn invitation(setup: &Setup) -> String {
+    let (dir, agent) = (setup.dir.display(), setup.agent.display());
+    format!(
+        "All steps ended as promised. The host goes on following the repository until Ctrl-C. In another terminal:\n\n  \
+         export HOME={dir}/home GIT_SSL_CAINFO={dir}/forge/{CA_FILE} NO_PROXY=127.0.0.1\n  \
+         export PULLAGENT_ROOT={dir}/host; cd {dir}/home/alice\n  \
+         git commit --allow-empty --gpg-sign --message 'try something' && git push origin HEAD:main\n  \
+         {agent} status --watch"
+    )
 }
 
 fn setup(args: &Args) -> anyhow::Result<Setup> {

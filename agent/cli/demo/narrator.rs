@@ -1,5 +1,7 @@
 //! How the demo tells what it does: plain words on standard output, times beside them. Decides nothing.
 
+use std::io::Write;
+
 use anstyle::{AnsiColor, Style};
 use tokio::time::Instant;
 
@@ -20,9 +22,9 @@ pub struct Narrator {
 }
 
 impl Narrator {
-    /// Returns one that speaks.
-    pub fn aloud() -> Narrator {
-        Narrator { aloud: true, steps: 0, since: Instant::now(), seen: Vec::new() }
+    /// Returns one that speaks, or one that keeps everything to itself.
+    pub fn new(aloud: bool) -> Narrator {
+        Narrator { aloud, steps: 0, since: Instant::now(), seen: Vec::new() }
     }
 
     /// Returns how many steps have begun.
@@ -79,7 +81,8 @@ impl Narrator {
     /// Says something as it is.
     pub fn say(&self, text: &str) {
         if self.aloud {
-            anstream::println!("{text}");
+            // The show goes on although nobody listens any more, as after `| head`.
+            writeln!(anstream::stdout(), "{text}").ok();
         }
     }
 

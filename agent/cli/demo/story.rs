@@ -20,6 +20,9 @@ const STEP_TIME_MAX: Duration = Duration::from_secs(60);
 /// The pause between two looks at status or host.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
+/// How many lines of the agent's log are shown when a step went wrong.
+const LAST_WORDS_LINES: usize = 20;
+
 /// How long the pretended migration takes during which the agent is killed, in seconds.
 const MIGRATION_SECS: u32 = 2;
 
@@ -62,9 +65,10 @@ impl Story {
     }
 
     /// Returns the agent's own closing words: its status and its history.
-    pub async fn closing_words(&self) -> anyhow::Result<String> {
-        let status = self.world.agent.ask(&["status"]).await?;
-        let history = self.world.agent.ask(&["history"]).await?;
+    pub async fn closing_words(&self, color: bool) -> anyhow::Result<String> {
+        let color = ["--color", if color { "always" } else { "never" }];
+        let status = self.world.agent.ask(&[&color[..], &["status"]].concat()).await?;
+        let history = self.world.agent.ask(&[&color[..], &["history"]].concat()).await?;
         Ok(format!("$ pullagent status\n{status}\n\n$ pullagent history\n{history}\n"))
     }
 
@@ -72,17 +76,13 @@ impl Story {
     pub fn last_words(&self) -> String {
         let log = std::fs::read_to_string(&self.world.agent.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        lines[lines.len().saturating_sub(LAST_WORDS_LINES)..].join("\n")
     }
 
-    /// Returns how many steps were told.
-    pub fn steps(&self) -> u32 {
-        self.narrator.steps()
-    }
-
-    /// Ends the agent, then the world.
-    pub async fn end(self) -> anyhow::Result<()> {
-        self.world.tear_down().await
+    /// Ends the agent, then the world; only who told the story is left.
+    pub async fn end(self) -> anyhow::Result<Narrator> {
+        self.world.tear_down().await?;
+        Ok(self.narrator)
     }
 
     async fn signed(&mut self) -> anyhow::Result<()> {
@@ -170,7 +170,7 @@ impl Story {
         self.host_is_unchanged().await?;
         self.accepted = tip;
         let why = bad.details.first().unwrap_or(&bad.text);
-        self.narrator.happened(&format!("rolled back and quarantined; {why}"));
+        self.narrator.happened(&format!("rolled back and set aside; {why}"));
         Ok(())
     }
 
@@ -216,7 +216,8 @@ impl Story {
         ensure!(view.running == view.etc, "'/etc' and the running system differ");
         let permanent = |view: &View| (view.profile.clone(), view.generation, view.boot.clone());
         ensure!(permanent(&view) == permanent(&self.settled), "profile or boot entry moved");
-        self.narrator.happened("it runs on trial; the next boot would start the generation before");
+        let boots = self.settled.generation.unwrap_or_default();
+        self.narrator.happened(&format!("it runs on trial; the next boot would start generation {boots}"));
 
         self.world.alice.delete(TEST_BRANCH).await?;
         self.narrator.expect("with the branch deleted the host returns to main");

@@ -3,7 +3,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,6 +13,9 @@ use crate::host::command::{Command, CommandError};
 
 /// Where programs for administrators lie; an ordinary user's `PATH` lacks these on Debian.
 const ADMIN_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// How often a server that was asked to end is looked at before it is killed, 10 ms apart.
+const END_LOOKS: u32 = 50;
 
 /// A program, the Debian package and the nixpkgs attribute that bring it.
 struct Needed(&'static str, &'static str, &'static str);
@@ -88,10 +90,6 @@ impl Tools {
     }
 
     /// Starts a server that runs until it is dropped, in a process group of its own, its output appended to `log`.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "host/command.rs runs programs to their end; this one has none"
-    )]
     pub fn serve(
         &self,
         program: impl Into<PathBuf>,
@@ -100,15 +98,10 @@ impl Tools {
     ) -> anyhow::Result<Server> {
         let program: PathBuf = program.into();
         let open = std::fs::OpenOptions::new().create(true).append(true).open(log);
-        let (out, err) = open
-            .and_then(|out| Ok((out.try_clone()?, out)))
-            .with_context(|| format!("failed to open '{}'", log.display()))?;
-        let mut command = tokio::process::Command::new(&program);
-        command.args(arguments).env_clear().env("PATH", &self.search_path).env("LC_ALL", "C");
-        command.envs(self.environment.iter().cloned());
-        command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0).kill_on_drop(true);
+        let log_file = open.with_context(|| format!("failed to open '{}'", log.display()))?;
         let name = program.display().to_string();
-        let child = command.spawn().with_context(|| format!("failed to start '{name}'"))?;
+        let command = self.command(program).args(arguments.into_iter().map(|a| a.as_ref().to_owned()));
+        let child = command.serve(log_file).with_context(|| format!("failed to start '{name}'"))?;
         Ok(Server { name, child, log: log.to_owned() })
     }
 }
@@ -148,7 +141,7 @@ fn describe_missing(missing: &[&Needed]) -> String {
         names.iter().map(|name| format!(" {before}{name}")).collect::<String>()
     };
     format!(
-        "the demo needs programs that are not installed:{}\n  Debian:  apt-get install{}\n  Nix:     nix shell{}",
+        "the demo needs programs that are not installed:{} (Debian: apt-get install{}; Nix: nix shell{})",
         list(|needed| needed.0, ""),
         list(|needed| needed.1, ""),
         list(|needed| needed.2, "nixpkgs#"),
@@ -164,13 +157,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Returns the end of what the server printed, if it does not run any more.
+    /// Returns how the server ended and its last word, if it does not run any more.
     pub fn complaint(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok().flatten()?;
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().rev().take(8).collect();
-        let tail: Vec<&str> = lines.into_iter().rev().collect();
-        Some(format!("'{}' ended ({status}): {}", self.name, tail.join("\n")))
+        let last = log.lines().last().unwrap_or("it said nothing");
+        Some(format!("'{}' ended ({status}): {last}", self.name))
     }
 
     /// Returns the id of the server's process, or nothing if it has ended.
@@ -192,10 +184,9 @@ impl Server {
     ///
     /// Its own process is asked first, so that it waits for its children and leaves no zombies.
     fn kill(&mut self) {
-        const LOOKS: u32 = 50;
         signal(self.child.id(), Signal::TERM, kill_process);
         let group = self.child.id();
-        for _ in 0..LOOKS {
+        for _ in 0..END_LOOKS {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 break;
             }
@@ -246,8 +237,8 @@ mod tests {
             .collect();
         assert_eq!(
             describe_missing(&missing),
-            "the demo needs programs that are not installed: git nix nix-env\n  \
-             Debian:  apt-get install git nix-bin\n  Nix:     nix shell nixpkgs#git nixpkgs#nix"
+            "the demo needs programs that are not installed: git nix nix-env \
+             (Debian: apt-get install git nix-bin; Nix: nix shell nixpkgs#git nixpkgs#nix)"
         );
     }
 }

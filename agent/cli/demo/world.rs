@@ -52,7 +52,7 @@ pub struct World {
     /// The commit and the system that the host was installed with.
     pub first: (Oid, StorePath),
     /// Dropped last: by then every server has ended.
-    directory: Directory,
+    _directory: Directory,
 }
 
 impl World {
@@ -64,11 +64,6 @@ impl World {
         let search_path = search_path();
         let tools = Tools::find(&search_path)?;
         build_in(setup, Directory::create(setup)?, tools).await
-    }
-
-    /// Returns how many processes run that the agent started and that outlive it by design.
-    pub fn leftovers(&self) -> usize {
-        self.directory.leftovers.count()
     }
 
     /// Stops the agent as an administrator would, then everything else.
@@ -109,7 +104,7 @@ async fn build_in(setup: &Setup, directory: Directory, mut tools: Tools) -> anyh
     let revision = push_first(&alice, &wiring).await?;
     let system = install(&alice, &store, &mut host, &revision, dir).await?;
     let agent = Agent::new(&nix_tools, &setup.agent, &root, &dir.join("agent.log"));
-    Ok(World { agent, host, remote, alice, mallory, store, first: (revision, system), directory })
+    Ok(World { agent, host, remote, alice, mallory, store, first: (revision, system), _directory: directory })
 }
 
 async fn push_first(alice: &Person, wiring: &Wiring<'_>) -> anyhow::Result<Oid> {
@@ -153,12 +148,15 @@ impl Directory {
     /// Creates it; its path is free of symbolic links, which Nix does not accept in a store's name.
     fn create(setup: &Setup) -> anyhow::Result<Directory> {
         let Setup { dir, keep, agent, .. } = setup;
-        let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
-        create.with_context(|| format!("failed to create '{}'", dir.display()))?;
         let resolve = |path: &Path| {
             path.canonicalize().with_context(|| format!("failed to resolve '{}'", path.display()))
         };
-        let leftovers = Leftovers { dir: resolve(dir)?, agent: resolve(agent)? };
+        let agent = resolve(agent)?;
+        let create = std::fs::DirBuilder::new().mode(0o700).create(dir);
+        create.with_context(|| {
+            format!("failed to create '{}', which must be a directory that does not exist yet", dir.display())
+        })?;
+        let leftovers = Leftovers { dir: resolve(dir)?, agent };
         let mut directory = Directory { leftovers, keep: *keep };
         if !is_plain(&directory.leftovers.dir) {
             directory.keep = false;

@@ -152,16 +152,22 @@ fn is_error(line: &str) -> bool {
 
 /// The last error that Nix printed, with the place it points to; or, without any, the last lines.
 fn error_text(stderr: &str) -> String {
-    let lines: Vec<&str> = stderr.lines().filter(|l| !l.trim().is_empty() && !is_advice(l)).collect();
+    let told = |l: &&str| !l.trim().is_empty() && !is_advice(l) && !is_excerpt(l);
+    let lines: Vec<&str> = stderr.lines().filter(told).collect();
     let named = |line: &&str| is_error(line) && line.trim() != "error:";
     let from = lines.iter().rposition(named).unwrap_or(lines.len().saturating_sub(3));
     let text = lines[from..].iter().take(LINES_MAX).map(|line| shorten(line)).collect::<Vec<_>>().join("\n");
-    let text = text.trim_start().trim_start_matches("error:").trim();
+    let text = text.trim_start().trim_start_matches("error:").trim().trim_end_matches(':');
     if text.is_empty() { "no reason given".to_owned() } else { text.to_owned() }
 }
 
 fn is_advice(line: &str) -> bool {
     line.contains("use '--show-trace'") || line.trim_start().starts_with("For full logs, run")
+}
+
+/// A line of the source that Nix shows around an error, as in `    12| foo = bar;` and `      |       ^`.
+fn is_excerpt(line: &str) -> bool {
+    line.trim_start().trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('|')
 }
 
 /// The derivation that failed first; those that failed because of it come after.
@@ -242,8 +248,9 @@ mod tests {
                 "this host is not supported",
             ),
             (
-                "warning: Git tree is dirty\nerror: assertion 'false' failed\n\n       at /nix/store/x/flake.nix:8:10:\n",
-                "assertion 'false' failed\n       at /nix/store/x/flake.nix:8:10:",
+                "warning: Git tree is dirty\nerror: assertion 'false' failed\n\n       at /nix/store/x/flake.nix:8:10:\n\n            \
+                 7|   x =\n            8|     assert false;\n             |     ^\n            9|     1;\n",
+                "assertion 'false' failed\n       at /nix/store/x/flake.nix:8:10",
             ),
             (
                 // 2.18 and later print the trace first.

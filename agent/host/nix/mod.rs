@@ -79,6 +79,14 @@ pub enum NixError {
 }
 
 impl NixError {
+    /// Names the files of `source` as its author knows them, without their place in the store.
+    fn naming_files_of(mut self, source: &StorePath) -> NixError {
+        if let NixError::Evaluation { text } = &mut self {
+            *text = text.replace(&format!("{source}/"), "");
+        }
+        self
+    }
+
     /// Tells whether the same call on the same input would fail again, so that trying again is no use.
     pub fn is_deterministic(&self) -> bool {
         match self {
@@ -220,7 +228,8 @@ impl Nix {
             .arg(self.flake_url(flake)?)
             .time_limit(limits.time)
             .limits(Limits { address_space: limits.address_space, ..Limits::default() });
-        let output = call.run().await.map_err(messages::eval_failure)?;
+        let failure = |error| messages::eval_failure(error).naming_files_of(&flake.source);
+        let output = call.run().await.map_err(failure)?;
         let drv = store_path("nix eval", &output)?;
         if drv.as_str().ends_with(".drv") { Ok(drv) } else { Err(not_understood("nix eval", &output)) }
     }

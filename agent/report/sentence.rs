@@ -1,0 +1,166 @@
+//! One sentence for each event, for the log. Said by the loop after the event was journaled, never before.
+
+use crate::model::{Arbiter, Class, Decision, Deployment, Event, Operation, SwitchEnd};
+
+/// How much an event matters to whoever reads the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// All is as it should be.
+    Info,
+    /// Somebody may want to look.
+    Warning,
+    /// Somebody has to look.
+    Error,
+}
+
+/// Says what happened. `met` is the deployment that the event met.
+pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
+    use Weight::{Error, Info, Warning};
+    let revision = || met.map_or("a deployment", |d| d.desired.tip.revision.short());
+    let old = || match met.map(|d| &d.stage) {
+        Some(crate::model::Stage::Probation { trial, .. }) => trial.old.to_string(),
+        Some(crate::model::Stage::Built) | None => "the old system".to_owned(),
+    };
+    match event {
+        Event::MainAccepted { tip } | Event::TestAccepted { tip, .. } => {
+            let by = tip
+                .signer
+                .as_ref()
+                .map_or("pinned as the introduction".to_owned(), |s| format!("signed by {s}"));
+            (
+                Info,
+                format!(
+                    "accepted {} \"{}\" of branch {}, {by}",
+                    tip.revision.short(),
+                    tip.subject,
+                    tip.branch
+                ),
+            )
+        }
+        Event::Refused { refusal } => {
+            let r = refusal;
+            (
+                Warning,
+                format!("refused {} of branch {} ({}): {}", r.revision.short(), r.branch, r.code, r.text),
+            )
+        }
+        Event::BuildFailed { desired, failure, .. } => {
+            let r = desired.tip.revision.short();
+            (Warning, format!("{r} can't be built and is set aside ({}): {}", failure.code, failure.text))
+        }
+        Event::Built { desired, toplevel, .. } => {
+            (Info, format!("built {}: {toplevel}", desired.tip.revision.short()))
+        }
+        Event::Prepared { old, red_before, .. } if red_before.is_empty() => {
+            (Info, format!("ready to switch to {}; {old} would come back", revision()))
+        }
+        Event::Prepared { old, red_before, .. } => {
+            let red = red_before.join(", ");
+            (
+                Warning,
+                format!(
+                    "ready to switch to {}; {old} would come back; red already and so only reported: {red}",
+                    revision()
+                ),
+            )
+        }
+        Event::Armed { .. } => (Info, format!("the guard watches; switching to {}", revision())),
+        Event::Switched { ended, .. } => switched(revision(), ended),
+        Event::SoakStarted { .. } => {
+            (Info, format!("{} runs on probation; its health is being checked", revision()))
+        }
+        Event::Decided { decision, failures, .. } => decided(revision(), decision, failures),
+        Event::Confirmed { generation, .. } => match (met.map(|d| d.desired.operation), generation) {
+            (Some(Operation::Test), _) => {
+                (Info, format!("{} runs for a test; a reboot goes back", revision()))
+            }
+            (_, Some(n)) => {
+                (Info, format!("{} is confirmed as generation {n}, which the next boot starts", revision()))
+            }
+            (_, None) => (Info, format!("{} is confirmed", revision())),
+        },
+        Event::RolledBack { how, .. } => (Warning, format!("rolled back {} to {}: {how}", revision(), old())),
+        Event::RollbackFailed { text, .. } => (
+            Error,
+            format!("{} could NOT be brought back after {}, somebody has to look: {text}", old(), revision()),
+        ),
+        Event::Superseded { running, .. } => {
+            let running = running.as_ref().map_or("another system".to_owned(), |r| r.to_string());
+            (
+                Warning,
+                format!(
+                    "somebody switched to {running} while {} was on probation; it is left alone",
+                    revision()
+                ),
+            )
+        }
+        Event::Abandoned { failure, .. } => {
+            let next = match failure.class {
+                Class::Transient => "it is tried again",
+                Class::Target => "it is set aside",
+            };
+            (Warning, format!("called off {} ({}), {next}: {}", revision(), failure.code, failure.text))
+        }
+        Event::TestLost { .. } => {
+            (Warning, "the test system no longer runs; it does not come back by itself".to_owned())
+        }
+        Event::Suspended { suspension } => {
+            let reason = suspension.reason.as_ref().map_or(String::new(), |r| format!(": {r}"));
+            (Warning, format!("suspended by {}{reason}", suspension.by))
+        }
+        Event::Resumed { by, .. } => (Info, format!("resumed by {by}")),
+        Event::RetryRequested { revision, by, .. } => match revision {
+            Some(r) => (Info, format!("{by} wants {} tried again", r.short())),
+            None => (Info, format!("{by} wants everything that failed tried again")),
+        },
+    }
+}
+
+fn switched(revision: &str, ended: &SwitchEnd) -> (Weight, String) {
+    match ended {
+        SwitchEnd::Complete { exit: Some(0) } => (Weight::Info, format!("switched to {revision}")),
+        SwitchEnd::Complete { exit } => {
+            let exit = exit.map_or("unknown".to_owned(), |e| e.to_string());
+            (
+                Weight::Warning,
+                format!("switched to {revision}, although the switch ended with exit code {exit}"),
+            )
+        }
+        SwitchEnd::Unchanged { failure } => {
+            (Weight::Warning, format!("{revision} was not switched to: {}", failure.text))
+        }
+        SwitchEnd::Torn { text } => {
+            (Weight::Warning, format!("the switch to {revision} stopped half-way: {text}"))
+        }
+    }
+}
+
+fn decided(revision: &str, decision: &Decision, failures: &[String]) -> (Weight, String) {
+    match decision {
+        Decision::Confirm if failures.is_empty() => {
+            (Weight::Info, format!("{revision} is healthy and stays"))
+        }
+        Decision::Confirm => (
+            Weight::Warning,
+            format!("{revision} is healthy and stays, but for soft checks: {}", failures.join("; ")),
+        ),
+        Decision::RollBack { reason, by: Arbiter::Agent } => {
+            (Weight::Warning, format!("rolling back {revision}: {reason}"))
+        }
+        Decision::RollBack { reason, by: Arbiter::Guard } => {
+            (Weight::Warning, format!("the guard rolled back {revision}: {reason}"))
+        }
+        Decision::Superseded => (Weight::Warning, format!("{revision} was superseded by another switch")),
+    }
+}
+
+/// Says an event to the log.
+pub fn log(event: &Event, met: Option<&Deployment>) {
+    let (weight, text) = sentence(event, met);
+    let deployment = met.map(|d| d.id.as_str());
+    match weight {
+        Weight::Info => tracing::info!(event = event.name(), deployment, "{text}"),
+        Weight::Warning => tracing::warn!(event = event.name(), deployment, "{text}"),
+        Weight::Error => tracing::error!(event = event.name(), deployment, "{text}"),
+    }
+}

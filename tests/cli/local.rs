@@ -1,0 +1,126 @@
+//! What needs no agent: usage, configuration, signatures, completions.
+
+use std::process::Command;
+
+use pullagent::config::Settings;
+
+use super::host::{GOLDEN, Host, settings};
+use super::worlds::in_sync;
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let host = Host::new();
+    for args in [&["fly"][..], &[], &["wait", "--timeout", "soon"], &["status", "--oneline", "--json"]] {
+        assert_eq!(host.run(args).code, 2, "{args:?}");
+    }
+    host.publish(&in_sync());
+    for (args, text) in [
+        (&["explain", "main"][..], "'main' is not a revision"),
+        (&["explain", "beef"], "not heard of a revision 'beef'"),
+        (&["wait", "--rev", "zz"], "'zz' is not a revision"),
+        (&["suspend", "--until", "teatime"], "'teatime' is not a time"),
+    ] {
+        let ran = host.run(args);
+        assert_eq!(ran.code, 2, "{args:?}: {ran:?}");
+        assert!(ran.err.contains(text) && ran.err.contains("hint: "), "{args:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_good_configuration_is_right_and_shown_with_its_defaults() {
+    let host = Host::new();
+    let ran = host.run(&["config", "check"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{ran:?}");
+    let shown: Settings = serde_json::from_str(&host.run(&["config", "show"]).out).unwrap();
+    assert_eq!(shown, settings());
+    let schema: serde_json::Value = serde_json::from_str(&host.run(&["config", "schema"]).out).unwrap();
+    assert!(schema["properties"]["remotes"].is_object(), "{schema}");
+}
+
+#[test]
+fn a_broken_configuration_is_told_with_every_problem() {
+    let host = Host::new();
+    let table: &[(&str, &str, &[&str])] = &[
+        ("\"soak\": \"60s\"", "\"sok\": \"60s\"", &["unknown key 'activation.sok'"]),
+        ("\"hostname\": \"web1\"", "\"hostname\": \"web 1\"", &["'hostname'", "'web 1' is not a host name"]),
+        (
+            "\"schema\": 1,",
+            "\"schema\": 7, \"colour\": \"red\",",
+            &["unknown key 'colour'", "reads schema 1, the file has 7"],
+        ),
+        ("\"drift\": \"hold\"", "\"drift\": \"panic\"", &["failed to parse", "panic", "line "]),
+        ("ssh-ed25519 AAAAC3", "ssh-ed25519 BBBBC3", &["trust.signers.alice.keys"]),
+        ("{", "", &["failed to parse"]),
+    ];
+    for (good, bad, words) in table {
+        assert!(GOLDEN.contains(good), "{good}");
+        std::fs::write(host.config(), GOLDEN.replacen(good, bad, 1)).unwrap();
+        let ran = host.run(&["config", "check"]);
+        assert_eq!(ran.code, 1, "{bad}: {ran:?}");
+        for word in *words {
+            assert!(ran.err.contains(word), "{bad}: '{word}' is not in {}", ran.err);
+        }
+        let json: serde_json::Value =
+            serde_json::from_str(&host.run(&["config", "check", "--json"]).out).unwrap();
+        assert_eq!((&json["schema"], &json["ok"]), (&1.into(), &false.into()), "{json}");
+    }
+    std::fs::remove_file(host.config()).unwrap();
+    let ran = host.run(&["config", "check"]);
+    assert!(ran.code == 1 && ran.err.contains("failed to read configuration"), "{ran:?}");
+}
+
+#[test]
+fn verify_judges_a_local_repository() {
+    let host = Host::new();
+    let repo = host.root.join("repo");
+    std::fs::create_dir(&repo).unwrap();
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        command.current_dir(&repo).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        command.args(["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "gpg.format=ssh"]);
+        let output = command.args(["-c", "user.signingkey=../key"]).args(args).output().unwrap();
+        assert!(output.status.success(), "git {args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let key = host.root.join("key");
+    let made =
+        Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
+    assert!(made.success());
+    let line = std::fs::read_to_string(key.with_extension("pub")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
+    config["trust"]["signers"]["alice"]["keys"] = serde_json::json!([line.trim()]);
+    std::fs::write(host.config(), config.to_string()).unwrap();
+    git(&["init", "-q", "-b", "main", "."]);
+    git(&["commit", "-q", "--allow-empty", "-m", "begin"]);
+    let begin = git(&["rev-parse", "HEAD"]);
+    git(&["commit", "-q", "--allow-empty", "-S", "-m", "signed well"]);
+
+    let repo_arg = repo.to_str().unwrap();
+    let range = format!("{begin}..main");
+    let ran = host.run(&["verify", "--repo", repo_arg, &range]);
+    assert!(ran.code == 0 && ran.out.contains("signed by alice  \"signed well\""), "{ran:?}");
+    git(&["commit", "-q", "--allow-empty", "-m", "forgot to sign"]);
+    let ran = host.run(&["verify", "--repo", repo_arg, &range]);
+    assert!(ran.code == 3 && ran.out.contains("unsigned") && ran.out.contains("would be refused"), "{ran:?}");
+    let json = host.run(&["verify", "--json", "--repo", repo_arg, &range]).out;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["refused"], 1, "{json}");
+
+    let ran = host.run(&["verify", "--repo", repo_arg]);
+    assert!(ran.code == 2 && ran.err.contains("nothing to start from"), "{ran:?}");
+    config["trust"]["introduction"] = begin.as_str().into();
+    std::fs::write(host.config(), config.to_string()).unwrap();
+    assert_eq!(host.run(&["verify", "--repo", repo_arg, "--branch", "main"]).code, 3);
+    let ran = host.run(&["verify", "--repo", repo_arg, "nowhere"]);
+    assert!(ran.code == 2 && ran.err.contains("'nowhere'"), "{ran:?}");
+    let ran = host.run(&["verify", "--repo", "/nonexistent", &range]);
+    assert!(ran.code == 1 && ran.err.contains("failed to open"), "{ran:?}");
+}
+
+#[test]
+fn completions_know_the_verbs() {
+    let host = Host::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = host.run(&["completions", shell]);
+        assert!(ran.code == 0 && ran.out.contains("suspend") && !ran.out.contains("record-exit"), "{shell}");
+    }
+}

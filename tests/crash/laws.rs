@@ -1,0 +1,144 @@
+//! How the world in memory moves by itself: time, switches under way, the guard's own work, and what must always hold.
+
+use pullagent::model::{Arbiter, Decision, GuardResult};
+
+use super::world::{Bug, Cut, GUARD_LONG_MS, Guard, Inner, Job, NEVER, World, third_system};
+
+impl World {
+    /// Lets time pass: guards fire, switches go on.
+    pub fn pass(&self, ms: u64) {
+        let mut w = self.inner.borrow_mut();
+        let end = w.now_ms + ms;
+        while let Some(at) = w.next_moment().filter(|at| *at <= end) {
+            w.now_ms = w.now_ms.max(at);
+            w.elapse();
+        }
+        w.now_ms = end;
+    }
+
+    /// What the crash does to the world before the agent is started again.
+    pub fn crash(&self, cut: Cut) {
+        match cut {
+            Cut::Kill => self.pass(2_000),
+            Cut::LongKill => self.pass(2 * GUARD_LONG_MS),
+            Cut::Power => {
+                let w = &mut *self.inner.borrow_mut();
+                w.check_invariants();
+                w.boots += 1;
+                w.wall_offset += w.now_ms / 1000 + 30;
+                w.now_ms = 20_000;
+                let booted = w.boot_default.clone();
+                (w.running, w.etc, w.booted) = (booted.clone(), booted.clone(), booted);
+                for guard in w.guards.values_mut() {
+                    guard.timers.clear();
+                    guard.job = None;
+                }
+            }
+        }
+        self.inner.borrow_mut().crashed = None;
+    }
+}
+
+impl Inner {
+    pub(super) fn next_moment(&self) -> Option<u64> {
+        let due = |t: &u64| *t != NEVER && *t > self.now_ms;
+        let of = |g: &Guard| {
+            let timers = g.timers.iter().copied().filter(|_| g.decision.is_none());
+            let job = g.job.iter().flat_map(|j| [j.etc_at, j.runs_at]);
+            timers.chain(job).filter(due).min()
+        };
+        self.guards.values().filter_map(of).min()
+    }
+
+    pub(super) fn elapse(&mut self) {
+        let now = self.now_ms;
+        for id in self.guards.keys().cloned().collect::<Vec<_>>() {
+            let Some(guard) = self.guards.get(&id) else { continue };
+            if let (Some(job), Some(new)) = (&guard.job, &guard.new) {
+                if job.etc_at == now {
+                    self.etc = new.clone();
+                }
+                if job.runs_at == now {
+                    self.running = new.clone();
+                }
+            }
+            if guard.decision.is_none() && guard.boot == self.boots && guard.timers.iter().any(|t| *t <= now)
+            {
+                self.fire(&id);
+            }
+        }
+    }
+
+    pub(super) fn decide(&mut self, id: &str, decision: Decision) -> Decision {
+        let overwrite = self.bug == Some(Bug::DecisionOverwritten);
+        let guard = self.guards.entry(id.to_owned()).or_default();
+        if guard.decision.is_none() || overwrite {
+            guard.decision = Some(decision.clone());
+        }
+        guard.decision.clone().unwrap_or(decision)
+    }
+
+    /// The guard's own work.
+    pub(super) fn fire(&mut self, id: &str) {
+        let by = Arbiter::Guard;
+        let decision =
+            self.decide(id, Decision::RollBack { reason: "nobody confirmed in time".to_owned(), by });
+        let Some(guard) = self.guards.get(id).cloned() else { return };
+        let (Some(old), Some(new)) = (guard.old.clone(), guard.new.clone()) else { return };
+        let result = match decision {
+            Decision::Confirm => return,
+            Decision::Superseded => GuardResult::Superseded,
+            Decision::RollBack { .. } if guard.boot != self.boots => GuardResult::NothingToDo,
+            Decision::RollBack { .. } if self.running == old && self.etc == old => GuardResult::NothingToDo,
+            Decision::RollBack { .. } if self.running != old && self.running != new => {
+                GuardResult::Superseded
+            }
+            Decision::RollBack { .. } => {
+                let back = if self.bug == Some(Bug::RollsBackToWrongPath) { third_system() } else { old };
+                (self.running, self.etc) = (back.clone(), back);
+                GuardResult::RolledBack
+            }
+        };
+        // A rollback waits for, or stops, the switch that still runs.
+        if let Some(guard) = self.guards.get_mut(id) {
+            guard.job = guard.job.take().map(|j| Job {
+                etc_at: NEVER,
+                runs_at: NEVER,
+                ends_at: j.ends_at.min(self.now_ms),
+            });
+            guard.result = guard.result.take().or(Some(result));
+        }
+    }
+
+    /// What must hold at every moment, whatever happened before.
+    pub(super) fn check_invariants(&mut self) {
+        let mut wrong = vec![];
+        let number = |id: &String| id.split('-').next().and_then(|n| n.parse::<u32>().ok());
+        let newest = self.guards.keys().max_by_key(|id| number(id)).cloned();
+        let permanent = (self.profile.clone(), self.boot_default.clone());
+        for (id, guard) in self.guards.iter().filter(|(_, g)| g.boot == self.boots) {
+            let (Some(old), Some(new)) = (&guard.old, &guard.new) else { continue };
+            if old == new || guard.decision == Some(Decision::Superseded) {
+                continue;
+            }
+            let confirmed = guard.decision == Some(Decision::Confirm);
+            let by_operator = self.profile == third_system();
+            if !confirmed
+                && !by_operator
+                && guard.decision.is_none()
+                && guard.permanent != Some(permanent.clone())
+            {
+                wrong.push(format!("{id}: profile or boot entry moved before it was confirmed"));
+            }
+            let moved = guard.permanent != Some(permanent.clone());
+            if guard.test && confirmed && moved && newest.as_ref() == Some(id) {
+                wrong.push(format!("{id}: a test was made permanent"));
+            }
+            let armed = guard.timers.iter().any(|t| *t > self.now_ms);
+            if guard.decision.is_none() && (self.running == *new || self.etc == *new) && !armed {
+                wrong.push(format!("{id}: the new system was activated without a guard"));
+            }
+        }
+        self.violations.append(&mut wrong);
+    }
+}

@@ -1,0 +1,70 @@
+//! What a run is made of: commits and how they behave, cuts, faults, planted bugs.
+
+use pullagent::model::Oid;
+
+/// How a commit behaves once it is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    Good,
+    Unsigned,
+    /// Can't be built, ever.
+    Unbuildable,
+    /// The build fails twice for reasons that pass.
+    Flaky,
+    Unhealthy,
+    /// The switch stops half-way.
+    Torn,
+    /// The switch says no before it changes anything, for good.
+    Refusing,
+    /// Activating it resets the host, each time.
+    Resetting,
+    /// An operator switches to a third system while it is on probation.
+    OperatorSwitches,
+    /// The switch never ends by itself.
+    Hanging,
+    /// The health phase outlasts the guard, as on a host that was asleep.
+    Sluggish,
+}
+
+#[derive(Debug, Clone)]
+pub struct Commit {
+    pub behaviour: Behaviour,
+    pub parent: Oid,
+}
+
+/// What ends the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// `kill -9`; it is started again at once.
+    Kill,
+    /// `kill -9`; it stays dead for longer than any guard waits.
+    LongKill,
+    /// The host loses power and boots again.
+    Power,
+}
+
+/// A kind of action that fails for a while, for a reason that passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// The variant of [`Action`].
+    pub action: &'static str,
+    /// How often it fails.
+    pub times: u32,
+    /// Whether it fails after its work is done.
+    pub done: bool,
+}
+
+/// A mistake that the sweep must notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    RollsBackToWrongPath,
+    AnnouncedBeforeJournaled,
+    LostQuarantine,
+    GuardNotArmed,
+    ProfileSetTooEarly,
+    BootDefaultMovedTooEarly,
+    DecisionOverwritten,
+    ConfirmForgetsBootEntry,
+    RestartedSwitchForgotten,
+    TestMadePermanent,
+}

@@ -1,0 +1,100 @@
+//! Goal: the trusted store is a cache; a host that loses it, or finds it damaged, goes on by itself.
+//! Method: the demo's world with the real agent; the store is taken away at the two moments that matter.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "a test looks at the clock")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pullagent::cli::demo::people::Change;
+use pullagent::cli::demo::{Setup, Tempo, World};
+use pullagent::model::Oid;
+use pullagent::report::{BadKind, Headline, Status};
+
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+const TEMPO: Tempo =
+    Tempo { interval: Duration::from_secs(1), soak: Duration::from_secs(1), window: Duration::from_secs(20) };
+
+async fn world(name: &str) -> World {
+    let dir = std::env::temp_dir().join(format!("pullagent-{name}-{}", std::process::id()));
+    let agent = PathBuf::from(env!("CARGO_BIN_EXE_pullagent"));
+    pullagent::host::command::use_binary(&agent);
+    let mut world =
+        World::build(&Setup { dir, keep: false, own_store: true, agent, tempo: TEMPO }).await.unwrap();
+    world.agent.start().await.unwrap();
+    let first = world.first.0.clone();
+    settle(&mut world, |s| s.state == Headline::InSync && runs(s, &first)).await;
+    world
+}
+
+async fn settle(world: &mut World, wanted: impl Fn(&Status) -> bool) -> Status {
+    match world.agent.await_status(SETTLE_MAX, wanted).await {
+        Ok(status) => status,
+        Err(e) => panic!("{e:#}\nlog:\n{}", std::fs::read_to_string(&world.agent.log).unwrap_or_default()),
+    }
+}
+
+fn runs(status: &Status, tip: &Oid) -> bool {
+    status.running.as_ref().and_then(|r| r.revision.as_ref()) == Some(tip)
+}
+
+async fn push(world: &World, write: &[(&str, &str)]) -> Oid {
+    let change = Change { message: "a change", write, remove: &[], signed: true };
+    let tip = world.alice.commit(change).await.unwrap();
+    world.alice.push("main").await.unwrap();
+    tip
+}
+
+fn store(world: &World) -> PathBuf {
+    world.host.root.join("var/lib/pullagent/git")
+}
+
+#[tokio::test]
+async fn a_lost_store_is_fetched_again_with_the_next_push() {
+    let mut world = world("lost-store").await;
+    std::fs::remove_dir_all(store(&world)).unwrap();
+    let tip = push(&world, &[("site/note.html", "after the loss")]).await;
+    settle(&mut world, |s| s.state == Headline::InSync && runs(s, &tip)).await;
+    world.tear_down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_noticed_and_replaced() {
+    let mut world = world("damaged-store").await;
+    let packs = store(&world).join("objects/pack");
+    for entry in std::fs::read_dir(packs).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "idx") {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, b"").unwrap();
+        }
+    }
+    let tip = push(&world, &[("site/note.html", "after the damage")]).await;
+    settle(&mut world, |s| s.state == Headline::InSync && runs(s, &tip)).await;
+    let log = std::fs::read_to_string(&world.agent.log).unwrap();
+    assert!(log.contains("damaged"), "the damage is said: {log}");
+    world.tear_down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revision_that_was_accepted_before_the_loss_can_still_be_built() {
+    let mut world = world("lost-revision").await;
+    let whole = world.alice.read("flake.nix").unwrap();
+    let tip = push(&world, &[("flake.nix", "this is not Nix")]).await;
+    let failed =
+        |s: &Status| s.bad(&tip).is_some_and(|b| b.kind == BadKind::BuildFailed) && !s.state.is_passing();
+    let why = settle(&mut world, failed).await.bad(&tip).unwrap().clone();
+
+    std::fs::remove_dir_all(store(&world)).unwrap();
+    // Failures are told apart by their second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    world.agent.ask(&["retry", tip.as_str()]).await.unwrap();
+    let again = |s: &Status| failed(s) && s.bad(&tip).is_some_and(|b| b.at > why.at);
+    let second = settle(&mut world, again).await.bad(&tip).unwrap().clone();
+    assert_eq!((second.code, second.kind), (why.code, why.kind), "it was fetched again and judged as before");
+
+    let tip = push(&world, &[("flake.nix", &whole)]).await;
+    settle(&mut world, |s| s.state == Headline::InSync && runs(s, &tip)).await;
+    world.tear_down().await.unwrap();
+}

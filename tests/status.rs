@@ -9,7 +9,8 @@
 use std::path::Path;
 
 use pullagent::model::{
-    CheckFacts, Class, Failure, Oid, Operation, Outcome, Step, Suspension, TestLine, TestProgress, Tip,
+    CheckFacts, Class, Entered, Failure, Oid, Operation, Outcome, Step, Suspension, TestLine, TestProgress,
+    Tip,
 };
 use pullagent::plan::Retry;
 use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
@@ -185,8 +186,8 @@ fn testing() {
     let tip =
         Tip { branch: "test-web1".to_owned(), ..tip(&new_rev(), "nixpkgs: bump", "bob", NOW - 9 * MINUTE) };
     push(&mut s, "test-web1", &new_rev());
-    let progress = TestProgress::Entered { toplevel: new_path(), at: NOW - 5 * MINUTE };
-    s.state.test = Some(TestLine { tip, main: old_rev(), progress });
+    s.state.entered = Some(Entered { tip: tip.clone(), toplevel: new_path(), at: NOW - 5 * MINUTE });
+    s.state.test = Some(TestLine { tip, main: old_rev(), progress: TestProgress::Entered });
     run(&mut s, &new_path());
     let status = check("testing", &s);
     assert_eq!(status.state, Headline::Testing);

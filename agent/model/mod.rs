@@ -19,8 +19,8 @@ pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
-    Deployment, Ended, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled,
-    Stage, State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets,
+    Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
 pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};
 pub use transition::IllegalTransition;

@@ -213,19 +213,11 @@ fn probation_since(snapshot: &Snapshot) -> Option<u64> {
 }
 
 fn entered_line<'a>(snapshot: &'a Snapshot, path: &StorePath) -> Option<(&'a Tip, u64)> {
-    match snapshot.state.test.as_ref() {
-        Some(TestLine { tip, progress: TestProgress::Entered { toplevel, at }, .. }) if toplevel == path => {
-            Some((tip, *at))
-        }
-        Some(_) | None => None,
-    }
+    snapshot.state.entered.as_ref().filter(|e| e.toplevel == *path).map(|e| (&e.tip, e.at))
 }
 
 fn entered(snapshot: &Snapshot) -> Option<&StorePath> {
-    match &snapshot.state.test.as_ref()?.progress {
-        TestProgress::Entered { toplevel, .. } => Some(toplevel),
-        TestProgress::Accepted | TestProgress::Over { .. } => None,
-    }
+    snapshot.state.entered.as_ref().map(|e| &e.toplevel)
 }
 
 /// Tells whether the host runs something that this agent neither confirmed nor entered. Before its first
@@ -337,7 +329,10 @@ fn deadline(snapshot: &Snapshot, boottime_ms: u64) -> Option<u64> {
 fn test(snapshot: &Snapshot, settings: &Settings, line: &TestLine) -> TestStatus {
     let (progress, since, why) = match &line.progress {
         TestProgress::Accepted => (TestProgressWord::Accepted, None, None),
-        TestProgress::Entered { at, .. } => (TestProgressWord::Entered, Some(*at), None),
+        TestProgress::Entered => {
+            let since = snapshot.state.entered.as_ref().map(|e| e.at);
+            (TestProgressWord::Entered, since, None)
+        }
         TestProgress::Over { why } => (TestProgressWord::Over, None, Some(why.clone())),
     };
     let on_remote = head(snapshot, settings, &line.tip.branch) == Some(&line.tip.revision);
@@ -405,7 +400,9 @@ fn test_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
         TestProgress::Accepted if !bad && !under_way => {
             Some((head.clone(), Some(line.tip.subject.clone()), Owed::Deploy))
         }
-        TestProgress::Accepted | TestProgress::Entered { .. } | TestProgress::Over { .. } => None,
+        // An earlier tip of the branch may still run.
+        TestProgress::Over { .. } if !under_way => way_back(snapshot),
+        TestProgress::Accepted | TestProgress::Entered | TestProgress::Over { .. } => None,
     }
 }
 

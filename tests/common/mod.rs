@@ -1,9 +1,10 @@
 //! What several tests share: real programs, started and ended by the test that needs them.
-#![allow(dead_code, reason = "each test takes the part it needs")]
+#![allow(dead_code, unused_imports, reason = "each test takes the part it needs")]
 
 pub mod client;
 pub mod git;
 pub mod git_server;
+pub mod machine;
 pub mod nix;
 pub mod processes;
 pub mod scripted;

@@ -19,6 +19,7 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 use crate::model::Oid;
+pub use crate::model::RemoteFailure as Class;
 
 /// The longest frame, in bytes; it fits the socket's default send buffer.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -158,56 +159,6 @@ pub struct Ref {
     pub name: String,
     /// The object it points to.
     pub oid: Oid,
-}
-
-/// What kind of failure: stable names, also used as metric labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    /// The host name does not resolve.
-    Dns,
-    /// No connection, or it broke.
-    Network,
-    /// The certificate, the host key or the handshake was not accepted.
-    Tls,
-    /// The credentials were not accepted.
-    Auth,
-    /// No such repository (or not for these credentials).
-    NotFound,
-    /// The server refused the request.
-    Refused,
-    /// The server failed or is too busy.
-    Server,
-    /// Nothing came for too long, or it took too long in all.
-    Timeout,
-    /// It was larger than allowed.
-    Limit,
-    /// What came is not the Git protocol, version 2.
-    Protocol,
-    /// Something on this host is missing or wrong: a file, a setting, a program.
-    Local,
-    /// It was called off from this side.
-    Cancelled,
-}
-
-impl Class {
-    /// Returns the stable name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Class::Dns => "dns",
-            Class::Network => "network",
-            Class::Tls => "tls",
-            Class::Auth => "auth",
-            Class::NotFound => "not-found",
-            Class::Refused => "refused",
-            Class::Server => "server",
-            Class::Timeout => "timeout",
-            Class::Limit => "limit",
-            Class::Protocol => "protocol",
-            Class::Local => "local",
-            Class::Cancelled => "cancelled",
-        }
-    }
 }
 
 /// Says why a frame was not sent or not accepted, or why the socket does not serve.

@@ -9,8 +9,8 @@
 use std::path::Path;
 
 use pullagent::model::{
-    CheckFacts, Class, Entered, Failure, Oid, Operation, Outcome, Step, Suspension, TestLine, TestProgress,
-    Tip,
+    CheckFacts, Class, Entered, Event, Failure, Oid, Operation, Outcome, Step, Suspension, TestLine,
+    TestProgress, Tip,
 };
 use pullagent::plan::Retry;
 use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
@@ -141,6 +141,14 @@ fn stale() {
 #[test]
 fn refused() {
     assert_eq!(check("refused", &refused_host("unsigned", "main")).state, Headline::Refused);
+}
+
+#[test]
+fn what_was_refused_by_other_keys_and_is_accepted_now_is_no_headline() {
+    let mut s = refused_host("unknown-key", "main");
+    let tip = tip(&new_rev(), "trust: a new key", "bob", NOW);
+    s.state.apply(&Event::MainAccepted { tip }).unwrap();
+    assert_eq!(Status::from_snapshot(&s, &settings()).state, Headline::Waiting);
 }
 
 #[test]

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use crate::model::Oid;
 use crate::plan::backoff::{self, Last};
-use crate::repo::net::{self, Failure, Net, Stop};
+use crate::repo::net::{Class, Failure, Net, Stop};
 use crate::repo::remote::{Limits, Link, Remote};
-use crate::wire::{self, Class, Notice, Ref, Source};
+use crate::wire::{self, Notice, Ref, Source};
 
 /// Fetches that may wait for one source.
 const WANTS_MAX: usize = 8;
@@ -146,7 +146,7 @@ impl Watch {
                 Notice::Seen { source: self.source.name.clone(), refs }
             }
             // Whoever called it off knows.
-            Err(failure) if failure.class == net::Class::Cancelled => return false,
+            Err(failure) if failure.class == Class::Cancelled => return false,
             Err(failure) => {
                 self.last = after(self.last, failure.class);
                 failed(&self.source.name, None, &failure)
@@ -233,13 +233,13 @@ impl Watch {
 
     /// Passes on a failure unless it may only say that a kept connection had died in silence.
     fn may_be_stale(&self, failure: &Failure) -> Result<(), Failure> {
-        if self.was_kept && failure.class == net::Class::Network { Ok(()) } else { Err(failure.clone()) }
+        if self.was_kept && failure.class == Class::Network { Ok(()) } else { Err(failure.clone()) }
     }
 
     /// Answers the fetches that are still queued when the source is watched no longer.
     fn refuse_the_rest(&mut self) {
         while let Ok(Want { want, .. }) = self.orders.wanted.try_recv() {
-            let gone = Failure::new(net::Class::Cancelled, "the source is watched no longer");
+            let gone = Failure::new(Class::Cancelled, "the source is watched no longer");
             self.say(failed(&self.source.name, Some(want), &gone).into());
         }
     }
@@ -266,53 +266,38 @@ fn open_pipe(
     out: &mpsc::Sender<Outgoing>,
     write_end: &mut Option<File>,
 ) -> Result<OwnedFd, Failure> {
-    let failed = |e: std::io::Error| Failure::new(net::Class::Local, format!("no pipe for the pack: {e}"));
+    let failed = |e: std::io::Error| Failure::new(Class::Local, format!("no pipe for the pack: {e}"));
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
     *write_end = Some(File::from(writer.try_clone().map_err(failed)?));
     let notice = Outgoing { notice: Notice::Pack { want }, pipe: Some(reader), close_after: None };
     // Ends when the reconciler listens, or when the queue goes with the gateway.
-    out.blocking_send(notice).map_err(|_| Failure::new(net::Class::Cancelled, "the reconciler is gone"))?;
+    out.blocking_send(notice).map_err(|_| Failure::new(Class::Cancelled, "the reconciler is gone"))?;
     Ok(writer)
 }
 
 /// Counts failures in a row, apart by whether they can mend themselves.
-fn after(last: Last, class: net::Class) -> Last {
+fn after(last: Last, class: Class) -> Last {
     let count = match last {
         Last::Answered => 1,
         Last::Passing { count } | Last::Standing { count } => count.saturating_add(1),
     };
     match class {
-        net::Class::Dns
-        | net::Class::Network
-        | net::Class::Server
-        | net::Class::Timeout
-        | net::Class::Cancelled => Last::Passing { count },
-        net::Class::Tls
-        | net::Class::Auth
-        | net::Class::NotFound
-        | net::Class::Refused
-        | net::Class::Limit
-        | net::Class::Protocol
-        | net::Class::Local => Last::Standing { count },
+        Class::Dns | Class::Network | Class::Server | Class::Timeout | Class::Cancelled => {
+            Last::Passing { count }
+        }
+        Class::Tls
+        | Class::Auth
+        | Class::NotFound
+        | Class::Refused
+        | Class::Limit
+        | Class::Protocol
+        | Class::Local => Last::Standing { count },
     }
 }
 
 fn failed(source: &str, want: Option<u64>, failure: &Failure) -> Notice {
-    let class = match failure.class {
-        net::Class::Dns => Class::Dns,
-        net::Class::Network => Class::Network,
-        net::Class::Tls => Class::Tls,
-        net::Class::Auth => Class::Auth,
-        net::Class::NotFound => Class::NotFound,
-        net::Class::Refused => Class::Refused,
-        net::Class::Server => Class::Server,
-        net::Class::Timeout => Class::Timeout,
-        net::Class::Limit => Class::Limit,
-        net::Class::Protocol => Class::Protocol,
-        net::Class::Local => Class::Local,
-        net::Class::Cancelled => Class::Cancelled,
-    };
-    Notice::Failed { source: source.to_owned(), want, class, text: wire::text(&failure.text) }
+    let (source, text) = (source.to_owned(), wire::text(&failure.text));
+    Notice::Failed { source, want, class: failure.class, text }
 }
 
 fn remote(source: &Source) -> Remote {

@@ -4,6 +4,7 @@
 mod event;
 mod facts;
 mod id;
+mod remote;
 mod ssh;
 mod state;
 mod target;
@@ -15,6 +16,7 @@ pub use event::{
 };
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
+pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
     Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets,

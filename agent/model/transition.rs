@@ -71,8 +71,14 @@ impl State {
             return Err(self.illegal(event));
         }
         match event {
-            Event::MainAccepted { tip } => self.main = Some(tip.clone()),
-            Event::TestAccepted { tip, main } => self.accept_test(tip, main),
+            Event::MainAccepted { tip } => {
+                self.pardon(tip);
+                self.main = Some(tip.clone());
+            }
+            Event::TestAccepted { tip, main } => {
+                self.pardon(tip);
+                self.accept_test(tip, main);
+            }
             Event::Refused { refusal } => self.refuse(refusal),
             Event::BuildFailed { desired, failure, at } => self.fail_build(desired, failure, *at),
             Event::Built { id, desired, drv, toplevel, at } => {
@@ -195,6 +201,11 @@ impl State {
         let same = self.test.as_ref().filter(|t| t.tip.revision == tip.revision);
         let progress = same.map_or(TestProgress::Accepted, |t| t.progress.clone());
         self.test = Some(TestLine { tip: tip.clone(), main: main.clone(), progress });
+    }
+
+    /// Drops what was held against a tip that is accepted now: it was judged by other keys or another anchor.
+    fn pardon(&mut self, tip: &Tip) {
+        self.refused.retain(|r| r.revision != tip.revision || r.branch != tip.branch);
     }
 
     fn refuse(&mut self, refusal: &Refusal) {

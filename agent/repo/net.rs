@@ -14,34 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// What kind of failure, by what can be done about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// The host name does not resolve.
-    Dns,
-    /// No connection, or it broke.
-    Network,
-    /// The certificate, the host key or the handshake was not accepted.
-    Tls,
-    /// The credentials were not accepted.
-    Auth,
-    /// No such repository (or not for these credentials).
-    NotFound,
-    /// The server refused the request.
-    Refused,
-    /// The server failed or is too busy.
-    Server,
-    /// Nothing came for too long, or it took too long in all.
-    Timeout,
-    /// It was larger than allowed.
-    Limit,
-    /// What came is not the Git protocol, version 2.
-    Protocol,
-    /// Something on this host is missing or wrong: a file, a setting, a program.
-    Local,
-    /// It was called off from this side.
-    Cancelled,
-}
+pub use crate::model::RemoteFailure as Class;
 
 /// Says why an exchange with a remote failed: a class to act on and a sentence for people.
 ///

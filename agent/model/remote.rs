@@ -1,0 +1,53 @@
+//! Why a remote does not answer: the kinds of failure, from the socket up to the status.
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of failure: stable names, also used as metric labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemoteFailure {
+    /// The host name does not resolve.
+    Dns,
+    /// No connection, or it broke.
+    Network,
+    /// The certificate, the host key or the handshake was not accepted.
+    Tls,
+    /// The credentials were not accepted.
+    Auth,
+    /// No such repository (or not for these credentials).
+    NotFound,
+    /// The server refused the request.
+    Refused,
+    /// The server failed or is too busy.
+    Server,
+    /// Nothing came for too long, or it took too long in all.
+    Timeout,
+    /// It was larger than allowed.
+    Limit,
+    /// What came is not the Git protocol, version 2.
+    Protocol,
+    /// Something on this host is missing or wrong: a file, a setting, a program.
+    Local,
+    /// It was called off from this side.
+    Cancelled,
+}
+
+impl RemoteFailure {
+    /// Returns the stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RemoteFailure::Dns => "dns",
+            RemoteFailure::Network => "network",
+            RemoteFailure::Tls => "tls",
+            RemoteFailure::Auth => "auth",
+            RemoteFailure::NotFound => "not-found",
+            RemoteFailure::Refused => "refused",
+            RemoteFailure::Server => "server",
+            RemoteFailure::Timeout => "timeout",
+            RemoteFailure::Limit => "limit",
+            RemoteFailure::Protocol => "protocol",
+            RemoteFailure::Local => "local",
+            RemoteFailure::Cancelled => "cancelled",
+        }
+    }
+}

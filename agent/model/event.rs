@@ -306,6 +306,13 @@ pub enum Sighting {
         /// The revision that root pinned: the running system's, or the configured introduction.
         introduction: Option<Oid>,
     },
+    /// The host could not be looked at. Ends [`Action::Observe`], too: nothing is guessed.
+    Blind {
+        /// The wall clock, unix seconds.
+        now: u64,
+        /// What could not be read, and why.
+        text: String,
+    },
     /// A remote named its tips.
     Heads {
         /// The remote.

@@ -167,6 +167,7 @@ impl Facts {
             Event::Abandoned { .. }
             | Event::RollbackFailed { .. }
             | Event::Superseded { .. }
+            | Event::Adopted { .. }
             | Event::TestLost { .. }
             | Event::Suspended { .. }
             | Event::Resumed { .. } => {}

@@ -103,6 +103,10 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
             };
             (Warning, format!("called off {} ({}), {next}: {}", revision(), failure.code, failure.text))
         }
+        Event::Adopted { generation, .. } => {
+            let generation = generation.map_or(String::new(), |n| format!(" as generation {n}"));
+            (Info, format!("the accepted revision is installed{generation}"))
+        }
         Event::TestLost { .. } => {
             (Warning, "the test system no longer runs; it does not come back by itself".to_owned())
         }

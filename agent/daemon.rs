@@ -1,12 +1,12 @@
 //! The composition root: opens what the agent needs, ties the rooms together, and runs until it is told to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -30,7 +30,7 @@ use crate::wire::{self, Source};
 const PUBLISH_AGAIN: Duration = Duration::from_secs(600);
 /// How many orders of operators may wait.
 const ORDERS_MAX: usize = 16;
-/// How often an agent that may only observe looks at the host.
+/// How often an agent that may only observe looks at the host, and whether its journal can be used again.
 const OBSERVE_EVERY: Duration = Duration::from_secs(60);
 
 /// What `pullagent run` was told.
@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns where the host at `root` keeps what `settings` calls its state directory.
-pub fn state_directory(root: &std::path::Path, settings: &Settings) -> PathBuf {
+pub fn state_directory(root: &Path, settings: &Settings) -> PathBuf {
     root.join(settings.state_directory.strip_prefix("/").unwrap_or(&settings.state_directory))
 }
 
@@ -88,73 +88,89 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     let (show, shown) = watch::channel(Arc::new(Snapshot::default()));
     let publisher = Publisher::open(&options.root)?;
     tokio::task::spawn_local(publish(publisher, shown.clone(), settings.clone()));
-    let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+    let (orders, mut ordered) = mpsc::channel(ORDERS_MAX);
     let listener = server::bind(&options.root)?;
     tokio::task::spawn_local(server::serve(listener, orders, shown, settings.clone()));
-    let journal = match Journal::open(&state, &boot_id) {
-        Ok(journal) => journal,
-        Err(locked @ JournalError::Locked(_)) => return Err(locked.into()),
-        Err(error) => return observe_only(&host, &show, ordered, &unusable(&error)).await,
-    };
-    notify(&[NotifyState::Ready]);
-    if journal.is_new() {
-        tracing::info!(path = %state.display(), "no journal: this host starts anew, from the revision it runs");
-    }
     tracing::info!(host = settings.hostname, version = env!("CARGO_PKG_VERSION"), "started");
-    let nix = Nix::detect([]).await.context("pullagent needs Nix on its PATH")?;
-    // What an earlier run left unfinished.
-    Store::sweep(&state)?;
-    drop(std::fs::remove_dir_all(state.join("export")));
-    let keep: Vec<_> = journal.state().deployment.iter().map(|d| d.id.clone()).collect();
-    if let Err(error) = guard::sweep(&state.join("guard"), &keep, &boot_id) {
-        tracing::warn!("old guards can't be removed: {}", host::chain(&error));
-    }
-    let (tell, told) = mpsc::channel(INBOX_MAX);
-    let (ours, theirs) = wire::pair()?;
-    let gateway = tokio::task::spawn_local(gateway::run(theirs));
-    let steps = Rc::new(Steps {
-        trust: settings.policy()?,
-        host: host.clone(),
-        state_directory: state,
-        link: Link::new(ours),
-        nix,
-        tell,
-        settings: (*settings).clone(),
-    });
-    steps.link.watch(sources(&settings)).await?;
-    let stopped = reconcile(journal, &steps, &show, ordered, told).await;
-    gateway.abort();
-    match stopped {
-        Ended::Gateway => anyhow::bail!("the gateway ended, so nothing more would be heard of the remotes"),
-        Ended::Journal(error, ordered) => observe_only(&host, &show, ordered, &unusable(&error)).await,
+    let mut opened = Journal::open(&state, &boot_id);
+    loop {
+        let journal = match opened {
+            Ok(journal) => journal,
+            Err(locked @ JournalError::Locked(_)) => return Err(locked.into()),
+            Err(error) => {
+                let again = || Journal::reopen(&state, &boot_id);
+                observe_only(&host, &show, &mut ordered, &unusable(&error), again).await
+            }
+        };
+        notify(&[NotifyState::Ready]);
+        if journal.is_new() {
+            tracing::info!(path = %state.display(), "no journal: this host starts anew, from the revision it runs");
+        }
+        opened = Err(deploy(journal, &host, &state, &settings, &show, &mut ordered).await?);
     }
 }
 
 type Orders = mpsc::Receiver<Ordered>;
 
-/// Why the loop ended.
-enum Ended {
-    /// The journal failed: nothing may be done, but orders are still answered.
-    Journal(JournalError, Orders),
-    /// Without a gateway nothing is heard any more. Whoever supervises this process starts it again.
-    Gateway,
+/// Keeps the host at what the remotes say until the journal fails.
+async fn deploy(
+    journal: Journal,
+    host: &HostPaths,
+    state: &Path,
+    settings: &Settings,
+    show: &watch::Sender<Arc<Snapshot>>,
+    ordered: &mut Orders,
+) -> anyhow::Result<JournalError> {
+    let nix = Nix::detect([]).await.context("pullagent needs Nix on its PATH")?;
+    // What an earlier run left unfinished.
+    Store::sweep(state)?;
+    drop(std::fs::remove_dir_all(state.join("export")));
+    let keep: Vec<_> = journal.state().deployment.iter().map(|d| d.id.clone()).collect();
+    if let Err(error) = guard::sweep(&state.join("guard"), &keep, journal.boot_id()) {
+        tracing::warn!("old guards can't be removed: {}", host::chain(&error));
+    }
+    let (tell, told) = mpsc::channel(INBOX_MAX);
+    let (ours, theirs) = wire::pair()?;
+    let mut gateway = tokio::task::spawn_local(gateway::run(theirs));
+    let steps = Rc::new(Steps {
+        trust: settings.policy()?,
+        host: host.clone(),
+        state_directory: state.to_owned(),
+        link: Link::new(ours),
+        nix,
+        tell,
+        settings: settings.clone(),
+    });
+    steps.link.watch(sources(settings)).await?;
+    let failed = tokio::select! {
+        failed = reconcile(journal, &steps, show, ordered, told) => failed,
+        ended = &mut gateway => Err(match ended {
+            Ok(Ok(())) => anyhow!("it closed the connection"),
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        }),
+    };
+    gateway.abort();
+    // Without it nothing more would be heard of the remotes. Whoever supervises this process starts it again.
+    failed.context("the gateway ended")
 }
 
-/// Runs the loop with everything that feeds it.
+/// Runs the loop with everything that feeds it, until the journal fails.
+///
+/// # Errors
+/// The gateway failed.
 async fn reconcile(
     mut journal: Journal,
     steps: &Rc<Steps>,
     show: &watch::Sender<Arc<Snapshot>>,
-    mut ordered: Orders,
+    ordered: &mut Orders,
     mut told: mpsc::Receiver<Sighting>,
-) -> Ended {
+) -> anyhow::Result<JournalError> {
     let (send, mut inbox) = mpsc::channel(INBOX_MAX);
     let policy = Steps::policy(&steps.settings);
     let listen = async {
         let see = async |sighting| drop(send.send(Inbound::Saw(sighting)).await);
-        if let Err(error) = steps.link.listen(clock::unix_secs, see).await {
-            tracing::error!("the gateway failed: {}", host::chain(&error));
-        }
+        steps.link.listen(clock::unix_secs, see).await
     };
     let obey = async {
         while let Some((command, reply)) = ordered.recv().await {
@@ -174,13 +190,15 @@ async fn reconcile(
         std::future::pending().await
     };
     let perform = async |action| steps.perform(action).await;
-    let stopped = tokio::select! {
-        stopped = reconcile::run(&mut journal, &policy, &mut inbox, show, perform) => stopped.err(),
-        () = listen => None,
-        () = obey => None,
-        () = hear => None,
-    };
-    stopped.map_or(Ended::Gateway, |error| Ended::Journal(error, ordered))
+    tokio::select! {
+        failed = reconcile::run(&mut journal, &policy, &mut inbox, show, perform) => {
+            let Err(failed) = failed;
+            Ok(failed)
+        }
+        heard = listen => Err(heard.err().map_or_else(|| anyhow!("it closed the connection"), anyhow::Error::from)),
+        never = obey => never,
+        never = hear => never,
+    }
 }
 
 /// Says why the journal can't be used, and what helps where mending it does not.
@@ -197,13 +215,14 @@ fn unusable(error: &JournalError) -> String {
     }
 }
 
-/// Without a journal nothing may be done: the host stays as it is, and says so.
+/// Without a journal nothing may be done: the host stays as it is, and says so, until the journal can be used again.
 async fn observe_only(
     host: &HostPaths,
     show: &watch::Sender<Arc<Snapshot>>,
-    mut ordered: Orders,
+    ordered: &mut Orders,
     trouble: &str,
-) -> anyhow::Result<()> {
+    reopen: impl Fn() -> Result<Journal, JournalError>,
+) -> Journal {
     tracing::error!("only observing, nothing is deployed: {trouble}");
     notify(&[NotifyState::Ready, NotifyState::Status("only observing; see 'pullagent status'")]);
     let mut snapshot = (**show.borrow()).clone();
@@ -221,6 +240,10 @@ async fn observe_only(
             Some((_, reply)) = ordered.recv() => {
                 drop(reply.send(Err(format!("nothing can be done: {trouble}"))));
             }
+        }
+        if let Ok(journal) = reopen() {
+            tracing::info!("the journal can be used again");
+            return journal;
         }
     }
 }

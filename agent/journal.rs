@@ -1,7 +1,8 @@
 //! The only persistent state: one record a line, appended and synced; replayed at start through [`State::apply`].
 //!
 //! Who holds a [`Journal`] holds its lock, and is the only one that may act. A torn last line is dropped; damage
-//! anywhere else is an error, and the caller then changes nothing on the host. Once the file has grown past
+//! anywhere else is an error, and the caller then changes nothing on the host. A journal is born with a record in it,
+//! so that one that lost all of them is not taken for a new one. Once the file has grown past
 //! [`COMPACT_BYTES`], a snapshot of the state takes its place by an atomic rename.
 //!
 //! The frame of a record (`v`, `seq`, `bootId`, `phase`, `event`, `mustUnderstand`) never changes, because a
@@ -27,6 +28,8 @@ pub const COMPACT_BYTES: u64 = 1 << 20;
 pub const FILE_MAX: u64 = 64 << 20;
 /// How many unknown events are carried through a compaction.
 const CARRIED_MAX: usize = 256;
+/// How many bytes must fit beside a journal that could not be written to before it is used again.
+const ROOM_BYTES: usize = 64 << 10;
 /// How often a lock that somebody else has is tried, and how long the pauses are: two seconds in all.
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -110,6 +113,7 @@ pub struct Journal {
     state: State,
     carried: Vec<Value>,
     poisoned: bool,
+    new: bool,
 }
 
 /// What a journal adds up to.
@@ -120,6 +124,8 @@ struct Replay {
     seq: u64,
     /// Length of the part that is whole.
     whole: u64,
+    /// Length of what follows it.
+    torn: u64,
 }
 
 impl Journal {
@@ -139,13 +145,16 @@ impl Journal {
             .create(dir)
             .map_err(io("create the folder of"))?;
         let lock = lock(dir)?;
-        let replay = match std::fs::metadata(&path) {
-            Ok(_) => replay(&path, &read(&path)?)?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Replay::default(),
-            Err(source) => return Err(JournalError::Io { what: "look at", path, source }),
-        };
+        let new = !path.try_exists().map_err(io("look for"))?;
+        if new {
+            create(&path, boot_id)?;
+        }
+        let replay = replay(&path, &read(&path)?)?;
+        if replay.torn > 0 {
+            tracing::warn!(bytes = replay.torn, path = %path.display(), "dropped a torn record at the journal's end");
+        }
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.read(true).write(true);
         let mut file = options.open(&path).map_err(io("open"))?;
         // A torn tail goes before anything is appended, or the next record would be glued to it.
         file.set_len(replay.whole).map_err(io("cut the torn tail of"))?;
@@ -162,12 +171,31 @@ impl Journal {
             state: replay.state,
             carried: replay.carried,
             poisoned: false,
+            new,
         })
     }
 
-    /// Tells whether there is no record yet: a first start, or the journal was lost.
+    /// Opens the journal again after a failure, once it can be read and there is room to write.
+    ///
+    /// # Errors
+    /// As [`Journal::open`], or the disk is still full.
+    pub fn reopen(dir: &Path, boot_id: &str) -> Result<Journal, JournalError> {
+        let journal = Journal::open(dir, boot_id)?;
+        let trial = journal.path.with_extension("room");
+        let written = write_synced(&trial, &[0; ROOM_BYTES]).map(drop);
+        let removed = std::fs::remove_file(&trial);
+        written.and(removed).map_err(|e| journal.io("make room for", e))?;
+        Ok(journal)
+    }
+
+    /// Returns the boot that its records are written in.
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    /// Tells whether there was no journal before: a first start, or somebody removed it.
     pub fn is_new(&self) -> bool {
-        self.seq == 0
+        self.new
     }
 
     /// Returns what all records add up to.
@@ -186,8 +214,10 @@ impl Journal {
         }
         let mut next = self.state.clone();
         next.apply(event)?;
-        let value = serde_json::to_value(event).map_err(|e| self.io("encode a record of", e.into()))?;
-        let line = self.frame(&next, event.must_understand(), value)?;
+        let line = serde_json::to_value(event)
+            .map_err(std::io::Error::from)
+            .and_then(|value| record(&next, event.must_understand(), value, self.seq + 1, &self.boot_id))
+            .map_err(|e| self.io("encode a record of", e))?;
         self.write(&line)?;
         self.state = next;
         if self.bytes > COMPACT_BYTES {
@@ -198,18 +228,10 @@ impl Journal {
 
     /// Replaces all records by one that holds their sum.
     fn compact(&mut self) -> Result<(), JournalError> {
-        let snapshot = Snapshot { state: self.state.clone(), carried: self.carried.clone() };
-        let mut value =
-            serde_json::to_value(&snapshot).map_err(|e| self.io("encode a snapshot of", e.into()))?;
-        value["event"] = SNAPSHOT.into();
-        let line = self.frame(&self.state, true, value)?;
+        let line = snapshot(&self.state, &self.carried, self.seq + 1, &self.boot_id)
+            .map_err(|e| self.io("encode a snapshot of", e))?;
         let temp = self.path.with_extension("new");
-        let written = (|| {
-            let mut file = File::create(&temp)?;
-            file.write_all(line.as_bytes())?;
-            file.sync_all()?;
-            Ok::<File, std::io::Error>(file)
-        })();
+        let written = write_synced(&temp, line.as_bytes());
         let file = match written {
             Ok(file) => file,
             // The records are all still there: a full disk must not stop what they say.
@@ -228,15 +250,6 @@ impl Journal {
         self.bytes = line.len() as u64;
         self.seq += 1;
         Ok(())
-    }
-
-    fn frame(&self, after: &State, must_understand: bool, event: Value) -> Result<String, JournalError> {
-        let phase =
-            serde_json::to_value(after.phase()).map_err(|e| self.io("encode a record of", e.into()))?;
-        let (seq, boot_id) = (self.seq + 1, self.boot_id.clone());
-        let frame = Frame { v: VERSION, seq, boot_id, phase, must_understand, event };
-        let json = serde_json::to_string(&frame).map_err(|e| self.io("encode a record of", e.into()))?;
-        Ok(seal(&json))
     }
 
     fn write(&mut self, line: &str) -> Result<(), JournalError> {
@@ -259,6 +272,44 @@ impl Journal {
     fn io(&self, what: &'static str, source: std::io::Error) -> JournalError {
         JournalError::Io { what, path: self.path.clone(), source }
     }
+}
+
+/// Makes a journal whose one record says that nothing has happened yet; it appears whole.
+fn create(path: &Path, boot_id: &str) -> Result<(), JournalError> {
+    let temp = path.with_extension("new");
+    let made = snapshot(&State::default(), &[], 1, boot_id)
+        .and_then(|line| write_synced(&temp, line.as_bytes()))
+        .and_then(|_| std::fs::rename(&temp, path));
+    made.map_err(|source| JournalError::Io { what: "create", path: path.to_owned(), source })
+}
+
+/// Returns the line that holds the sum of all records before it.
+fn snapshot(state: &State, carried: &[Value], seq: u64, boot_id: &str) -> std::io::Result<String> {
+    let snapshot = Snapshot { state: state.clone(), carried: carried.to_owned() };
+    let mut value = serde_json::to_value(&snapshot)?;
+    value["event"] = SNAPSHOT.into();
+    record(state, true, value, seq, boot_id)
+}
+
+/// Returns the line of a record with the state after it.
+fn record(
+    after: &State,
+    must_understand: bool,
+    event: Value,
+    seq: u64,
+    boot_id: &str,
+) -> std::io::Result<String> {
+    let (phase, boot_id) = (serde_json::to_value(after.phase())?, boot_id.to_owned());
+    let frame = Frame { v: VERSION, seq, boot_id, phase, must_understand, event };
+    Ok(seal(&serde_json::to_string(&frame)?))
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(file)
 }
 
 /// Returns the line of a record: checksum, space, JSON, line feed.
@@ -287,7 +338,7 @@ fn replay(path: &Path, bytes: &[u8]) -> Result<Replay, JournalError> {
         let frame = match frame {
             Ok(frame) => frame,
             // A power cut may leave blocks of zeros or half a line at the very end, even with a line feed in it.
-            Err(_) if after.is_empty() => return Ok(sum),
+            Err(_) if after.is_empty() => break,
             Err(text) => return Err(damaged(text)),
         };
         if sum.seq != 0 && frame.seq != sum.seq + 1 {
@@ -300,6 +351,11 @@ fn replay(path: &Path, bytes: &[u8]) -> Result<Replay, JournalError> {
         rest = after;
         sum.whole = (bytes.len() - rest.len()) as u64;
     }
+    if sum.whole == 0 {
+        let text = "there is no whole record, so nothing is known of what happened here".to_owned();
+        return Err(JournalError::Damaged { path: path.to_owned(), line: 1, text });
+    }
+    sum.torn = bytes.len() as u64 - sum.whole;
     Ok(sum)
 }
 

@@ -3,11 +3,13 @@
 //!
 //! It knows no program, file or clock: all effects are behind `perform`, and tests pass a small world instead.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::host;
 use crate::journal::{Journal, JournalError};
 use crate::model::{Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension};
 use crate::plan::{self, Facts, Policy};
@@ -44,13 +46,14 @@ struct Loop<'a> {
 ///
 /// # Errors
 /// An event could not be made durable. Nothing may be changed on the host until the journal was opened anew.
+/// There is no other end.
 pub async fn run(
     journal: &mut Journal,
     policy: &Policy,
     inbox: &mut mpsc::Receiver<Inbound>,
     show: &watch::Sender<Arc<Snapshot>>,
     perform: impl AsyncFn(Action) -> Happened,
-) -> Result<(), JournalError> {
+) -> Result<Infallible, JournalError> {
     let mut this = Loop { journal, policy, facts: Facts::default(), show };
     loop {
         let id = this.state().deployment.as_ref().map(|d| d.id.clone());
@@ -101,10 +104,14 @@ impl Loop<'_> {
         match inbound {
             Inbound::Saw(sighting) => self.take(Happened::Saw(sighting)),
             Inbound::Asked { command, at, reply } => {
-                let answer = self.obey(command, at)?;
+                let obeyed = self.obey(command, at);
+                let answer = match &obeyed {
+                    Ok(answer) => answer.clone(),
+                    Err(error) => Err(format!("it can't be made to last: {}", host::chain(error))),
+                };
                 // Nobody has to wait for the answer.
                 drop(reply.send(answer));
-                Ok(())
+                obeyed.map(drop)
             }
         }
     }
@@ -112,7 +119,10 @@ impl Loop<'_> {
     /// Makes an event durable, then true, then known, in this order.
     fn take(&mut self, happened: Happened) -> Result<(), JournalError> {
         match happened {
-            Happened::Saw(sighting) => self.facts.see(sighting),
+            Happened::Saw(sighting) => {
+                report::log_news(&sighting, &self.facts);
+                self.facts.see(sighting);
+            }
             Happened::Event(event) => {
                 let met: Option<Deployment> = self.state().deployment.clone();
                 self.journal.append(&event)?;

@@ -108,6 +108,25 @@ fn damage_in_the_middle_is_an_error_and_changes_nothing() {
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
+/// A host that forgot everything in silence would deploy what it had refused.
+#[test]
+fn a_journal_that_lost_everything_is_not_a_new_one() {
+    for left in [&[][..], &[0; 4096], b"1234abcd {\"v\":1,\"seq\""] {
+        let dir = dir();
+        let path = dir.path().join(FILE);
+        let mut journal = open(&dir).unwrap();
+        assert!(journal.is_new());
+        journal.append(&suspended(1)).unwrap();
+        drop(journal);
+        std::fs::write(&path, left).unwrap();
+        assert!(matches!(open(&dir), Err(JournalError::Damaged { line: 1, .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), left);
+        std::fs::remove_file(&path).unwrap();
+        assert!(open(&dir).unwrap().is_new(), "whoever removes it wants a new one");
+        assert!(!open(&dir).unwrap().is_new());
+    }
+}
+
 #[test]
 fn a_record_that_went_missing_is_noticed() {
     let dir = dir();
@@ -158,7 +177,7 @@ fn from_the_future_an_event_that_only_informs_is_carried_through() {
     let mut journal = open(&dir).unwrap();
     journal.append(&suspended(1)).unwrap();
     drop(journal);
-    let news = r#"{"v":1,"seq":2,"bootId":"b","phase":"idle","mustUnderstand":false,"event":{"event":"sang","song":"x"}}"#;
+    let news = r#"{"v":1,"seq":3,"bootId":"b","phase":"idle","mustUnderstand":false,"event":{"event":"sang","song":"x"}}"#;
     append_raw(&dir, news);
     let mut journal = open(&dir).unwrap();
     assert_eq!(journal.state().foreign, None);
@@ -177,11 +196,11 @@ fn from_the_future_an_event_that_matters_leaves_the_phase_to_act_on() {
     drop(journal);
     append_raw(
         &dir,
-        r#"{"v":1,"seq":2,"bootId":"b","phase":"soaking","mustUnderstand":true,"event":{"event":"levitated"}}"#,
+        r#"{"v":1,"seq":3,"bootId":"b","phase":"soaking","mustUnderstand":true,"event":{"event":"levitated"}}"#,
     );
     append_raw(
         &dir,
-        r#"{"v":1,"seq":3,"bootId":"b","phase":"confirming","mustUnderstand":true,"event":{"event":"armed","id":"9-abc"}}"#,
+        r#"{"v":1,"seq":4,"bootId":"b","phase":"confirming","mustUnderstand":true,"event":{"event":"armed","id":"9-abc"}}"#,
     );
     let journal = open(&dir).unwrap();
     let foreign = journal.state().foreign.clone().unwrap();
@@ -194,7 +213,7 @@ fn from_the_future_a_new_frame_version_is_not_guessed_at() {
     drop(open(&dir).unwrap());
     append_raw(
         &dir,
-        r#"{"v":2,"seq":1,"bootId":"b","phase":"orbiting","mustUnderstand":true,"event":{"event":"resumed","by":"x","at":1}}"#,
+        r#"{"v":2,"seq":2,"bootId":"b","phase":"orbiting","mustUnderstand":true,"event":{"event":"resumed","by":"x","at":1}}"#,
     );
     let journal = open(&dir).unwrap();
     let foreign = journal.state().foreign.clone().unwrap();
@@ -205,7 +224,8 @@ fn from_the_future_a_new_frame_version_is_not_guessed_at() {
 fn an_event_that_does_not_fit_is_not_written() {
     let dir = dir();
     let mut journal = open(&dir).unwrap();
+    let before = std::fs::read(dir.path().join(FILE)).unwrap();
     let id = crate::model::DeploymentId::new(1, &"0".repeat(40).parse().unwrap());
     assert!(matches!(journal.append(&Event::Armed { id }), Err(JournalError::Refused(_))));
-    assert_eq!(std::fs::metadata(dir.path().join(FILE)).unwrap().len(), 0);
+    assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), before);
 }

@@ -234,6 +234,15 @@ pub enum Event {
         /// When.
         at: u64,
     },
+    /// The accepted revision runs and is permanent without a deployment of ours: root installed it.
+    Adopted {
+        /// The system.
+        toplevel: StorePath,
+        /// Its generation in the `system` profile.
+        generation: Option<u64>,
+        /// When this was seen.
+        at: u64,
+    },
     /// A test system no longer runs, and this was not our doing (a reboot, an operator).
     TestLost {
         /// When.
@@ -267,7 +276,13 @@ impl Event {
     ///
     /// Only an event that merely informs may be carried through unread.
     pub fn must_understand(&self) -> bool {
-        !matches!(self, Event::BuildFailed { .. } | Event::Refused { .. } | Event::TestLost { .. })
+        !matches!(
+            self,
+            Event::BuildFailed { .. }
+                | Event::Refused { .. }
+                | Event::Adopted { .. }
+                | Event::TestLost { .. }
+        )
     }
 }
 
@@ -305,6 +320,13 @@ pub enum Sighting {
         guard: GuardFacts,
         /// The revision that root pinned: the running system's, or the configured introduction.
         introduction: Option<Oid>,
+    },
+    /// The host could not be looked at. Ends [`Action::Observe`], too: nothing is guessed.
+    Blind {
+        /// The wall clock, unix seconds.
+        now: u64,
+        /// What could not be read, and why.
+        text: String,
     },
     /// A remote named its tips.
     Heads {

@@ -83,7 +83,7 @@ pub struct Entered {
     pub at: u64,
 }
 
-/// A deployment that was made permanent.
+/// What is permanent: deployed by us, or found so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settled {
@@ -93,8 +93,8 @@ pub struct Settled {
     pub toplevel: StorePath,
     /// Its generation in the `system` profile.
     pub generation: Option<u64>,
-    /// Which deployment did it.
-    pub id: DeploymentId,
+    /// Which deployment did it; `None`: root installed it.
+    pub id: Option<DeploymentId>,
     /// When.
     pub at: u64,
 }

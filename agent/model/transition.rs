@@ -33,6 +33,7 @@ impl State {
             | Event::Refused { .. }
             | Event::BuildFailed { .. }
             | Event::Built { .. }
+            | Event::Adopted { .. }
             | Event::TestLost { .. } => self.apply_idle(event),
             Event::Prepared { id, .. }
             | Event::Armed { id }
@@ -91,6 +92,11 @@ impl State {
                     at: *at,
                     stage: Stage::Built,
                 });
+            }
+            Event::Adopted { toplevel, generation, at } => {
+                let Some(tip) = self.main.clone() else { return Err(self.illegal(event)) };
+                let (toplevel, generation) = (toplevel.clone(), *generation);
+                self.settled = Some(Settled { tip, toplevel, generation, id: None, at: *at });
             }
             Event::TestLost { at } => self.lose_test(*at),
             _ => return Err(self.illegal(event)),
@@ -262,7 +268,7 @@ impl State {
                     tip: d.desired.tip.clone(),
                     toplevel: d.toplevel.clone(),
                     generation,
-                    id: d.id.clone(),
+                    id: Some(d.id.clone()),
                     at,
                 });
                 self.end(d, Outcome::Confirmed { generation }, at);
@@ -318,14 +324,22 @@ impl State {
             began: d.at,
             ..ended(&d.desired, outcome, at)
         };
+        // One that is called off again and again must not push everything else out of the history.
+        if self.history.back().is_some_and(|last| is_repeated(last, &ended)) {
+            self.history.pop_back();
+        }
         push_bounded(&mut self.history, ended, HISTORY_MAX);
     }
 
-    /// Forgets that a revision, or everything, was bad.
+    /// Forgets that a revision, or everything, was bad. What built the same system goes with it, or it would stand in
+    /// the way all the same.
     fn forgive(&mut self, revision: Option<&Oid>) {
         let hit = |other: Option<&Oid>| revision.is_none() || other == revision;
         self.refused.retain(|r| !hit(Some(&r.revision)));
-        self.quarantine.retain(|q| !hit(q.target.revision()));
+        let (forgiven, bad): (Vec<_>, Vec<_>) =
+            self.quarantine.drain(..).partition(|q| hit(q.target.revision()));
+        let built = |q: &Quarantined| q.toplevel.is_some() && forgiven.iter().any(|f| f.toplevel == q.toplevel);
+        self.quarantine = bad.into_iter().filter(|q| !built(q)).collect();
         self.resets = None;
         if let Some(test) = &mut self.test
             && hit(Some(&test.tip.revision))
@@ -334,6 +348,15 @@ impl State {
             test.progress = TestProgress::Accepted;
         }
     }
+}
+
+/// Tells whether the same revision was called off twice for the same passing reason.
+fn is_repeated(last: &Ended, ended: &Ended) -> bool {
+    let passing = |e: &Ended| match &e.outcome {
+        Outcome::Abandoned { failure } if failure.class == Class::Transient => Some(failure.code.clone()),
+        _ => None,
+    };
+    last.revision == ended.revision && passing(last).is_some() && passing(last) == passing(ended)
 }
 
 fn ended(desired: &Desired, outcome: Outcome, at: u64) -> Ended {
@@ -378,6 +401,7 @@ impl Event {
             Event::RollbackFailed { .. } => "rollback-failed",
             Event::Superseded { .. } => "superseded",
             Event::Abandoned { .. } => "abandoned",
+            Event::Adopted { .. } => "adopted",
             Event::TestLost { .. } => "test-lost",
             Event::Suspended { .. } => "suspended",
             Event::Resumed { .. } => "resumed",

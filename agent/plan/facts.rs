@@ -18,6 +18,8 @@ pub struct Facts {
     pub now: u64,
     /// What the host said; `None` before the first look.
     pub host: Option<HostFacts>,
+    /// Why the host could not be looked at, the last time; the facts of it are then out of date.
+    pub blind: Option<String>,
     /// What the guard of the deployment on probation said.
     pub guard: GuardFacts,
     /// The revision that root pinned for the first contact.
@@ -92,8 +94,13 @@ impl Facts {
             Sighting::Host { now, host, guard, introduction } => {
                 self.now = now;
                 self.host = Some(*host);
+                self.blind = None;
                 self.guard = guard;
                 self.introduction = introduction;
+            }
+            Sighting::Blind { now, text } => {
+                self.now = now;
+                self.blind = Some(text);
             }
             Sighting::Heads { remote, heads, at } => {
                 let facts = RemoteFacts { heads: Some(heads), answered_at: Some(at), trouble: None };
@@ -160,6 +167,7 @@ impl Facts {
             Event::Abandoned { .. }
             | Event::RollbackFailed { .. }
             | Event::Superseded { .. }
+            | Event::Adopted { .. }
             | Event::TestLost { .. }
             | Event::Suspended { .. }
             | Event::Resumed { .. } => {}

@@ -17,6 +17,9 @@ use crate::model::{Action, State};
 /// One may be a power cut; a system that resets its host each time it is activated must not be tried for ever.
 pub const RESETS_MAX: u32 = 3;
 
+/// How many seconds to wait before a host that could not be looked at is looked at again.
+const BLIND_SECS: u64 = 5;
+
 /// What the configuration says about decisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -38,6 +41,9 @@ pub struct Policy {
 
 /// Decides what to do next.
 pub fn next(state: &State, facts: &Facts, policy: &Policy) -> Action {
+    if facts.blind.is_some() {
+        return Action::Wait { until: Some(facts.now + BLIND_SECS) };
+    }
     let Some(host) = &facts.host else {
         return Action::Observe(state.deployment.as_ref().map(|d| d.id.clone()));
     };
@@ -49,6 +55,9 @@ pub fn next(state: &State, facts: &Facts, policy: &Policy) -> Action {
 
 /// Says why this host must not deploy anything at all at the moment, in words for people.
 pub fn held(state: &State, facts: &Facts, policy: &Policy) -> Option<String> {
+    if let Some(text) = &facts.blind {
+        return Some(format!("the host can't be observed: {text}"));
+    }
     let host = facts.host.as_ref()?;
     if let Some(foreign) = &state.foreign {
         return Some(format!(

@@ -116,7 +116,10 @@ fn go_on(
     match step {
         Step::Prepared => {
             let left = trial.deadline_boottime_ms.saturating_sub(host.boottime_ms);
-            if left < policy.arming_margin_ms || facts.guard.decision.is_some() || state.foreign.is_some() {
+            let late = left < policy.arming_margin_ms || facts.guard.decision.is_some();
+            // What would be rolled back to must be what the operator runs now.
+            let moved = host.running.as_ref() != Some(&trial.old);
+            if late || moved || state.foreign.is_some() {
                 let text = "the preparations are out of date".to_owned();
                 Action::Abandon(d.clone(), transient("expired", text))
             } else {

@@ -21,6 +21,9 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     if suspended(state, facts.now) {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
     }
+    if let Some(adopted) = adoption(state, facts, host) {
+        return Action::Record(adopted);
+    }
     if let Some(verification) = verification(state, facts, policy) {
         return Action::Verify(verification);
     }
@@ -33,6 +36,18 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
             until: facts.retries.values().filter(|r| r.is_early(facts.now)).map(|r| r.not_before).min(),
         },
     }
+}
+
+/// What root installed counts like a deployment of ours: whoever switches away from it means it.
+fn adoption(state: &State, facts: &Facts, host: &HostFacts) -> Option<Event> {
+    let main = state.main.as_ref()?;
+    let running = host.running.as_ref().filter(|r| !host.is_torn() && host.profile.as_ref() == Some(*r))?;
+    let known = state.settled.as_ref().is_some_and(|s| s.tip.revision == main.revision);
+    if known || state.entered.is_some() || host.running_revision.as_ref() != Some(&main.revision) {
+        return None;
+    }
+    let (toplevel, generation) = (running.clone(), host.generation);
+    Some(Event::Adopted { toplevel, generation, at: facts.now })
 }
 
 /// Names what a tip is judged by: the trust policy and the accepted tip of its line.
@@ -91,7 +106,7 @@ fn may_try(facts: &Facts, revision: &Oid) -> bool {
 pub enum TestStanding {
     /// It stands on the accepted main line, and its branch still names it.
     Wins,
-    /// No remote has answered since the start: what runs, stays.
+    /// No remote has answered since the start, or it lacks even the main line: what runs, stays.
     Unknown,
     /// The branch is gone.
     Deleted,
@@ -112,7 +127,9 @@ pub fn standing_of_test(test: &TestLine, state: &State, facts: &Facts, policy: &
         return TestStanding::Overtaken;
     }
     let Some(branch) = &policy.test_branch else { return TestStanding::Deleted };
-    let Some((_, heads)) = facts.voice(&policy.remotes) else { return TestStanding::Unknown };
+    let heads = facts.voice(&policy.remotes).map(|(_, heads)| heads);
+    // An empty repository in the place of ours deletes nothing.
+    let Some(heads) = heads.filter(|h| h.contains_key(&policy.main_branch)) else { return TestStanding::Unknown };
     match heads.get(branch) {
         None => TestStanding::Deleted,
         Some(tip) if *tip == test.tip.revision => TestStanding::Wins,
@@ -151,7 +168,6 @@ fn desired_main(main: &Tip, state: &State, host: &HostFacts, policy: &Policy) ->
         return None;
     }
     let want = |why| Some(Desired { tip: main.clone(), operation: Operation::Switch, why });
-    let permanent = host.running.is_some() && host.running == host.profile;
     match &state.settled {
         Some(s) if s.tip.revision == main.revision && host.running.as_ref() == Some(&s.toplevel) => None,
         Some(s) if s.tip.revision == main.revision => {
@@ -161,7 +177,6 @@ fn desired_main(main: &Tip, state: &State, host: &HostFacts, policy: &Policy) ->
                 None
             }
         }
-        _ if permanent && host.running_revision.as_ref() == Some(&main.revision) => None,
         _ => want(Why::NewRevision),
     }
 }

@@ -1,5 +1,7 @@
 //! From a snapshot to a [`Status`]: one pure function and its parts. Nothing here asks the host or the clock.
 
+use std::collections::BTreeMap;
+
 use super::status::{
     Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,
     StageWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
@@ -170,7 +172,7 @@ fn system(snapshot: &Snapshot, path: &StorePath) -> System {
     let mut found = if let Some((tip, at)) = entered_line(snapshot, path) {
         of_tip(tip, None, Some(at))
     } else if let Some(s) = state.settled.as_ref().filter(|s| s.toplevel == *path) {
-        of_tip(&s.tip, s.generation, Some(s.at))
+        of_tip(&s.tip, s.generation, s.id.as_ref().map(|_| s.at))
     } else if let Some(d) = on_trial {
         of_tip(&d.desired.tip, None, probation_since(snapshot))
     } else {
@@ -220,8 +222,8 @@ fn entered(snapshot: &Snapshot) -> Option<&StorePath> {
     snapshot.state.entered.as_ref().map(|e| &e.toplevel)
 }
 
-/// Tells whether the host runs something that this agent neither confirmed nor entered. Before its first
-/// deployment an agent can't know.
+/// Tells whether the host runs something that is neither permanent nor entered for a test. An agent that never saw the
+/// accepted revision installed can't know.
 fn has_drifted(snapshot: &Snapshot) -> bool {
     let running = snapshot.facts.host.as_ref().and_then(|h| h.running.as_ref());
     let (Some(running), Some(settled)) = (running, &snapshot.state.settled) else { return false };
@@ -340,8 +342,12 @@ fn test(snapshot: &Snapshot, settings: &Settings, line: &TestLine) -> TestStatus
 }
 
 fn head<'a>(snapshot: &'a Snapshot, settings: &Settings, branch: &str) -> Option<&'a Oid> {
+    heads(snapshot, settings)?.get(branch)
+}
+
+fn heads<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Option<&'a BTreeMap<String, Oid>> {
     let order: Vec<String> = settings.remotes.iter().map(|r| r.name.clone()).collect();
-    snapshot.facts.voice(&order)?.1.get(branch)
+    snapshot.facts.voice(&order).map(|(_, heads)| heads)
 }
 
 /// What the remotes name and nobody has dealt with: not accepted, not refused; or accepted, and neither running nor bad.
@@ -351,7 +357,7 @@ fn pending(snapshot: &Snapshot, settings: &Settings) -> Vec<Pending> {
         let tip = head(snapshot, settings, &branch);
         let owed = match operation {
             Operation::Switch => main_owed(snapshot, tip),
-            Operation::Test => test_owed(snapshot, tip),
+            Operation::Test => test_owed(snapshot, settings, tip),
         };
         if let Some((revision, subject, owed)) = owed {
             pending.push(Pending { branch, revision, subject, owed });
@@ -382,13 +388,17 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
     Some((tip.revision.clone(), Some(tip.subject.clone()), Owed::Deploy))
 }
 
-fn test_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
+fn test_owed(snapshot: &Snapshot, settings: &Settings, head: Option<&Oid>) -> Option<Debt> {
     let state = &snapshot.state;
-    if !snapshot.facts.remotes.values().any(|r| r.heads.is_some()) {
-        return None;
-    }
     let main = state.main.as_ref()?;
-    let Some(head) = head else { return way_back(snapshot) };
+    let names = heads(snapshot, settings)?;
+    let Some(head) = head else {
+        // An answer without the main line deletes nothing.
+        let is_main = |(branch, operation): &(String, Operation)| {
+            *operation == Operation::Switch && names.contains_key(branch)
+        };
+        return settings.branches().iter().any(is_main).then(|| way_back(snapshot)).flatten();
+    };
     let stands = |t: &&TestLine| t.tip.revision == *head && t.main == main.revision;
     let Some(line) = state.test.as_ref().filter(stands) else {
         let refused = state.refused.iter().any(|r| r.revision == *head);

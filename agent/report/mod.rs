@@ -37,7 +37,7 @@ pub use liveness::{Agent, Life, life};
 pub use publish::{
     PublishError, Publisher, ReadError, SCHEMA, history_path, read_history, read_status, run_dir, status_path,
 };
-pub use sentence::{Weight, log, sentence};
+pub use sentence::{Weight, log, log_news, news, sentence};
 pub use snapshot::{Doing, Snapshot};
 pub use status::{
     Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,

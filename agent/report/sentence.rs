@@ -1,6 +1,8 @@
-//! One sentence for each event, for the log. Said by the loop after the event was journaled, never before.
+//! One sentence for each event, for the log; said by the loop after the event was journaled, never before. And one for
+//! what turned up or went away meanwhile.
 
-use crate::model::{Arbiter, Class, Decision, Deployment, Event, Operation, SwitchEnd};
+use crate::model::{Arbiter, Class, Decision, Deployment, Event, Operation, Sighting, SwitchEnd};
+use crate::plan::Facts;
 
 /// How much an event matters to whoever reads the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +103,10 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
             };
             (Warning, format!("called off {} ({}), {next}: {}", revision(), failure.code, failure.text))
         }
+        Event::Adopted { generation, .. } => {
+            let generation = generation.map_or(String::new(), |n| format!(" as generation {n}"));
+            (Info, format!("the accepted revision is installed{generation}"))
+        }
         Event::TestLost { .. } => {
             (Warning, "the test system no longer runs; it does not come back by itself".to_owned())
         }
@@ -151,6 +157,36 @@ fn decided(revision: &str, decision: &Decision, failures: &[String]) -> (Weight,
             (Weight::Warning, format!("the guard rolled back {revision}: {reason}"))
         }
         Decision::Superseded => (Weight::Warning, format!("{revision} was superseded by another switch")),
+    }
+}
+
+/// Says what is new about a sighting, if anything is; `before` is what was known. Failures of steps are told by the
+/// steps themselves.
+pub fn news(sighting: &Sighting, before: &Facts) -> Option<(Weight, String)> {
+    let trouble = |remote: &str| before.remotes.get(remote).and_then(|r| r.trouble.as_ref());
+    match sighting {
+        Sighting::Unreachable { remote, class, text, .. } => trouble(remote)
+            .is_none_or(|t| t.class != *class)
+            .then(|| (Weight::Warning, format!("{remote} does not answer ({class}): {text}"))),
+        Sighting::Heads { remote, .. } => trouble(remote)
+            .map(|t| (Weight::Info, format!("{remote} answers again, after {} failures", t.tries))),
+        Sighting::Blind { text, .. } => (before.blind.as_ref() != Some(text)).then(|| {
+            (Weight::Error, format!("the host can't be observed, so nothing is done: {text}"))
+        }),
+        Sighting::Host { .. } => {
+            before.blind.as_ref().map(|_| (Weight::Info, "the host can be observed again".to_owned()))
+        }
+        Sighting::Failed { .. } | Sighting::Checked { .. } | Sighting::Woke => None,
+    }
+}
+
+/// Says to the log what is new about a sighting.
+pub fn log_news(sighting: &Sighting, before: &Facts) {
+    match news(sighting, before) {
+        Some((Weight::Info, text)) => tracing::info!("{text}"),
+        Some((Weight::Warning, text)) => tracing::warn!("{text}"),
+        Some((Weight::Error, text)) => tracing::error!("{text}"),
+        None => {}
     }
 }
 

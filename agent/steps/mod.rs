@@ -64,7 +64,7 @@ impl Steps {
     /// Performs one action. Its future may be dropped where [`Action::may_be_dropped`] says so; that kills its children.
     pub async fn perform(&self, action: Action) -> Happened {
         match action {
-            Action::Observe(id) => self.observe(id.as_ref()).await,
+            Action::Observe(id) => self.observe(id.as_ref()),
             Action::Wait { until } => wait(until).await,
             Action::Record(event) => Happened::Event(event),
             Action::Verify(verification) => self.verify(&verification).await,

@@ -1,29 +1,14 @@
-//! Looking at the host. What can't be read is never guessed: the step waits until it can.
-
-use std::time::Duration;
+//! Looking at the host. What can't be read is never guessed.
 
 use super::Steps;
 use crate::guard;
 use crate::host::{self, clock, facts};
 use crate::model::{DeploymentId, GuardFacts, Happened, Sighting};
 
-/// How long to wait before unreadable facts are read again.
-const AGAIN: Duration = Duration::from_secs(5);
-
 impl Steps {
-    pub(super) async fn observe(&self, id: Option<&DeploymentId>) -> Happened {
-        let mut said = false;
-        loop {
-            match self.look(id) {
-                Ok(sighting) => return Happened::Saw(sighting),
-                Err(text) if !said => {
-                    tracing::error!("the host can't be observed, so nothing is done: {text}")
-                }
-                Err(_) => {}
-            }
-            said = true;
-            tokio::time::sleep(AGAIN).await;
-        }
+    pub(super) fn observe(&self, id: Option<&DeploymentId>) -> Happened {
+        let seen = self.look(id);
+        Happened::Saw(seen.unwrap_or_else(|text| Sighting::Blind { now: clock::unix_secs(), text }))
     }
 
     fn look(&self, id: Option<&DeploymentId>) -> Result<Sighting, String> {

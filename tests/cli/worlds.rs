@@ -40,7 +40,7 @@ pub fn settled_at(revision: &Oid, generation: u64) -> Snapshot {
         tip: tip.clone(),
         toplevel: toplevel.clone(),
         generation: Some(generation),
-        id: id.clone(),
+        id: Some(id.clone()),
         at: 1000,
     };
     let deployed = model::Ended {

@@ -66,7 +66,7 @@ pub fn host_in_sync() -> Snapshot {
         ..ended(&tip, NOW - 3 * HOUR)
     };
     let settled =
-        Settled { tip: tip.clone(), toplevel: old_path(), generation: Some(42), id, at: NOW - 3 * HOUR };
+        Settled { tip: tip.clone(), toplevel: old_path(), generation: Some(42), id: Some(id), at: NOW - 3 * HOUR };
     let state = State {
         main: Some(tip),
         settled: Some(settled),

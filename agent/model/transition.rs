@@ -338,7 +338,8 @@ impl State {
         self.refused.retain(|r| !hit(Some(&r.revision)));
         let (forgiven, bad): (Vec<_>, Vec<_>) =
             self.quarantine.drain(..).partition(|q| hit(q.target.revision()));
-        let built = |q: &Quarantined| q.toplevel.is_some() && forgiven.iter().any(|f| f.toplevel == q.toplevel);
+        let built =
+            |q: &Quarantined| q.toplevel.is_some() && forgiven.iter().any(|f| f.toplevel == q.toplevel);
         self.quarantine = bad.into_iter().filter(|q| !built(q)).collect();
         self.resets = None;
         if let Some(test) = &mut self.test

@@ -129,7 +129,9 @@ pub fn standing_of_test(test: &TestLine, state: &State, facts: &Facts, policy: &
     let Some(branch) = &policy.test_branch else { return TestStanding::Deleted };
     let heads = facts.voice(&policy.remotes).map(|(_, heads)| heads);
     // An empty repository in the place of ours deletes nothing.
-    let Some(heads) = heads.filter(|h| h.contains_key(&policy.main_branch)) else { return TestStanding::Unknown };
+    let Some(heads) = heads.filter(|h| h.contains_key(&policy.main_branch)) else {
+        return TestStanding::Unknown;
+    };
     match heads.get(branch) {
         None => TestStanding::Deleted,
         Some(tip) if *tip == test.tip.revision => TestStanding::Wins,

@@ -170,9 +170,8 @@ pub fn news(sighting: &Sighting, before: &Facts) -> Option<(Weight, String)> {
             .then(|| (Weight::Warning, format!("{remote} does not answer ({class}): {text}"))),
         Sighting::Heads { remote, .. } => trouble(remote)
             .map(|t| (Weight::Info, format!("{remote} answers again, after {} failures", t.tries))),
-        Sighting::Blind { text, .. } => (before.blind.as_ref() != Some(text)).then(|| {
-            (Weight::Error, format!("the host can't be observed, so nothing is done: {text}"))
-        }),
+        Sighting::Blind { text, .. } => (before.blind.as_ref() != Some(text))
+            .then(|| (Weight::Error, format!("the host can't be observed, so nothing is done: {text}"))),
         Sighting::Host { .. } => {
             before.blind.as_ref().map(|_| (Weight::Info, "the host can be observed again".to_owned()))
         }

@@ -65,8 +65,13 @@ pub fn host_in_sync() -> Snapshot {
         began: NOW - 3 * HOUR - 4 * MINUTE,
         ..ended(&tip, NOW - 3 * HOUR)
     };
-    let settled =
-        Settled { tip: tip.clone(), toplevel: old_path(), generation: Some(42), id: Some(id), at: NOW - 3 * HOUR };
+    let settled = Settled {
+        tip: tip.clone(),
+        toplevel: old_path(),
+        generation: Some(42),
+        id: Some(id),
+        at: NOW - 3 * HOUR,
+    };
     let state = State {
         main: Some(tip),
         settled: Some(settled),

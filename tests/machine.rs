@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Instant;
 
-use common::machine::{Fault, Forge, Machine, Server, Step, System, Verb, switch_command};
+use common::machine::{Fault, Forge, HOSTNAME, Machine, Server, Signer, Step, System, Verb, switch_command};
+use serde_json::json;
 
 /// A service that writes down what it does, and what `/etc` is meanwhile; `more` goes into `[Service]`.
 fn told(name: &str, version: &str, more: &str) -> String {
@@ -64,11 +65,11 @@ fn it_boots_and_reboots_what_is_installed() {
     assert_eq!(machine.read_file("/etc/machine-id"), machine_id);
 
     // What is tried is gone with the next boot, what was made permanent stays.
-    let new = machine.build(&System::new("new").etc("motd", "new\n"));
+    let new = machine.build(&System::new("new").etc("greeting", "new\n"));
     assert_eq!(code(&machine.switch(&new, Verb::Test)), Some(0));
-    assert_eq!(machine.read_file("/etc/motd").as_deref(), Some("new\n"));
+    assert_eq!(machine.read_file("/etc/greeting").as_deref(), Some("new\n"));
     machine.reboot();
-    assert_eq!((machine.view().running.as_ref(), machine.read_file("/etc/motd")), (Some(&old), None));
+    assert_eq!((machine.view().running.as_ref(), machine.read_file("/etc/greeting")), (Some(&old), None));
     assert!(machine.is_active("web.service"));
     machine.make_default(&new);
     machine.wait_for_reboot(|| drop(machine.run("systemd-run --quiet --on-active=0.1 systemctl reboot")));
@@ -107,7 +108,7 @@ fn nix_builds_in_a_sandbox_and_through_the_daemon() {
         "{seen}"
     );
     let gone = format!("/nix/store/{}-gone", "a".repeat(32));
-    let gone = machine.try_build(&System::new("gone").package("gone", &gone).etc("gone", "@gone@"));
+    let gone = machine.try_build(&System::new("gone").package("gone", &gone).etc("gone", "@gone@"), None);
     assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("aaa-gone"), "{gone:?}");
 
     // A program in the store, named by a unit: two trailers make two packages, and both run.
@@ -400,7 +401,7 @@ fn the_forge_serves_git_over_https_and_ssh() {
     let forge = machine.forge();
     let (alice, bob) = (forge.signer("alice"), forge.signer("bob"));
     let repo = forge.repo("infra.git");
-    let system = System::new("pushed").etc("motd", "from git\n");
+    let system = System::new("pushed").etc("greeting", "from git\n");
     let revision = forge.commit(&repo, "main", &system, Some(&alice));
     assert!(repo.git(&["cat-file", "commit", &revision]).contains("BEGIN SSH SIGNATURE"));
 
@@ -445,6 +446,7 @@ fn the_forge_serves_git_over_https_and_ssh() {
         "NIX_REMOTE=daemon nix build --no-link --print-out-paths git+file:///tmp/https#{attribute}"
     ));
     assert_eq!(machine.read_file(&format!("{built}/etc/pullagent/revision")), Some(format!("{revision}\n")));
+    assert_eq!(machine.build_at(&system, &revision), built);
 
     // Each server can go away and come back, and the forge outlives the machine's power.
     for (server, complaint) in
@@ -459,6 +461,65 @@ fn the_forge_serves_git_over_https_and_ssh() {
     machine.power_cut();
     assert!(text(&https(Forge::TOKEN)).contains("Authentication failed"));
     assert!(https("another").status.success());
+}
+
+/// A remote as the agent's configuration has it, and the files on the machine that it names.
+fn remote(forge: &Forge, alice: &Signer, over_ssh: bool) -> (serde_json::Value, Vec<(&'static str, String)>) {
+    let (key, hosts, token, ca) =
+        ("/etc/secrets/key", "/etc/secrets/hosts", "/etc/secrets/token", "/etc/secrets/ca");
+    if over_ssh {
+        forge.authorize(alice);
+        let remote = json!({ "url": forge.ssh_url("infra.git"), "sshKeyFile": key, "knownHostsFile": hosts });
+        (remote, vec![(key, alice.private_key.clone()), (hosts, forge.known_hosts())])
+    } else {
+        let remote = json!({ "url": forge.https_url("infra.git"), "tokenFile": token, "caFile": ca });
+        (remote, vec![(token, Forge::TOKEN.to_owned()), (ca, forge.ca())])
+    }
+}
+
+/// The shortest use of all of it: an agent on the machine, a push to the forge, and a look at what comes of it.
+#[test]
+fn an_agent_on_it_deploys_what_is_pushed() {
+    for over_ssh in [false, true] {
+        let Some(machine) = Machine::boot() else { return };
+        let forge = machine.forge();
+        let (alice, repo) = (forge.signer("alice"), forge.repo("infra.git"));
+        let (mut remote, secrets) = remote(forge, &alice, over_ssh);
+        for (path, content) in secrets {
+            machine.write_file(path, content);
+            machine.check(&format!("chmod 600 {path}"));
+        }
+        remote["name"] = json!("origin");
+        remote["interval"] = json!("1s");
+        let config = json!({
+            "schema": 1,
+            "hostname": HOSTNAME,
+            "remotes": [remote],
+            "trust": { "signers": { "alice": { "keys": [alice.public_key], "roles": ["deployer"] } } },
+            "activation": { "soak": "1s", "window": "10s" },
+        });
+        let agent = machine.add_program(Path::new(env!("CARGO_BIN_EXE_pullagent")), b"");
+        let one = System::new("one").package("pullagent", &agent).agent_config(&config).service(
+            "pullagent",
+            "Type=notify\nExecStart=@pullagent@/bin/pullagent run --config /etc/pullagent/config.json\n\
+             StateDirectory=pullagent\nRuntimeDirectory=pullagent\nKillMode=process",
+        );
+        let old = machine.install_at(&one, &forge.commit(&repo, "main", &one, Some(&alice)));
+
+        let two = one.label("two").etc("greeting", "deployed\n");
+        let revision = forge.commit(&repo, "main", &two, Some(&alice));
+        let begun = Instant::now();
+        machine.wait_for("test -e /etc/greeting");
+        println!(
+            "test host: a push over {} runs after {:.2} s",
+            if over_ssh { "SSH" } else { "HTTPS" },
+            begun.elapsed().as_secs_f32()
+        );
+        machine.wait_for(&format!("test $(readlink -f /nix/var/nix/profiles/system) != {old}"));
+        let view = machine.view();
+        assert_eq!(view.running, Some(machine.build_at(&two, &revision)));
+        assert_eq!((&view.profile, view.booted), (&view.running, Some(old)));
+    }
 }
 
 #[test]

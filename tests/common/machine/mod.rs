@@ -63,7 +63,10 @@ impl Machine {
         let able = geteuid().is_root() && Command::new("systemd-nspawn").arg("--version").output().is_ok();
         match wanted(std::env::var("PULLAGENT_TEST_HOST").ok().as_deref(), able) {
             Ok(true) => {}
-            Ok(false) => return None,
+            Ok(false) => {
+                println!("test host: skipped, PULLAGENT_TEST_HOST=0");
+                return None;
+            }
             Err(reason) => panic!("{reason}"),
         }
         let lab = Rc::new(Lab::new());

@@ -318,12 +318,16 @@ pub struct View {
 impl Machine {
     /// Builds a system in the machine, through its Nix daemon, and returns its toplevel. Does not install it.
     pub fn build(&self, system: &System) -> String {
-        let output = self.try_build(system);
-        stdout("nix build", &output)
+        stdout("nix build", &self.try_build(system, None))
+    }
+
+    /// Builds a system as the commit `revision`; the same toplevel as of that commit.
+    pub fn build_at(&self, system: &System, revision: &str) -> String {
+        stdout("nix build", &self.try_build(system, Some(revision)))
     }
 
     /// Builds a system in the machine, which may fail.
-    pub fn try_build(&self, system: &System) -> Output {
+    pub fn try_build(&self, system: &System, revision: Option<&str>) -> Output {
         let dir = self.check("mktemp -d /root/flake-XXXXXX");
         let outside = self.outside(&dir);
         for (path, content) in system.repository() {
@@ -331,16 +335,26 @@ impl Machine {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, content).unwrap();
         }
-        let attribute = format!("nixosConfigurations.{HOSTNAME}.config.system.build.toplevel");
+        let query = revision.map(|revision| format!("?rev={revision}")).unwrap_or_default();
+        let flake =
+            format!("path:$source{query}#nixosConfigurations.{HOSTNAME}.config.system.build.toplevel");
         self.run(&format!(
-            "export NIX_REMOTE=daemon; nix build --print-out-paths --no-link 'path:{dir}#{attribute}'; \
-             code=$?; rm -r '{dir}'; exit $code"
+            "export NIX_REMOTE=daemon; source=$(nix store add-path --name source '{dir}'); rm -r '{dir}'; \
+             nix build --print-out-paths --no-link \"{flake}\""
         ))
     }
 
     /// Builds a system, makes it the next generation and the boot default, and reboots into it.
     pub fn install(&self, system: &System) -> String {
-        let toplevel = self.build(system);
+        self.boot_into(self.build(system))
+    }
+
+    /// Installs a system as the commit `revision`, which the agent then takes as where it starts from.
+    pub fn install_at(&self, system: &System, revision: &str) -> String {
+        self.boot_into(self.build_at(system, revision))
+    }
+
+    fn boot_into(&self, toplevel: String) -> String {
         self.make_default(&toplevel);
         self.reboot();
         toplevel

@@ -23,6 +23,7 @@
 mod forge;
 mod image;
 mod lab;
+mod switching;
 mod system;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -38,7 +39,8 @@ use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 
 pub use forge::{Forge, Server, Signer};
 use lab::{Lab, children};
-pub use system::{Fault, HOSTNAME, Step, System, Verb, View, switch_command};
+pub use switching::{View, switch_command};
+pub use system::{Fault, HOSTNAME, Step, System, Verb};
 
 /// How long a command in the machine may take unless it is given another limit.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);

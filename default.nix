@@ -21,6 +21,10 @@ pkgs.rustPlatform.buildRustPackage {
       ./clippy.toml
       ./rustfmt.toml
       ./README.md
+      ./CHANGELOG.md
+      ./LICENSE-APACHE
+      ./LICENSE-MIT
+      ./docs
       ./default.nix
       ./flake.lock
       ./flake.nix
@@ -29,6 +33,18 @@ pkgs.rustPlatform.buildRustPackage {
     ];
   };
   cargoLock.lockFile = ./Cargo.lock;
+
+  # Made by the program itself, so they are never out of date. Cross builds can't run it and go without.
+  nativeBuildInputs = [ pkgs.installShellFiles ];
+  postInstall = lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
+    mkdir manual
+    $out/bin/pullagent man manual
+    installManPage manual/*
+    for shell in bash fish zsh; do
+      $out/bin/pullagent completions $shell > pullagent.$shell
+    done
+    installShellCompletion pullagent.{bash,fish,zsh}
+  '';
 
   # The tests want Nix, Git and servers around them; the flake's checks run them.
   doCheck = false;

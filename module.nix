@@ -62,7 +62,7 @@ let
         path; `http://` on loopback only. Never with a password in it.
       '';
     };
-    interval = mkDuration "60s" "How often the remote is asked for its branches.";
+    interval = mkDuration "60s" "How often the remote is asked for its branches; `1s` or more.";
     username = mkOption {
       type = types.str;
       default = "pullagent";
@@ -129,7 +129,7 @@ let
   };
 
   check = record {
-    http = mkNullable types.str "Address that must answer with a 2xx status.";
+    http = mkNullable types.str "Address (`http://` or `https://`) that must answer with a 2xx status.";
     command = mkNullable (types.listOf types.str) ''
       Program, as an absolute path, and its arguments. Healthy when it exits with 0; 75 means "not yet".
     '';
@@ -143,7 +143,7 @@ let
     };
     timeout = mkDuration "10s" "How long one try may take.";
     interval = mkDuration "5s" "Pause between two tries.";
-    startPeriod = mkDuration "30s" "Failures this early do not count.";
+    startPeriod = mkDuration "30s" "Failures this early after the switch do not count.";
     failureThreshold = mkOption {
       type = types.ints.positive;
       default = 3;
@@ -319,7 +319,7 @@ in
         build = {
           timeout = mkNullable duration "How long a build may take; `null` means as long as it likes.";
           evalTimeout = mkDuration "30m" "How long the evaluation may take.";
-          evalMemoryMax = mkNullable types.ints.positive "Bytes of address space that the evaluation may use.";
+          evalMemoryMax = mkNullable types.ints.positive "Bytes of address space that the evaluation may use; `null` means no limit.";
         };
         activation = {
           soak = mkDuration "60s" "How long all hard checks must be green in one go.";
@@ -339,14 +339,17 @@ in
           freeBytesMin = mkOption {
             type = types.ints.unsigned;
             default = 64 * 1024 * 1024;
-            description = "Bytes that must be free in the Nix store and in the state directory before a switch.";
+            description = "Bytes that must be free on the root file system and in the state directory before a switch.";
           };
         };
         health.checks = mkOption {
           type = types.attrsOf check;
           default = { };
           example = lib.literalExpression ''{ web.http = "http://127.0.0.1/healthz"; }'';
-          description = "What healthy means. Each check sets exactly one of `http` and `command`.";
+          description = ''
+            What healthy means, by name. Each check sets exactly one of `http` and `command`. A check that the
+            running system has too, and that failed before the switch, is only reported. Without any check a system counts as healthy when it was switched to.
+          '';
         };
       };
       default = { };

@@ -114,7 +114,7 @@ pub struct Remote {
     /// `https://…`, `ssh://user@host/path`, `user@host:path`, `file://…` or an absolute path. Plain `http://` only on
     /// loopback. Never with a password in it.
     pub url: String,
-    /// How often it is asked.
+    /// How often it is asked; 1 s or more.
     #[serde(default = "default_interval")]
     pub interval: Span,
     /// The user name that goes with the token.
@@ -240,13 +240,13 @@ pub struct Build {
 pub struct Activation {
     /// How long all hard checks must be green in one go.
     pub soak: Span,
-    /// How long the system may take to become healthy.
+    /// How long the system may take to become healthy; longer than the soak time.
     pub window: Span,
     /// How long `switch-to-configuration` may take.
     pub switch_timeout: Span,
     /// What to do about a system that somebody else switched to.
     pub drift: Drift,
-    /// Bytes that must be free in the store and in the state directory before a switch.
+    /// Bytes that must be free on the root file system and in the state directory before a switch.
     pub free_bytes_min: u64,
     /// Reserved for reboots.
     pub reboot: serde_json::Value,
@@ -276,7 +276,7 @@ pub struct Health {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
-    /// An address that must answer with a 2xx status.
+    /// An address (`http://` or `https://`) that must answer with a 2xx status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<String>,
     /// A program and its arguments that must exit with 0; 75 means "not yet".
@@ -291,7 +291,7 @@ pub struct Check {
     /// The pause between two tries.
     #[serde(default = "default_check_interval")]
     pub interval: Span,
-    /// Failures this early do not count.
+    /// Failures this early after the switch do not count.
     #[serde(default = "default_start_period")]
     pub start_period: Span,
     /// How many failures in a row mean unhealthy.

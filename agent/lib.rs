@@ -8,8 +8,8 @@
 //! Candidates Target  Verified   Built   Activated   Verdict   Outcome   status · metrics
 //! ```
 //!
-//! This page is the map. The rooms are listed in reading order; imports point from the bottom of
-//! the list to its top, never back, and `tests/layering.rs` holds them to it.
+//! This page is the map. The rooms are listed in reading order; a room names only rooms above it, never one
+//! below, and `tests/layering.rs` holds them to that.
 //!
 //! | room | what is in it |
 //! | --- | --- |
@@ -23,12 +23,26 @@
 //! | [`repo`] | all that names gitoxide: remotes, packs, quarantine, trusted store, export |
 //! | [`wire`] | the messages between reconciler and gateway |
 //! | [`report`] | state as people and machines read it: `status.json`, status text, history |
-//! | [`gateway`] | the process that talks to the network and decides nothing |
+//! | [`gateway`] | the part that talks to the network and decides nothing |
 //! | [`control`] | the local socket: protocol, server, client |
 //! | [`reconcile`] | the loop |
 //! | [`steps`] | `perform()`: one arm per action |
 //! | [`daemon`] | the composition root |
 //! | [`cli`] | one file per verb |
+//!
+//! Where to begin: [`reconcile`] fits on a screen and shows how everything meets. To learn why a commit is refused, go to
+//! [`trust`]; why a host does what it does, to [`plan`]; what a step does to the host, to [`steps`].
+//!
+//! Some rooms may name less than what is above them: [`wire`] only `model`; [`guard`] only `host` and `model`, for it must
+//! work where all else is broken; [`steps`] and [`reconcile`] never name each other.
+//!
+//! # Where this house differs from its plan
+//!
+//! - [`config`] is no leaf: it names [`trust`], so that keys that can't be used are refused where they are read, at the
+//!   build of the system, and not on the host.
+//! - [`gateway`] is a task in the agent's process, not a process of its own yet. It already speaks through [`wire`] over a
+//!   socket and holds no repository, so that moving it out will change no message.
+//! - [`guard`] and the switch are plain detached processes; systemd's timers and units will take their place.
 
 pub mod model;
 

@@ -120,6 +120,13 @@ fn test_branch(name: &'static str, behaviour: Behaviour) -> Script {
     Script { name, commits, pushes }
 }
 
+/// A tip of the test branch runs when the next one comes to nothing: back to the main line, though the branch stays.
+fn test_moves_to(name: &'static str, behaviour: Behaviour) -> Script {
+    let mut script = test_branch(name, Behaviour::Good);
+    script.commits[1].1.behaviour = behaviour;
+    script
+}
+
 fn scripts() -> Vec<Script> {
     use Behaviour::*;
     vec![
@@ -136,6 +143,7 @@ fn scripts() -> Vec<Script> {
         one("operator switches", OperatorSwitches),
         test_branch("test branch", Good),
         test_branch("unhealthy test branch", Unhealthy),
+        test_moves_to("test branch turns unhealthy", Unhealthy),
     ]
 }
 
@@ -263,7 +271,7 @@ fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
         settled: state.settled.as_ref().map(|s| s.tip.revision.clone()),
         test: state.test.as_ref().map(|t| match t.progress {
             TestProgress::Accepted => "accepted",
-            TestProgress::Entered { .. } => "entered",
+            TestProgress::Entered => "entered",
             TestProgress::Over { .. } => "over",
         }),
         refused,
@@ -291,7 +299,10 @@ fn compare(script: &Script, clean: &End, cuts: &[(u32, Cut)], ran: &Ran) -> Resu
         // The operator comes once. A reset before that is noticed leaves the target as one to be tried again.
         end.quarantined = clean.quarantined.clone();
     }
-    if script.name == "unhealthy test branch" && cuts.iter().any(|(_, c)| matches!(c, Cut::Power)) {
+    if script.name.contains("unhealthy")
+        && script.name.contains("test branch")
+        && cuts.iter().any(|(_, c)| matches!(c, Cut::Power))
+    {
         // A test is entered at most once: after a reset nobody finds out any more how unhealthy it was.
         end.quarantined = clean.quarantined.clone();
     }
@@ -332,16 +343,30 @@ fn undisturbed_runs_end_as_they_should() {
             | "health phase outlasts the guard"
             | "operator switches"
             | "unhealthy test branch" => vec![oid(0x2000)],
+            "test branch turns unhealthy" => vec![oid(0x2100)],
             _ => vec![],
         };
         assert_eq!(end.quarantined, bad, "{}", script.name);
         assert_eq!(
             !end.refused.is_empty(),
-            matches!(script.name, "unsigned" | "test branch" | "unhealthy test branch"),
+            script.name == "unsigned" || script.name.contains("test branch"),
             "{}",
             script.name
         );
         assert_ne!(end.running, third_system());
+    }
+}
+
+#[test]
+fn a_test_tip_that_comes_to_nothing_ends_the_test_before_it() {
+    for behaviour in [Behaviour::Unhealthy, Behaviour::Unbuildable, Behaviour::Unsigned, Behaviour::Refusing]
+    {
+        let mut script = test_moves_to("test branch turns bad", behaviour);
+        // The branch stays where it is.
+        script.pushes.truncate(3);
+        let Ran { end, wrong, .. } = run(&script, &[], None);
+        let main = system(&oid(0x1000));
+        assert_eq!((&end.running, &end.profile, wrong), (&main, &main, vec![]), "{behaviour:?}");
     }
 }
 

@@ -96,6 +96,46 @@ fn the_defaults_are_those_of_the_agent() {
     assert_eq!(read(&eval("rendered")).settings, read(&least).settings);
 }
 
+/// Returns the paths of the keys of `whole` that `part` lacks.
+fn lacking(whole: &Value, part: &Value, path: &str) -> Vec<String> {
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => whole
+            .iter()
+            .flat_map(|(key, value)| match part.get(key) {
+                Some(there) => lacking(value, there, &below(key)),
+                None => vec![below(key)],
+            })
+            .collect(),
+        (Value::Array(whole), Value::Array(part)) => {
+            whole.iter().zip(part).flat_map(|(w, p)| lacking(w, p, path)).collect()
+        }
+        _ => vec![],
+    }
+}
+
+/// Every key that the agent reads is an option with a description, but for those that mean nothing yet.
+#[test]
+fn every_key_that_means_something_is_an_option() {
+    let rendered = eval("rendered");
+    let whole = serde_json::to_value(read(&rendered).settings).unwrap();
+    let mut missing = lacking(&whole, &rendered, "");
+    missing.sort();
+    let reserved = [
+        "activation.reboot",
+        "exporter",
+        "health.ignoreUnits",
+        "hints",
+        "hooks",
+        "trust.refBinding",
+        "webhooks",
+    ];
+    assert_eq!(missing, reserved);
+    let schema = config::schema().to_string();
+    let said = schema.matches("\"Reserved").count();
+    assert_eq!(said, reserved.len(), "the schema calls those keys reserved, and no others");
+}
+
 #[test]
 fn what_a_user_sets_arrives() {
     let settings = read(&eval("changed")).settings;

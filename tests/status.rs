@@ -9,7 +9,8 @@
 use std::path::Path;
 
 use pullagent::model::{
-    CheckFacts, Class, Failure, Oid, Operation, Outcome, Step, Suspension, TestLine, TestProgress, Tip,
+    CheckFacts, Class, Entered, Failure, Oid, Operation, Outcome, Step, Suspension, TestLine, TestProgress,
+    Tip,
 };
 use pullagent::plan::Retry;
 use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
@@ -173,6 +174,10 @@ fn drift() {
     run(&mut s, &path("9", "nixos-system-web1-26.05.dirty"));
     s.facts.host.as_mut().unwrap().running_revision = None;
     assert_eq!(check("drift", &s).state, Headline::Drift);
+    let host = s.facts.host.as_mut().unwrap();
+    (host.profile, host.running_revision) = (host.running.clone(), Some(old_rev()));
+    let status = Status::from_snapshot(&s, &settings());
+    assert_eq!(status.state, Headline::InSync, "somebody installed the accepted revision by hand");
 }
 
 #[test]
@@ -181,8 +186,8 @@ fn testing() {
     let tip =
         Tip { branch: "test-web1".to_owned(), ..tip(&new_rev(), "nixpkgs: bump", "bob", NOW - 9 * MINUTE) };
     push(&mut s, "test-web1", &new_rev());
-    let progress = TestProgress::Entered { toplevel: new_path(), at: NOW - 5 * MINUTE };
-    s.state.test = Some(TestLine { tip, main: old_rev(), progress });
+    s.state.entered = Some(Entered { tip: tip.clone(), toplevel: new_path(), at: NOW - 5 * MINUTE });
+    s.state.test = Some(TestLine { tip, main: old_rev(), progress: TestProgress::Entered });
     run(&mut s, &new_path());
     let status = check("testing", &s);
     assert_eq!(status.state, Headline::Testing);
@@ -196,7 +201,7 @@ fn retrying() {
     let failure = Failure {
         class: Class::Transient,
         code: "space".to_owned(),
-        text: "only 12 MiB are free in '/nix/store', 64 MiB are needed".to_owned(),
+        text: "'/' has 12 MiB free, 64 MiB are needed to switch safely".to_owned(),
     };
     s.facts.retries.insert(new_rev(), Retry { failure, tries: 4, not_before: NOW + 14 });
     assert_eq!(check("retrying", &s).state, Headline::Retrying);

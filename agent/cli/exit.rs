@@ -193,3 +193,49 @@ pub fn config_hint(error: &ConfigError) -> &'static str {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the headline after `headline`, so that a new one can't be forgotten: the match would not compile.
+    fn next(headline: Headline) -> Option<Headline> {
+        Some(match headline {
+            Headline::InSync => Headline::Testing,
+            Headline::Testing => Headline::Starting,
+            Headline::Starting => Headline::Waiting,
+            Headline::Waiting => Headline::Verifying,
+            Headline::Verifying => Headline::Building,
+            Headline::Building => Headline::Preparing,
+            Headline::Preparing => Headline::Switching,
+            Headline::Switching => Headline::CheckingHealth,
+            Headline::CheckingHealth => Headline::Confirming,
+            Headline::Confirming => Headline::RollingBack,
+            Headline::RollingBack => Headline::RolledBack,
+            Headline::RolledBack => Headline::RollbackFailed,
+            Headline::RollbackFailed => Headline::Refused,
+            Headline::Refused => Headline::BuildFailed,
+            Headline::BuildFailed => Headline::CalledOff,
+            Headline::CalledOff => Headline::Retrying,
+            Headline::Retrying => Headline::Suspended,
+            Headline::Suspended => Headline::Unreachable,
+            Headline::Unreachable => Headline::Drift,
+            Headline::Drift => Headline::Held,
+            Headline::Held => return None,
+        })
+    }
+
+    #[test]
+    fn the_manual_lists_every_state_with_its_exit_code() {
+        let manual = include_str!("../../docs/operations.md");
+        let listed: Vec<&str> =
+            manual.lines().filter(|line| line.starts_with("| `") && line.contains("` | ")).collect();
+        let mut headline = Some(Headline::InSync);
+        while let Some(state) = headline {
+            let code = Exit::of_state(state, Life::Running).code();
+            let row = format!("| `{}` | {code} | ", state.word());
+            assert!(listed.iter().any(|line| line.starts_with(&row)), "no row begins with '{row}'");
+            headline = next(state);
+        }
+    }
+}

@@ -1,5 +1,6 @@
-//! The process that talks to the network and decides nothing: it polls remotes, says what it saw, and passes packs on
-//! unread. It has no repository and opens no file besides credentials; whoever takes it over can delay, and no more.
+//! The part that talks to the network and decides nothing: it polls remotes, says what it saw, and passes packs on
+//! unread. It has no repository and opens no file besides credentials, so that once it is a process of its own,
+//! whoever takes it over can delay, and no more. Today it is a task in the agent's process.
 
 pub mod link;
 

@@ -1,7 +1,7 @@
 //! The machine outside: one file per program or facility, without policy.
 //!
 //! Nothing in here decides anything. It runs a program, reads a file or a clock, and says exactly what
-//! came of it; what that means is decided above.
+//! came of it; what that means is for those who asked.
 
 pub mod child;
 pub mod clock;

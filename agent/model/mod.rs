@@ -1,4 +1,5 @@
-//! The nouns. No effects: no clock, no file, no process, no task.
+//! The nouns: revisions, targets and deployments; what may be done ([`Action`]), what may happen ([`Event`]), and what all
+//! of it adds up to ([`State`]). No effects: no clock, no file, no process, no task.
 
 mod event;
 mod facts;
@@ -16,8 +17,8 @@ pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFact
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
-    Deployment, Ended, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled,
-    Stage, State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets,
+    Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
 pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};
 pub use transition::IllegalTransition;

@@ -22,6 +22,8 @@ pub struct State {
     pub main: Option<Tip>,
     /// The test line.
     pub test: Option<TestLine>,
+    /// The test system that runs. It may be an older one than the test line's: that one may have come to nothing.
+    pub entered: Option<Entered>,
     /// What was last made permanent.
     pub settled: Option<Settled>,
     /// The deployment under way.
@@ -60,18 +62,25 @@ pub struct TestLine {
 pub enum TestProgress {
     /// Verified, not entered yet.
     Accepted,
-    /// It runs.
-    Entered {
-        /// The system.
-        toplevel: StorePath,
-        /// Since when.
-        at: u64,
-    },
+    /// It runs, see [`State::entered`].
+    Entered,
     /// It ran or was tried, and does not come back by itself.
     Over {
         /// Why, for people.
         why: String,
     },
+}
+
+/// A test system that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entered {
+    /// The commit.
+    pub tip: Tip,
+    /// The system it built.
+    pub toplevel: StorePath,
+    /// Since when.
+    pub at: u64,
 }
 
 /// A deployment that was made permanent.

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::event::{Class, Event, Failure, Quarantined, Refusal};
 use super::state::{
-    Deployment, Ended, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled, Stage,
-    State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled,
+    Stage, State, Step, TestLine, TestProgress, Trial,
 };
 use super::{Decision, DeploymentId, Desired, Oid, Operation, Tip, Why};
 
@@ -233,17 +233,20 @@ impl State {
         match d.desired.operation {
             Operation::Test => {
                 if let Some(test) = &mut self.test {
-                    test.progress = TestProgress::Entered { toplevel: d.toplevel.clone(), at };
+                    test.progress = TestProgress::Entered;
                 }
+                let (tip, toplevel) = (d.desired.tip.clone(), d.toplevel.clone());
+                self.entered = Some(Entered { tip, toplevel, at });
                 self.end(d, Outcome::Tested, at);
             }
             Operation::Switch => {
                 if let Some(test) = &mut self.test
-                    && matches!(test.progress, TestProgress::Entered { .. })
+                    && test.progress == TestProgress::Entered
                 {
                     test.progress =
                         TestProgress::Over { why: "the host went back to its main line".to_owned() };
                 }
+                self.entered = None;
                 self.settled = Some(Settled {
                     tip: d.desired.tip.clone(),
                     toplevel: d.toplevel.clone(),
@@ -271,14 +274,10 @@ impl State {
     }
 
     fn lose_test(&mut self, at: u64) {
-        let Some(test) = &mut self.test else { return };
-        let toplevel = match &test.progress {
-            TestProgress::Entered { toplevel, .. } => Some(toplevel.clone()),
-            TestProgress::Accepted | TestProgress::Over { .. } => None,
-        };
-        test.progress = TestProgress::Over { why: "the test system no longer runs".to_owned() };
-        let desired = Desired { tip: test.tip.clone(), operation: Operation::Test, why: Why::NewRevision };
-        let ended = Ended { toplevel, ..ended(&desired, Outcome::TestLost, at) };
+        let Some(Entered { tip, toplevel, .. }) = self.entered.take() else { return };
+        let desired = Desired { tip, operation: Operation::Test, why: Why::NewRevision };
+        self.end_test_if(&desired, "the test system no longer runs");
+        let ended = Ended { toplevel: Some(toplevel), ..ended(&desired, Outcome::TestLost, at) };
         push_bounded(&mut self.history, ended, HISTORY_MAX);
     }
 

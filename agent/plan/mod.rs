@@ -1,4 +1,6 @@
-//! What to do next. Pure decisions: state and facts in, one action out.
+//! What to do next: [`next`] takes what is remembered ([`State`]), what is seen ([`Facts`]) and what is configured
+//! ([`Policy`]), and returns one [`Action`]. Nothing here waits, asks or remembers; whoever wonders why a host did
+//! something can replay it.
 
 pub mod backoff;
 mod facts;

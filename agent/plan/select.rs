@@ -9,9 +9,8 @@ use super::{Facts, Policy, held, suspended};
 
 /// Decides what an idle agent does.
 pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Action {
-    if let Some(test) = &state.test
-        && let TestProgress::Entered { toplevel, .. } = &test.progress
-        && host.running.as_ref() != Some(toplevel)
+    if let Some(entered) = &state.entered
+        && host.running.as_ref() != Some(&entered.toplevel)
         && !host.is_torn()
     {
         return Action::Record(Event::TestLost { at: facts.now });
@@ -125,10 +124,13 @@ pub fn standing_of_test(test: &TestLine, state: &State, facts: &Facts, policy: &
 fn desired(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<Desired> {
     let main = state.main.as_ref()?;
     let Some(test) = &state.test else { return desired_main(main, state, host, policy) };
-    let entered = matches!(test.progress, TestProgress::Entered { .. });
+    // The system that runs for a test need not be this one's: a newer tip of the branch may have come to nothing.
+    let entered = state.entered.is_some();
+    let runs = test.progress == TestProgress::Entered;
     match standing_of_test(test, state, facts, policy) {
         // While it runs there is nothing to do; while nobody can be asked, nothing is done.
-        TestStanding::Wins | TestStanding::Unknown if entered => None,
+        TestStanding::Wins if runs => None,
+        TestStanding::Unknown if entered => None,
         TestStanding::Wins if state.quarantined(&test.tip.target(), None).is_none() => {
             Some(Desired { tip: test.tip.clone(), operation: Operation::Test, why: Why::NewRevision })
         }

@@ -213,19 +213,11 @@ fn probation_since(snapshot: &Snapshot) -> Option<u64> {
 }
 
 fn entered_line<'a>(snapshot: &'a Snapshot, path: &StorePath) -> Option<(&'a Tip, u64)> {
-    match snapshot.state.test.as_ref() {
-        Some(TestLine { tip, progress: TestProgress::Entered { toplevel, at }, .. }) if toplevel == path => {
-            Some((tip, *at))
-        }
-        Some(_) | None => None,
-    }
+    snapshot.state.entered.as_ref().filter(|e| e.toplevel == *path).map(|e| (&e.tip, e.at))
 }
 
 fn entered(snapshot: &Snapshot) -> Option<&StorePath> {
-    match &snapshot.state.test.as_ref()?.progress {
-        TestProgress::Entered { toplevel, .. } => Some(toplevel),
-        TestProgress::Accepted | TestProgress::Over { .. } => None,
-    }
+    snapshot.state.entered.as_ref().map(|e| &e.toplevel)
 }
 
 /// Tells whether the host runs something that this agent neither confirmed nor entered. Before its first
@@ -233,8 +225,16 @@ fn entered(snapshot: &Snapshot) -> Option<&StorePath> {
 fn has_drifted(snapshot: &Snapshot) -> bool {
     let running = snapshot.facts.host.as_ref().and_then(|h| h.running.as_ref());
     let (Some(running), Some(settled)) = (running, &snapshot.state.settled) else { return false };
-    let ours = *running == settled.toplevel || entered(snapshot) == Some(running);
+    let ours = *running == settled.toplevel || entered(snapshot) == Some(running) || is_installed(snapshot);
     !ours && snapshot.state.deployment.is_none()
+}
+
+/// Tells whether the accepted revision runs for good, whoever installed it.
+fn is_installed(snapshot: &Snapshot) -> bool {
+    let (Some(host), Some(main)) = (&snapshot.facts.host, &snapshot.state.main) else { return false };
+    host.running.is_some()
+        && host.running == host.profile
+        && host.running_revision.as_ref() == Some(&main.revision)
 }
 
 fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
@@ -329,7 +329,10 @@ fn deadline(snapshot: &Snapshot, boottime_ms: u64) -> Option<u64> {
 fn test(snapshot: &Snapshot, settings: &Settings, line: &TestLine) -> TestStatus {
     let (progress, since, why) = match &line.progress {
         TestProgress::Accepted => (TestProgressWord::Accepted, None, None),
-        TestProgress::Entered { at, .. } => (TestProgressWord::Entered, Some(*at), None),
+        TestProgress::Entered => {
+            let since = snapshot.state.entered.as_ref().map(|e| e.at);
+            (TestProgressWord::Entered, since, None)
+        }
         TestProgress::Over { why } => (TestProgressWord::Over, None, Some(why.clone())),
     };
     let on_remote = head(snapshot, settings, &line.tip.branch) == Some(&line.tip.revision);
@@ -371,13 +374,9 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
     }
     let tip = accepted?;
     let settled = state.settled.as_ref().is_some_and(|s| s.tip.revision == tip.revision);
-    let host = snapshot.facts.host.as_ref();
-    let runs = host.is_some_and(|h| {
-        h.running.is_some() && h.running == h.profile && h.running_revision.as_ref() == Some(&tip.revision)
-    });
     let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == tip.revision);
     let tested = entered(snapshot).is_some() && state.test.as_ref().is_some_and(|t| t.main == tip.revision);
-    if settled || runs || under_way || tested || is_bad(&tip.revision) {
+    if settled || is_installed(snapshot) || under_way || tested || is_bad(&tip.revision) {
         return None;
     }
     Some((tip.revision.clone(), Some(tip.subject.clone()), Owed::Deploy))
@@ -401,7 +400,9 @@ fn test_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
         TestProgress::Accepted if !bad && !under_way => {
             Some((head.clone(), Some(line.tip.subject.clone()), Owed::Deploy))
         }
-        TestProgress::Accepted | TestProgress::Entered { .. } | TestProgress::Over { .. } => None,
+        // An earlier tip of the branch may still run.
+        TestProgress::Over { .. } if !under_way => way_back(snapshot),
+        TestProgress::Accepted | TestProgress::Entered | TestProgress::Over { .. } => None,
     }
 }
 

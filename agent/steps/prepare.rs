@@ -1,6 +1,5 @@
 //! Everything that a rollback needs, put in place before the host is touched; and whatever speaks against the switch.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Built, GUARD_MARGIN, Steps, failed_step, millis, probe};
@@ -39,7 +38,7 @@ impl Steps {
         let built = Built::journaled(d);
         let new = self.configuration_of(built.toplevel())?;
         self.check_machine(&new)?;
-        self.check_space()?;
+        self.check_space(built.toplevel())?;
         self.check_valid(d, built.toplevel()).await?;
         check_switch(built.toplevel()).await?;
         let facts = facts::observe(&self.host).map_err(|e| again(d, "host", &e))?;
@@ -99,9 +98,10 @@ impl Steps {
         Err(off(Class::Target, "machine-id", text))
     }
 
-    fn check_space(&self) -> Result<(), Stop> {
+    fn check_space(&self, toplevel: &StorePath) -> Result<(), Stop> {
         let needed = self.settings.activation.free_bytes_min;
-        for dir in [&self.state_directory, &PathBuf::from(self.host.root())] {
+        let store = files::parent(toplevel.as_path());
+        for dir in [self.state_directory.as_path(), store] {
             let free = match files::free_space(dir) {
                 Ok(free) => free.bytes,
                 Err(e) => return Err(off(Class::Transient, "space", host::chain(&e))),

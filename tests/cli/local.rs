@@ -1,4 +1,4 @@
-//! What needs no agent: usage, configuration, signatures, completions.
+//! What needs no agent: usage, configuration, signatures, completions, manual pages.
 
 use std::process::Command;
 
@@ -123,4 +123,28 @@ fn completions_know_the_verbs() {
         let ran = host.run(&["completions", shell]);
         assert!(ran.code == 0 && ran.out.contains("suspend") && !ran.out.contains("record-exit"), "{shell}");
     }
+}
+
+/// What a package does: `default.nix` calls the same verb.
+#[test]
+fn there_is_a_manual_page_for_every_verb() {
+    let host = Host::new();
+    let help = host.run(&["--help"]).out;
+    let listed = help.lines().skip_while(|l| *l != "Commands:").skip(1).take_while(|l| !l.is_empty());
+    let verbs: Vec<&str> = listed
+        .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
+        .filter_map(|l| l.split_whitespace().next())
+        .collect();
+    assert!(verbs.contains(&"status") && !verbs.contains(&"man"), "{help}");
+    let dir = host.root.join("manual");
+    std::fs::create_dir(&dir).unwrap();
+    let ran = host.run(&["man", dir.to_str().unwrap()]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""));
+    let page = |name: &str| std::fs::read_to_string(dir.join(format!("{name}.1"))).unwrap();
+    for verb in verbs.iter().filter(|verb| **verb != "help") {
+        assert!(page(&format!("pullagent-{verb}")).contains("PULLAGENT_ROOT"), "{verb}");
+    }
+    assert!(page("pullagent").contains("pullagent\\-status(1)") && page("pullagent").contains("Exit codes"));
+    assert!(page("pullagent-config-check").contains("unknown keys"));
+    assert!(!dir.join("pullagent-man.1").exists());
 }

@@ -3,7 +3,7 @@
 //! about a second from an overlay on a cached image, and goes with the value.
 //!
 //! ```text
-//! let Some(machine) = Machine::boot() else { return };          // None only with PULLAGENT_TEST_HOST=0
+//! let Some(machine) = Machine::boot() else { return };          // None without PULLAGENT_TEST_HOST=1
 //! let old = machine.install(&System::new("old").service("web", "ExecStart=/usr/bin/sleep infinity"));
 //! let new = machine.build(&System::new("new").fault(Verb::Test, Step::CurrentSystem, Fault::Hang));
 //! machine.spawn(&format!("{new}/bin/switch-to-configuration test"));
@@ -59,14 +59,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots a machine on which nothing is installed yet. Returns nothing where `PULLAGENT_TEST_HOST=0` leaves these
-    /// tests out; fails where the machine cannot run.
+    /// Boots a machine on which nothing is installed yet. Returns nothing where `PULLAGENT_TEST_HOST=1` is not set, which
+    /// leaves these tests out; fails where the machine cannot run.
     pub fn boot() -> Option<Machine> {
         let able = geteuid().is_root() && Command::new("systemd-nspawn").arg("--version").output().is_ok();
         match wanted(std::env::var("PULLAGENT_TEST_HOST").ok().as_deref(), able) {
             Ok(true) => {}
             Ok(false) => {
-                println!("test host: skipped, PULLAGENT_TEST_HOST=0");
+                println!("test host: skipped, PULLAGENT_TEST_HOST is not 1");
                 return None;
             }
             Err(reason) => panic!("{reason}"),
@@ -268,14 +268,15 @@ impl Drop for Machine {
     }
 }
 
-/// Decides whether machines are booted: where `PULLAGENT_TEST_HOST` is 0 they are left out, and otherwise they must be
+/// Decides whether machines are booted: without `PULLAGENT_TEST_HOST=1` they are left out, and with it they must be
 /// `able` to run.
 pub fn wanted(setting: Option<&str>, able: bool) -> Result<bool, &'static str> {
     match (setting, able) {
-        (Some("0"), _) => Ok(false),
-        (_, true) => Ok(true),
-        (_, false) => Err("the test machine needs root and systemd-nspawn (tests/setup installs it); \
-                           PULLAGENT_TEST_HOST=0 leaves out the tests that use it"),
+        (Some("1"), true) => Ok(true),
+        (Some("1"), false) => Err(
+            "the test machine needs root and systemd-nspawn; PULLAGENT_TEST_HOST=1 tests/setup installs it",
+        ),
+        (_, _) => Ok(false),
     }
 }
 

@@ -23,6 +23,7 @@
 mod forge;
 mod image;
 mod lab;
+mod switching;
 mod system;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -38,7 +39,8 @@ use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 
 pub use forge::{Forge, Server, Signer};
 use lab::{Lab, children};
-pub use system::{Fault, HOSTNAME, Step, System, Verb, View, switch_command};
+pub use switching::{View, switch_command};
+pub use system::{Fault, HOSTNAME, Step, System, Verb};
 
 /// How long a command in the machine may take unless it is given another limit.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -57,13 +59,16 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots a machine on which nothing is installed yet. Returns nothing where `PULLAGENT_TEST_HOST=1` is not set, which leaves these
-    /// tests out; fails where the machine cannot run.
+    /// Boots a machine on which nothing is installed yet. Returns nothing where `PULLAGENT_TEST_HOST=1` is not set, which
+    /// leaves these tests out; fails where the machine cannot run.
     pub fn boot() -> Option<Machine> {
         let able = geteuid().is_root() && Command::new("systemd-nspawn").arg("--version").output().is_ok();
         match wanted(std::env::var("PULLAGENT_TEST_HOST").ok().as_deref(), able) {
             Ok(true) => {}
-            Ok(false) => return None,
+            Ok(false) => {
+                println!("test host: skipped, PULLAGENT_TEST_HOST is not 1");
+                return None;
+            }
             Err(reason) => panic!("{reason}"),
         }
         let lab = Rc::new(Lab::new());

@@ -69,6 +69,9 @@ impl Steps {
 
     /// Adds the timer that bounds the health phase.
     pub(super) async fn shorten(&self, d: &Deployment) -> Happened {
+        if let Err(why) = self.is_new_agent(d) {
+            return self.hand_over(d, &why).await;
+        }
         let until: Duration = self.settings.activation.window.0 + GUARD_MARGIN;
         let deadline_boottime_ms = clock::boottime_ms() + millis(until);
         match guard::arm(&self.guard_dir(&d.id), self.manager, deadline_boottime_ms).await {

@@ -57,7 +57,7 @@ impl Steps {
             return self.decide(d, &roll_back("it has no plan".to_owned()), vec![]);
         };
         let checks = match self.configuration_of(&d.toplevel) {
-            Ok(settings) => settings.health.checks,
+            Ok(settings) => settings.map(|s| s.health.checks).unwrap_or_default(),
             Err(failure) => return self.decide(d, &roll_back(failure.text), vec![]),
         };
         let mut watches = watches(checks, trial);

@@ -13,6 +13,7 @@
 
 mod activate;
 mod build;
+mod handover;
 mod health;
 mod observe;
 mod prepare;

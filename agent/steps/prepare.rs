@@ -38,7 +38,9 @@ impl Steps {
         self.tidy_store().await;
         let built = Built::journaled(d);
         let new = self.configuration_of(built.toplevel())?;
-        self.check_machine(&new)?;
+        if let Some(new) = &new {
+            self.check_machine(new)?;
+        }
         self.check_space(built.toplevel())?;
         self.check_valid(d, built.toplevel()).await?;
         self.check_switch(built.toplevel()).await?;
@@ -50,7 +52,10 @@ impl Steps {
                 "the host does not say which system it runs".to_owned(),
             ));
         };
-        let red_before = self.baseline(&new).await;
+        let red_before = match &new {
+            Some(new) => self.baseline(new).await,
+            None => Vec::new(),
+        };
         let plan = self.write_plan(d, &old, &facts.boot_id).await.map_err(|e| again(d, "guard", &e))?;
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
@@ -70,17 +75,21 @@ impl Steps {
         }
     }
 
-    /// Reads the new system's own configuration out of the store; nothing is evaluated.
-    pub(super) fn configuration_of(&self, toplevel: &StorePath) -> Result<Settings, Failure> {
+    /// Reads the new system's own configuration out of the store; nothing is evaluated. `None`: it has no pullagent,
+    /// and that is allowed.
+    pub(super) fn configuration_of(&self, toplevel: &StorePath) -> Result<Option<Settings>, Failure> {
         let path = toplevel.join(CONFIG_IN_SYSTEM);
         let failure = |code: &str, text| Failure { class: Class::Target, code: code.to_owned(), text };
+        if !path.exists() && self.settings.activation.allow_removal {
+            return Ok(None);
+        }
         if !path.exists() {
-            let text =
-                "the new system has no pullagent, so the host could not be updated any more".to_owned();
-            return Err(failure("no-agent", text));
+            let text = "the new system has no pullagent, so the host could not be updated any more \
+                        (activation.allowRemoval would permit it)";
+            return Err(failure("no-agent", text.to_owned()));
         }
         match config::load(&path) {
-            Ok(loaded) => Ok(loaded.settings),
+            Ok(loaded) => Ok(Some(loaded.settings)),
             Err(e) => Err(failure(
                 "config",
                 format!("the new system's pullagent is misconfigured: {}", host::chain(&e)),

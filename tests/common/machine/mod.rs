@@ -293,7 +293,7 @@ fn is_init(pid: i32) -> bool {
 }
 
 /// Waits until `holds`; `what` is said if it does not within `limit`.
-fn wait_until(what: &str, limit: Duration, holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, limit: Duration, holds: impl FnMut() -> bool) {
     assert!(holds_within(limit, holds), "waited too long for: {what}");
 }
 

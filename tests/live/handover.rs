@@ -1,0 +1,114 @@
+//! A deployment that replaces the agent itself: only the new system's agent may say that the new system stays.
+
+use std::path::Path;
+
+use crate::common::machine::{Managed, Via};
+use crate::common::machine::{System, wait_until};
+use crate::host::{LIMIT, Look, boot, web};
+
+/// Returns the package of the program that a unit's main process runs.
+fn runs_from(host: &Managed, unit: &str) -> String {
+    let exe = format!("readlink /proc/$(systemctl show --value -p MainPID {unit})/exe");
+    host.machine.check(&exe).trim_end_matches("/bin/pullagent").to_owned()
+}
+
+fn process_of(host: &Managed, unit: &str) -> String {
+    host.machine.property(unit, "MainPID")
+}
+
+fn in_sync(host: &Managed) {
+    wait_until("the host to be in sync", LIMIT, || host.word() == "in-sync");
+}
+
+fn another_package(host: &Managed, trailer: &[u8]) -> String {
+    host.machine.add_program(Path::new(env!("CARGO_BIN_EXE_pullagent")), trailer)
+}
+
+#[test]
+fn the_new_system_s_agent_takes_over_and_confirms() {
+    let Some(host) = boot(Via::Https, "30s") else { return };
+    in_sync(&host);
+    let other = another_package(&host, b"another version");
+    let new = web(host.system.clone().label("new"), "new").package("pullagent", &other);
+    let new = new.drop_in("pullagent.service", "more", "[Service]\nEnvironment=MORE=1\n");
+    let revision = host.push(&new);
+    host.wait_for_outcome(&revision, "confirmed");
+    for unit in ["pullagent.service", "pullagent-gateway.service"] {
+        assert_eq!(runs_from(&host, unit), other, "{unit}");
+    }
+    assert_eq!(host.page(), "new");
+}
+
+/// Where the switch does not restart the agent, it has itself restarted, once.
+#[test]
+fn an_agent_that_the_switch_spares_hands_over_by_itself() {
+    let Some(host) = boot(Via::Https, "30s") else { return };
+    in_sync(&host);
+    let (before, other) =
+        (process_of(&host, "pullagent.service"), another_package(&host, b"another version"));
+    let new = web(host.system.clone().label("new"), "new").package("pullagent", &other);
+    let new = new.drop_in("pullagent.service", "spared", "[Service]\nX-RestartIfChanged=false\n");
+    let revision = host.push(&new);
+    host.wait_for_outcome(&revision, "confirmed");
+    assert_ne!(process_of(&host, "pullagent.service"), before);
+    assert_eq!(runs_from(&host, "pullagent.service"), other);
+}
+
+/// The new agent is no agent at all: nobody confirms, and the guard brings the old system and its agent back.
+#[test]
+fn a_broken_new_agent_is_rolled_back() {
+    let Some(host) = boot(Via::Https, "5s") else { return };
+    in_sync(&host);
+    host.machine.write_file("/tmp/broken/bin/pullagent", "#!/bin/sh\necho broken\nexit 1\n");
+    let broken = host.machine.check("chmod 755 /tmp/broken/bin/pullagent && nix-store --add /tmp/broken");
+    let revision =
+        host.push(&web(host.system.clone().label("broken"), "broken").package("pullagent", &broken));
+    host.wait_for_outcome(&revision, "rolled-back");
+    assert_eq!(host.page(), "one");
+    assert_eq!(runs_from(&host, "pullagent.service"), host.package);
+    let next = host.push(&web(host.system.clone().label("next"), "next"));
+    host.wait_for_outcome(&next, "confirmed");
+}
+
+#[test]
+fn a_change_of_the_gateway_alone_restarts_the_gateway_alone() {
+    let Some(host) = boot(Via::Https, "30s") else { return };
+    in_sync(&host);
+    let before = process_of(&host, "pullagent.service");
+    let new = host.system.clone().label("new");
+    let new = new.drop_in("pullagent-gateway.service", "more", "[Service]\nEnvironment=MORE=1\n");
+    let revision = host.push(&new);
+    host.wait_for_outcome(&revision, "confirmed");
+    assert_eq!(process_of(&host, "pullagent.service"), before);
+    assert!(host.machine.property("pullagent-gateway.service", "Environment").contains("MORE=1"));
+}
+
+#[test]
+fn a_system_without_pullagent_is_refused_unless_that_is_allowed() {
+    let Some(host) = boot(Via::Https, "30s") else { return };
+    in_sync(&host);
+    let bare = |host: &Managed, label: &str| -> System {
+        web(host.system.clone().label(label), label).without_agent()
+    };
+    let refused = host.push(&bare(&host, "refused"));
+    let ended = host.wait_for_outcome(&refused, "abandoned");
+    assert_eq!(ended["code"], "no-agent");
+    assert_eq!(host.page(), "one");
+
+    let mut settings = host.settings.clone();
+    settings["activation"]["allowRemoval"] = true.into();
+    let allowed =
+        host.push(&web(host.system.clone().agent(&host.package, &settings), "allowed").label("allowed"));
+    host.wait_for_outcome(&allowed, "confirmed");
+    host.push(&bare(&host, "bare"));
+    wait_until("the last deployment", LIMIT, || {
+        host.machine.succeeds("curl -sf http://127.0.0.1:8000/ | grep -qx bare")
+    });
+    let expected = host.machine.view().running;
+    wait_until("the end of pullagent", LIMIT, || !host.machine.is_active("pullagent.service"));
+    let view = host.machine.view();
+    assert_eq!([&view.running, &view.profile, &view.boot_default], [&expected; 3]);
+    assert!(!host.machine.is_active("pullagent-gateway.service"));
+    host.machine.reboot();
+    assert_eq!(host.page(), "bare");
+}

@@ -1,0 +1,12 @@
+//! Goal: on a real host, under real systemd, pushes are deployed by processes of three privileges, and whatever goes wrong
+//! the host ends on a system that works and can be updated. Method: a machine that pullagent keeps, a forge to push to,
+//! and a look from inside.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed step fails the test")]
+#![expect(clippy::disallowed_methods, reason = "a test may start programs and read the clock")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod guard;
+mod handover;
+mod host;
+mod line;

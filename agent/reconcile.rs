@@ -198,6 +198,7 @@ impl Loop<'_> {
         let state = self.state();
         let known = state.refused.iter().any(|r| hit(Some(&r.revision)))
             || state.quarantine.iter().any(|q| hit(q.target.revision()))
+            || state.setback.as_ref().is_some_and(|s| hit(s.target.revision()))
             || state.test.as_ref().is_some_and(|t| hit(Some(&t.tip.revision)))
             || self.facts.retries.keys().any(|r| hit(Some(r)));
         let what = || revision.as_ref().map_or("any revision", Oid::short).to_owned();

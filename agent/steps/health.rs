@@ -7,7 +7,7 @@ use super::{GUARD_MARGIN, Steps, millis, probe};
 use crate::config::{Check, Severity};
 use crate::guard;
 use crate::host::{clock, facts};
-use crate::model::{Arbiter, CheckFacts, Decision, Deployment, Happened, Sighting, Stage, Trial};
+use crate::model::{Arbiter, CheckFacts, Class, Decision, Deployment, Happened, Sighting, Stage, Trial};
 
 /// How often the host itself is looked at between the checks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -168,5 +168,5 @@ fn soft_failures(watches: &[Watch]) -> Vec<String> {
 }
 
 fn roll_back(reason: String) -> Decision {
-    Decision::RollBack { reason, by: Arbiter::Agent }
+    Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target }
 }

@@ -8,19 +8,17 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::host;
+use crate::host::service::{self, NotifyState};
 use crate::wire;
 
 /// The pause before it connects again; doubled each time that nobody was there.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// No pause is longer. A connection that lasted as long makes the next pause short again.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A watchdog is told so many times within its time.
-const BEATS_PER_WATCHDOG: u32 = 3;
 
 /// Plays the role until SIGTERM or SIGINT.
 pub fn main(socket: &Path) -> ExitCode {
@@ -40,18 +38,18 @@ async fn live(socket: &Path) -> io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
-    notify(&[NotifyState::Ready]);
+    service::notify(&[NotifyState::Ready]);
     let mut served = pin!(serve(socket));
     loop {
         tokio::select! {
             never = &mut served => match never {},
             _ = term.recv() => break,
             _ = int.recv() => break,
-            () = watchdog() => notify(&[NotifyState::Watchdog]),
+            () = service::beat() => {}
         }
     }
     tracing::info!("stopping");
-    notify(&[NotifyState::Stopping]);
+    service::notify(&[NotifyState::Stopping]);
     Ok(())
 }
 
@@ -85,22 +83,7 @@ async fn serve(socket: &Path) -> Infallible {
 fn say(said: &mut String, text: &str) {
     if said != text {
         tracing::info!("{text}");
-        notify(&[NotifyState::Status(text)]);
+        service::notify(&[NotifyState::Status(text)]);
         text.clone_into(said);
-    }
-}
-
-/// Ends when the watchdog is due to be told, if there is one.
-async fn watchdog() {
-    match sd_notify::watchdog_enabled() {
-        Some(within) => tokio::time::sleep(within / BEATS_PER_WATCHDOG).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Tells the service manager, where there is one.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager can't be told");
     }
 }

@@ -13,10 +13,12 @@
 
 mod activate;
 mod build;
+mod handover;
 mod health;
 mod observe;
 mod prepare;
 mod probe;
+mod reach;
 mod settle;
 mod verify;
 
@@ -27,6 +29,7 @@ use crate::config::Settings;
 use crate::gateway::link::Link;
 use crate::host::clock;
 use crate::host::facts::HostPaths;
+use crate::host::manager::Manager;
 use crate::host::nix::Nix;
 use crate::model::{Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting};
 use crate::plan::Policy;
@@ -54,8 +57,12 @@ pub struct Steps {
     pub state_directory: PathBuf,
     /// The way to the gateway.
     pub link: Link,
+    /// The gateway's unit, where it has one of its own.
+    pub gateway_unit: Option<&'static str>,
     /// The way to Nix.
     pub nix: Nix,
+    /// Who keeps what we start.
+    pub manager: Manager,
     /// Where a long step tells how it gets on. What finds no room is not told.
     pub tell: tokio::sync::mpsc::Sender<Sighting>,
 }

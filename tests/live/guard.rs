@@ -19,11 +19,7 @@ fn undecided(host: &Managed, label: &str) -> System {
     let mut settings = host.settings.clone();
     settings["health"]["checks"]["wait"] =
         serde_json::json!({ "command": ["/bin/sh", "-c", "exit 75"], "interval": "1s" });
-    {
-        let mut t: serde_json::Value = settings.clone();
-        t["remotes"][0]["tokenFile"] = "/run/credentials/pullagent-gateway.service/origin.tokenFile".into();
-        web(host.system.clone().label(label).etc("pullagent/config.json", &format!("{t:#}\n")), label)
-    }
+    web(host.system.clone().label(label).agent(&host.package, &settings), label)
 }
 
 /// Pushes a system that stays on probation, and returns its revision and the guard's directory.

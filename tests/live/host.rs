@@ -25,7 +25,7 @@ pub fn boot_with(via: Via, window: &str, more: impl FnOnce(System) -> System) ->
             "interval": "1s", "timeout": "5s", "startPeriod": "2s", "failureThreshold": 2
         } } });
     };
-    Managed::boot_with(via, configure, |system| more(web(shim(system), "one")))
+    Managed::boot_with(via, configure, |system| more(web(system, "one")))
 }
 
 /// Gives a system the service `web`, nginx, whose page is `page`.
@@ -113,9 +113,4 @@ impl Look for Managed {
         });
         dir
     }
-}
-
-fn shim(system: System) -> System {
-    let s = system.without_unit("pullagent-gateway.service").without_unit("pullagent.socket");
-    s.service("pullagent", "Type=notify\nExecStart=@pullagent@/bin/pullagent run --config /etc/pullagent/config.json\nStateDirectory=pullagent\nRuntimeDirectory=pullagent\nRuntimeDirectoryPreserve=yes\nRestart=always\nX-StopIfChanged=false\nLoadCredential=origin.tokenFile:/etc/secrets/token\nExecStartPre=/bin/sh -c 'mkdir -p /run/credentials/pullagent-gateway.service; cp /etc/secrets/token /run/credentials/pullagent-gateway.service/origin.tokenFile'\n[Unit]\nX-StopOnRemoval=false")
 }

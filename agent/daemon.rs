@@ -23,7 +23,7 @@ use crate::model::{Command, Sighting};
 use crate::reconcile::{self, INBOX_MAX, Inbound};
 use crate::repo::store::Store;
 use crate::report::{Publisher, Snapshot, Status};
-use crate::steps::Steps;
+use crate::steps::{self, Steps};
 use crate::wire::{self, Listener};
 
 /// How often the status is written again although nothing changed.
@@ -161,9 +161,33 @@ async fn deploy(
         tell,
         settings: settings.clone(),
     });
+    if manager == Manager::Systemd {
+        tokio::task::spawn_local(retire_when_removed(show.subscribe()));
+    }
     match door {
         Some(_) => reconcile(journal, &steps, door, show, ordered, told).await,
         None => with_gateway(&steps, reconcile(journal, &steps, door, show, ordered, told)).await,
+    }
+}
+
+/// Ends pullagent on a host whose system, as it runs and as it is meant to stay, has no pullagent any more: nobody who
+/// removed it expects the next push to bring it back.
+async fn retire_when_removed(mut shown: watch::Receiver<Arc<Snapshot>>) {
+    loop {
+        let snapshot = shown.borrow_and_update().clone();
+        let settled =
+            snapshot.facts.host.as_ref().filter(|h| snapshot.state.deployment.is_none() && !h.is_torn());
+        let running = settled.and_then(|host| host.running.as_ref());
+        if running.is_some_and(|running| !steps::has_agent(running)) {
+            tracing::warn!("the running system has no pullagent: it ends, and does not come back by itself");
+            match steps::retire().await {
+                Ok(()) => return,
+                Err(error) => tracing::error!("pullagent can't be stopped: {}", host::chain(&error)),
+            }
+        }
+        if shown.changed().await.is_err() {
+            return;
+        }
     }
 }
 

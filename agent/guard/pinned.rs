@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::fs::Access;
 
-use super::plan::{read_decision, read_plan, read_result};
+use super::plan::{plan_path, read_decision, read_plan, read_result};
 use super::{Fired, GuardArgs, GuardError};
 use crate::host::command::{self, Command};
 use crate::host::detach;
@@ -69,7 +69,10 @@ pub async fn arm(dir: &Path, manager: Manager, until_boottime_ms: u64) -> Result
         Manager::Systemd => {
             let argv: Vec<_> = pinned_argv(&dir, &GuardArgs::Fire { dir: dir.clone() }).collect();
             let unit = format!("{}guard-{}-{until_boottime_ms}.service", units::PREFIX, name(&dir));
-            let (kind, properties) = (Kind::Guard, Vec::new());
+            // Once its work is done, the directory is removed, and this timer has nothing to fire any more.
+            let mut needed = OsString::from("ConditionPathExists=");
+            needed.push(plan_path(&dir));
+            let (kind, properties) = (Kind::Guard, vec![needed]);
             let fires = Transient { unit: &unit, kind, properties, env: &[], argv: &argv };
             systemd::start_at(&fires, until_boottime_ms).await.map_err(GuardError::Timer)
         }

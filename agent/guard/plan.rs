@@ -185,7 +185,7 @@ fn is_done(dir: &Path, boot_id: &str) -> bool {
     }
 }
 
-fn plan_path(dir: &Path) -> PathBuf {
+pub(super) fn plan_path(dir: &Path) -> PathBuf {
     dir.join("plan.json")
 }
 

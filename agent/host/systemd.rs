@@ -5,7 +5,7 @@
 //! `--collect` (the result would be lost).
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::clock;
@@ -218,6 +218,13 @@ pub async fn forget(unit: &str) {
 pub async fn restart(unit: &str, limit: Duration) -> Result<(), SystemdError> {
     let asked = systemctl(["restart", "--", unit]).time_limit(limit).run_for_effect().await;
     asked.map_err(|source| SystemdError::Start { unit: unit.to_owned(), source })
+}
+
+/// Has systemd know units by these files for as long as the host is up, also when the running system has them no more.
+pub async fn link_until_reboot(files: &[PathBuf]) -> Result<(), SystemdError> {
+    let asked =
+        systemctl(["link", "--runtime", "--"]).args(files.iter().map(OsString::from)).run_for_effect().await;
+    asked.map_err(|source| SystemdError::Ask { unit: units::RECONCILER.to_owned(), source })
 }
 
 /// Asks for a unit to be restarted and does not wait for it.

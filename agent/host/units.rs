@@ -13,6 +13,8 @@ pub const JSON: &str = include_str!("units.json");
 pub const RECONCILER: &str = "pullagent.service";
 /// The gateway's unit.
 pub const GATEWAY: &str = "pullagent-gateway.service";
+/// The unit of the socket that the gateway connects to.
+pub const SOCKET: &str = "pullagent.socket";
 /// What the names of the units that we start begin with.
 pub const PREFIX: &str = "pullagent-";
 

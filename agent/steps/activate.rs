@@ -29,6 +29,9 @@ impl Steps {
         let built = Built::journaled(d);
         let dir = self.guard_dir(&d.id).join(JOB);
         let limit = self.settings.activation.switch_timeout.0;
+        if let Err(error) = self.outlive_removal(d).await {
+            return failed_step(d, "switch", &*error);
+        }
         match switch::start_test(built.toplevel(), self.manager, d.id.as_str(), &dir, limit).await {
             Ok(()) | Err(JobError::AlreadyStarted(_)) => {}
             Err(error) => return failed_step(d, "switch", &error),

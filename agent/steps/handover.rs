@@ -1,6 +1,8 @@
 //! Who may judge the new system: its own agent only. A switch restarts the agent's unit when it has changed; where that did
-//! not happen, the agent asks systemd for it, once.
+//! not happen, the agent asks systemd for it, once. A system without pullagent is judged by the agent that deploys it, which
+//! then ends for good.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,8 +11,9 @@ use crate::config;
 use crate::host::command::own_program;
 use crate::host::files::{self, FileError};
 use crate::host::manager::Manager;
-use crate::host::{systemd, units};
-use crate::model::{Arbiter, Class, Decision, Deployment, Happened, StorePath};
+use crate::host::systemd::{self, SystemdError};
+use crate::host::units;
+use crate::model::{Arbiter, Class, Decision, Deployment, Happened, Stage, StorePath};
 
 /// Where a system keeps the unit of its agent.
 const UNITS_IN_SYSTEM: &str = "etc/systemd/system";
@@ -27,8 +30,8 @@ impl Steps {
         if self.manager == Manager::Alone {
             return Ok(());
         }
-        let configuration = d.toplevel.join(super::prepare::CONFIG_IN_SYSTEM);
-        if configuration.exists() {
+        if has_agent(&d.toplevel) {
+            let configuration = d.toplevel.join(super::prepare::CONFIG_IN_SYSTEM);
             let new = config::load(&configuration).map_err(|e| crate::host::chain(&e))?;
             if new.settings != self.settings {
                 return Err("it has another configuration".to_owned());
@@ -42,6 +45,20 @@ impl Steps {
             (None, None) if ours == new => Ok(()),
             _ => Err(format!("it has the program '{}'", new.display())),
         }
+    }
+
+    /// Sees to it that our units can still be watched and restarted while a system is tried that has none of them: systemd
+    /// forgets units whose files are gone.
+    pub(super) async fn outlive_removal(&self, d: &Deployment) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let Stage::Probation { trial, .. } = &d.stage else { return Ok(()) };
+        if self.manager == Manager::Alone || has_agent(&d.toplevel) {
+            return Ok(());
+        }
+        let old = trial.old.join(UNITS_IN_SYSTEM);
+        let file = |unit| old.join(unit).canonicalize().map_err(files::io_error("find", &old.join(unit)));
+        let units = [units::RECONCILER, units::GATEWAY, units::SOCKET];
+        let units: Vec<PathBuf> = units.into_iter().map(file).collect::<Result<_, _>>()?;
+        Ok(systemd::link_until_reboot(&units).await?)
     }
 
     /// Has systemd replace us by the new system's agent. The second time it is the new system's fault.
@@ -65,6 +82,19 @@ impl Steps {
         tokio::time::sleep(STOPPED_WITHIN).await;
         failed_step(d, "hand-over", &std::io::Error::other("systemd does not restart this unit"))
     }
+}
+
+/// Tells whether a system has a pullagent that is configured.
+pub fn has_agent(toplevel: &StorePath) -> bool {
+    toplevel.join(super::prepare::CONFIG_IN_SYSTEM).exists()
+}
+
+/// Stops our own units, for as long as the host is up.
+pub async fn retire() -> Result<(), SystemdError> {
+    for unit in [units::SOCKET, units::GATEWAY, units::RECONCILER] {
+        systemd::stop(unit).await?;
+    }
+    Ok(())
 }
 
 /// Returns the program that a system's unit of the agent starts; `None` if it has no such unit.

@@ -36,6 +36,7 @@ use crate::plan::Policy;
 use crate::{host, trust};
 
 pub use build::Built;
+pub use handover::{has_agent, retire};
 pub use probe::{CheckResult, ProbeSpec, VERB as PROBE_VERB, probe_main};
 pub use verify::Verified;
 

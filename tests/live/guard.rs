@@ -114,7 +114,7 @@ fn the_old_binary_rolls_back_although_garbage_is_collected() {
     // The old agent learns what was done, and does not try that again.
     host.revive_agent();
     host.wait_for_outcome(&revision, "rolled-back");
-    assert_eq!(host.word(), "rolled-back");
+    wait_until("its word", LIMIT, || host.word() == "rolled-back");
     let next = host.push(&web(host.system.clone().label("next"), "next"));
     host.wait_for_outcome(&next, "confirmed");
 }

@@ -108,7 +108,7 @@ fn a_system_without_pullagent_is_refused_unless_that_is_allowed() {
     wait_until("the end of pullagent", LIMIT, || !host.machine.is_active("pullagent.service"));
     let view = host.machine.view();
     assert_eq!([&view.running, &view.profile, &view.boot_default], [&expected; 3]);
-    assert!(!host.machine.is_active("pullagent-gateway.service"));
+    wait_until("the end of its gateway", LIMIT, || !host.machine.is_active("pullagent-gateway.service"));
     host.machine.reboot();
     assert_eq!(host.page(), "bare");
 }

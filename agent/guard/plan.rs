@@ -245,6 +245,10 @@ mod tests {
                 Decision::RollBack { reason: "late".into(), by: Arbiter::Guard, class: Class::Target },
                 r#"{"decision":"roll-back","reason":"late","by":"guard"}"#,
             ),
+            (
+                Decision::RollBack { reason: "late".into(), by: Arbiter::Agent, class: Class::Transient },
+                r#"{"decision":"roll-back","reason":"late","by":"agent","class":"transient"}"#,
+            ),
             (Decision::Superseded, r#"{"decision":"superseded"}"#),
         ];
         for (decision, json) in decisions {
@@ -293,7 +297,8 @@ mod tests {
             write_plan(&dir, &plan(boot)).unwrap();
             dir
         };
-        let roll_back = Decision::RollBack { reason: "late".into(), by: Arbiter::Guard, class: Class::Target };
+        let roll_back =
+            Decision::RollBack { reason: "late".into(), by: Arbiter::Guard, class: Class::Target };
         guard("undecided", "b1");
         decide(&guard("rolling-back", "b1"), &roll_back).unwrap();
         fs::write(guard("unreadable", "b0").join("decision"), "{").unwrap();

@@ -10,3 +10,4 @@ mod guard;
 mod handover;
 mod host;
 mod line;
+mod reach;

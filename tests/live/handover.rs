@@ -112,3 +112,51 @@ fn a_system_without_pullagent_is_refused_unless_that_is_allowed() {
     host.machine.reboot();
     assert_eq!(host.page(), "bare");
 }
+
+/// Writes a record into the journal as a newer version would that has an event which this one does not know.
+fn write_from_the_future(host: &Managed) {
+    let journal = host.machine.read_file("/var/lib/pullagent/journal").unwrap();
+    let (_, last) = journal.lines().last().unwrap().split_once(' ').unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(last).unwrap();
+    record["seq"] = (record["seq"].as_u64().unwrap() + 1).into();
+    record["mustUnderstand"] = true.into();
+    record["event"] = serde_json::json!({ "event": "levitated", "height": 3 });
+    let json = record.to_string();
+    let line = format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes()));
+    host.machine.write_file("/tmp/line", line);
+    host.machine.check("cat /tmp/line >> /var/lib/pullagent/journal");
+}
+
+/// An older agent on the journal of a newer one: with nothing under way it holds still and says so, until somebody says that
+/// all is well; on probation the system goes back.
+#[test]
+fn an_older_agent_on_a_newer_journal_is_careful() {
+    let Some(host) = boot(Via::Https, "60s") else { return };
+    in_sync(&host);
+    host.machine.check("systemctl stop pullagent.service");
+    write_from_the_future(&host);
+    host.machine.check("systemctl start pullagent.service");
+    wait_until("it to hold", LIMIT, || host.word() == "held");
+    let waiting = host.push(&web(host.system.clone().label("waiting"), "waiting"));
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(host.page(), "one");
+    host.machine.check(&format!("{}/bin/pullagent resume", host.package));
+    let confirmed = host.wait_for_outcome(&waiting, "confirmed");
+    assert_eq!(host.page(), "waiting");
+
+    let (other, mut settings) = (another_package(&host, b"an older version"), host.settings.clone());
+    settings["health"]["checks"]["wait"] =
+        serde_json::json!({ "command": ["/bin/sh", "-c", "exit 75"], "interval": "1s" });
+    let older = host.push(&web(host.system.clone().label("older").agent(&other, &settings), "older"));
+    wait_until("the older agent", LIMIT, || {
+        host.word() == "checking-health" && runs_from(&host, "pullagent.service") == other
+    });
+    host.machine.check("systemctl stop pullagent.service");
+    write_from_the_future(&host);
+    host.machine.check("systemctl start pullagent.service");
+    let ended = host.wait_for_outcome(&older, "rolled-back");
+    assert!(ended.to_string().contains("levitated"), "{ended}");
+    wait_until("the page of before", LIMIT, || host.page() == "waiting");
+    assert_eq!(host.machine.view().profile.as_deref(), confirmed["toplevel"].as_str());
+    assert_eq!(runs_from(&host, "pullagent.service"), host.package);
+}

@@ -1,12 +1,8 @@
-//! The forge, as the machine sees it, and an agent that follows it.
+//! The forge, as the machine sees it.
 
-use std::path::Path;
 use std::process::Output;
-use std::time::Instant;
 
-use serde_json::json;
-
-use crate::common::machine::{Forge, HOSTNAME, Machine, Server, Signer, System};
+use crate::common::machine::{Forge, Machine, Server, System};
 
 #[test]
 fn the_forge_serves_git_over_https_and_ssh() {
@@ -74,63 +70,4 @@ fn the_forge_serves_git_over_https_and_ssh() {
     machine.power_cut();
     assert!(text(&https(Forge::TOKEN)).contains("Authentication failed"));
     assert!(https("another").status.success());
-}
-
-/// A remote as the agent's configuration has it, and the files on the machine that it names.
-fn remote(forge: &Forge, alice: &Signer, over_ssh: bool) -> (serde_json::Value, Vec<(&'static str, String)>) {
-    let (key, hosts, token, ca) =
-        ("/etc/secrets/key", "/etc/secrets/hosts", "/etc/secrets/token", "/etc/secrets/ca");
-    if over_ssh {
-        forge.authorize(alice);
-        let remote = json!({ "url": forge.ssh_url("infra.git"), "sshKeyFile": key, "knownHostsFile": hosts });
-        (remote, vec![(key, alice.private_key.clone()), (hosts, forge.known_hosts())])
-    } else {
-        let remote = json!({ "url": forge.https_url("infra.git"), "tokenFile": token, "caFile": ca });
-        (remote, vec![(token, Forge::TOKEN.to_owned()), (ca, forge.ca())])
-    }
-}
-
-/// The shortest use of all of it: an agent on the machine, a push to the forge, and a look at what comes of it.
-#[test]
-fn an_agent_on_it_deploys_what_is_pushed() {
-    for over_ssh in [false, true] {
-        let Some(machine) = Machine::boot() else { return };
-        let forge = machine.forge();
-        let (alice, repo) = (forge.signer("alice"), forge.repo("infra.git"));
-        let (mut remote, secrets) = remote(forge, &alice, over_ssh);
-        for (path, content) in secrets {
-            machine.write_file(path, content);
-            machine.check(&format!("chmod 600 {path}"));
-        }
-        remote["name"] = json!("origin");
-        remote["interval"] = json!("1s");
-        let config = json!({
-            "schema": 1,
-            "hostname": HOSTNAME,
-            "remotes": [remote],
-            "trust": { "signers": { "alice": { "keys": [alice.public_key], "roles": ["deployer"] } } },
-            "activation": { "soak": "1s", "window": "10s" },
-        });
-        let agent = machine.add_program(Path::new(env!("CARGO_BIN_EXE_pullagent")), b"");
-        let one = System::new("one").package("pullagent", &agent).agent_config(&config).service(
-            "pullagent",
-            "Type=notify\nExecStart=@pullagent@/bin/pullagent run --config /etc/pullagent/config.json\n\
-             StateDirectory=pullagent\nRuntimeDirectory=pullagent\nKillMode=process",
-        );
-        let old = machine.install_at(&one, &forge.commit(&repo, "main", &one, Some(&alice)));
-
-        let two = one.label("two").etc("greeting", "deployed\n");
-        let revision = forge.commit(&repo, "main", &two, Some(&alice));
-        let begun = Instant::now();
-        machine.wait_for("test -e /etc/greeting");
-        println!(
-            "test host: a push over {} runs after {:.2} s",
-            if over_ssh { "SSH" } else { "HTTPS" },
-            begun.elapsed().as_secs_f32()
-        );
-        machine.wait_for(&format!("test $(readlink -f /nix/var/nix/profiles/system) != {old}"));
-        let view = machine.view();
-        assert_eq!(view.running, Some(machine.build_at(&two, &revision)));
-        assert_eq!((&view.profile, view.booted), (&view.running, Some(old)));
-    }
 }

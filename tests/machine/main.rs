@@ -7,6 +7,7 @@
 mod common;
 mod faults;
 mod forge;
+mod sandbox;
 mod switching;
 
 use std::path::Path;
@@ -169,7 +170,7 @@ fn a_killed_test_takes_its_machine_along() {
 fn role_owner_of_a_machine() {
     let machine = Machine::boot().unwrap();
     println!("directory {}", machine.directory().display());
-    std::thread::sleep(std::time::Duration::from_secs(60));
+    std::thread::sleep(std::time::Duration::from_secs(600));
 }
 
 #[test]

@@ -20,11 +20,13 @@
 //! `/proc/sys/kernel/random/boot_id`. (A unit with `ProcSubset=pid` cannot read it.) The clocks since boot go on,
 //! because they are the kernel's.
 
+mod agent;
 mod forge;
 mod image;
 mod lab;
 mod switching;
 mod system;
+mod units;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fs::{self, File};
@@ -37,10 +39,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 
+pub use agent::{Managed, Via, remote, settings};
 pub use forge::{Forge, Server, Signer};
 use lab::{Lab, children};
 pub use switching::{View, switch_command};
 pub use system::{Fault, HOSTNAME, Step, System, Verb};
+pub use units::{GATEWAY, RECONCILER, described, render, transient};
 
 /// How long a command in the machine may take unless it is given another limit.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);

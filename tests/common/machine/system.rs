@@ -34,6 +34,7 @@ struct Host {
     units: BTreeMap<String, Unit>,
     etc: BTreeMap<String, String>,
     users: Vec<String>,
+    groups: Vec<String>,
     files: Vec<String>,
     packages: BTreeMap<String, String>,
     faults: Vec<String>,
@@ -163,6 +164,7 @@ impl System {
             units: BTreeMap::new(),
             etc: BTreeMap::new(),
             users: Vec::new(),
+            groups: Vec::new(),
             files: Vec::new(),
             packages: BTreeMap::new(),
             faults: Vec::new(),
@@ -215,10 +217,11 @@ impl System {
         self
     }
 
-    /// Gives the agent a configuration.
+    /// Removes a file below `/etc`.
     #[must_use]
-    pub fn agent_config(self, config: &serde_json::Value) -> System {
-        self.etc("pullagent/config.json", &format!("{config:#}\n"))
+    pub fn without_etc(mut self, path: &str) -> System {
+        self.host.etc.remove(path).unwrap();
+        self
     }
 
     /// Adds or replaces a file that becomes a store path of its own, `@name@`.
@@ -240,6 +243,13 @@ impl System {
     #[must_use]
     pub fn user(mut self, name: &str) -> System {
         self.host.users.push(name.to_owned());
+        self
+    }
+
+    /// Adds a system group, made at activation.
+    #[must_use]
+    pub fn group(mut self, name: &str) -> System {
+        self.host.groups.push(name.to_owned());
         self
     }
 

@@ -71,6 +71,7 @@
         initrd = text "initrd" host.initrd;
         inhibitors = text "switch-inhibitors" (builtins.toJSON host.inhibitors);
         users = text "users" (lines (host.users ++ [ "" ]));
+        groups = text "groups" (lines (host.groups ++ [ "" ]));
         faults = text "faults" (lines (host.faults ++ [ "" ]));
       };
     };

@@ -15,6 +15,7 @@ ln -s "$kernel" "$out/kernel"
 ln -s "$initrd" "$out/initrd"
 ln -s "$inhibitors" "$out/switch-inhibitors"
 ln -s "$users" "$out/users"
+ln -s "$groups" "$out/groups"
 ln -s "$faults" "$out/faults"
 # Programs and PID 1 are Debian's.
 ln -s /usr "$out/sw"

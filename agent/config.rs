@@ -246,7 +246,9 @@ pub struct Activation {
     pub switch_timeout: Span,
     /// What to do about a system that somebody else switched to.
     pub drift: Drift,
-    /// Bytes that must be free on the root file system and in the state directory before a switch.
+    /// Whether a system without pullagent may be deployed, after which the host can't be updated any more.
+    pub allow_removal: bool,
+    /// Bytes that must be free on the file systems of the Nix store and of the state directory before a switch.
     pub free_bytes_min: u64,
     /// Reserved for reboots.
     pub reboot: serde_json::Value,
@@ -282,6 +284,9 @@ pub struct Check {
     /// A program and its arguments that must exit with 0; 75 means "not yet".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+    /// Whether the command runs as root and outside any sandbox, instead of as a user without any rights.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub privileged: bool,
     /// Whether a failure rolls back.
     #[serde(default)]
     pub severity: Severity,
@@ -341,6 +346,10 @@ fn default_roles() -> Vec<Role> {
     vec![Role::Deployer]
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 fn default_check_timeout() -> Span {
     Span::secs(10)
 }
@@ -376,6 +385,7 @@ impl Default for Activation {
             window: Span::secs(300),
             switch_timeout: Span::secs(900),
             drift: Drift::Hold,
+            allow_removal: false,
             free_bytes_min: 64 << 20,
             reboot: serde_json::json!({ "policy": "never", "window": [] }),
         }

@@ -17,7 +17,7 @@ use crate::control::server::{self, Ordered};
 use crate::gateway::{self, link::Link};
 use crate::guard;
 use crate::host::facts::{self, HostPaths};
-use crate::host::{self, clock, nix::Nix};
+use crate::host::{self, clock, manager::Manager, nix::Nix};
 use crate::journal::{Journal, JournalError};
 use crate::model::{Command, Sighting};
 use crate::reconcile::{self, INBOX_MAX, Inbound};
@@ -122,7 +122,9 @@ async fn deploy(
     ordered: &mut Orders,
 ) -> anyhow::Result<JournalError> {
     let nix = Nix::detect([]).await.context("pullagent needs Nix on its PATH")?;
+    let manager = Manager::of(host.root());
     // What an earlier run left unfinished.
+    manager.sweep().await;
     Store::sweep(state)?;
     drop(std::fs::remove_dir_all(state.join("export")));
     let keep: Vec<_> = journal.state().deployment.iter().map(|d| d.id.clone()).collect();
@@ -138,6 +140,7 @@ async fn deploy(
         state_directory: state.to_owned(),
         link: Link::new(ours),
         nix,
+        manager,
         tell,
         settings: settings.clone(),
     });

@@ -14,6 +14,7 @@ use std::time::Duration;
 use common::processes::{is_alive, kill, pid_in, wait_until, with_arguments};
 use common::toplevel::{Host, Misbehave};
 use pullagent::guard::{self, Fired, GuardError, GuardPlan};
+use pullagent::host::manager::Manager;
 use pullagent::host::{clock, command, job, switch};
 use pullagent::model::{Arbiter, Decision, DeploymentId, GuardResult, StorePath};
 
@@ -58,14 +59,14 @@ impl Probation {
     /// Switches to NEW, however that ends.
     async fn switch(&self) {
         let job = self.plan().switch_job;
-        switch::start_test(&self.new, &job, LIMIT).await.unwrap();
+        switch::start_test(&self.new, Manager::Alone, "7-aaaaaaa", &job, LIMIT).await.unwrap();
         job::wait(&job, LIMIT).await.unwrap();
     }
 
     async fn roll_back(&self) -> Fired {
         let reason = "unhealthy".to_owned();
         guard::decide(&self.dir(), &Decision::RollBack { reason, by: Arbiter::Agent }).unwrap();
-        guard::fire_now(&self.dir(), LIMIT).await.unwrap()
+        guard::fire_now(&self.dir(), Manager::Alone, LIMIT).await.unwrap()
     }
 
     fn assert_runs(&self, toplevel: &StorePath) {
@@ -119,6 +120,7 @@ fn plan(root: &Path, old: &StorePath, new: &StorePath) -> GuardPlan {
         switch_limit_ms: 5_000,
         old_checks: serde_json::json!({}),
         agent_version: "0.1.0".into(),
+        baseline_units: Vec::new(),
     }
 }
 
@@ -136,8 +138,8 @@ async fn role_agent() {
     guard::write_plan(&dir, &plan).unwrap();
     guard::pin(&dir, &old, None).await.unwrap();
     guard::selftest(&dir).await.unwrap();
-    guard::arm(&dir, var("PULLAGENT_TEST_DEADLINE").parse().unwrap()).await.unwrap();
-    switch::start_test(&new, &plan.switch_job, LIMIT).await.unwrap();
+    guard::arm(&dir, Manager::Alone, var("PULLAGENT_TEST_DEADLINE").parse().unwrap()).await.unwrap();
+    switch::start_test(&new, Manager::Alone, "7-aaaaaaa", &plan.switch_job, LIMIT).await.unwrap();
     job::wait(&plan.switch_job, LIMIT).await.unwrap();
     fs::write(root.join("switched"), "").unwrap();
     tokio::time::sleep(LIMIT).await;
@@ -234,12 +236,15 @@ async fn confirming_and_firing_at_once_ends_in_one_way() {
 async fn a_confirmed_system_stays() {
     let probation = Probation::prepared().await;
     let deadline = clock::boottime_ms() + 1_500;
-    guard::arm(&probation.dir(), deadline + 60_000).await.unwrap();
-    guard::arm(&probation.dir(), deadline).await.unwrap();
+    guard::arm(&probation.dir(), Manager::Alone, deadline + 60_000).await.unwrap();
+    guard::arm(&probation.dir(), Manager::Alone, deadline).await.unwrap();
     probation.switch().await;
     assert_eq!(guard::decide(&probation.dir(), &Decision::Confirm).unwrap(), Decision::Confirm);
     wait_until("the timers' end", || probation.timers().is_empty());
-    assert_eq!(guard::fire_now(&probation.dir(), LIMIT).await.unwrap(), Fired::Stands(Decision::Confirm));
+    assert_eq!(
+        guard::fire_now(&probation.dir(), Manager::Alone, LIMIT).await.unwrap(),
+        Fired::Stands(Decision::Confirm)
+    );
     assert_eq!(guard::fire(&probation.dir()).await.unwrap(), Fired::Stands(Decision::Confirm));
     probation.assert_runs(&probation.new);
     assert_eq!((probation.tries(), guard::read_result(&probation.dir()).unwrap()), (0, None));
@@ -251,7 +256,7 @@ async fn firing_again_finds_the_result() {
     probation.switch().await;
     let ended = Fired::Ended(GuardResult::RolledBack);
     assert_eq!(probation.roll_back().await, ended);
-    assert_eq!(guard::fire_now(&probation.dir(), LIMIT).await.unwrap(), ended);
+    assert_eq!(guard::fire_now(&probation.dir(), Manager::Alone, LIMIT).await.unwrap(), ended);
     assert_eq!(guard::fire(&probation.dir()).await.unwrap(), ended);
     assert_eq!(probation.tries(), 1);
     probation.assert_runs(&probation.old);
@@ -274,7 +279,7 @@ async fn a_switch_that_hangs_is_ended_and_rolled_back() {
     let probation = Probation::prepared().await;
     probation.host.misbehave(&probation.new, "test", &[Misbehave::Hang]);
     let job = probation.plan().switch_job;
-    switch::start_test(&probation.new, &job, LIMIT).await.unwrap();
+    switch::start_test(&probation.new, Manager::Alone, "7-aaaaaaa", &job, LIMIT).await.unwrap();
     let hanging = pid_in(&probation.host.hanging());
     assert_eq!(probation.roll_back().await, Fired::Ended(GuardResult::RolledBack));
     probation.assert_runs(&probation.old);
@@ -357,7 +362,7 @@ async fn a_rollback_that_is_killed_is_carried_out_anew() {
 #[tokio::test]
 async fn a_rollback_that_nobody_sees_to_is_carried_out_at_the_deadline() {
     let probation = Probation::prepared().await;
-    guard::arm(&probation.dir(), clock::boottime_ms() + 2_000).await.unwrap();
+    guard::arm(&probation.dir(), Manager::Alone, clock::boottime_ms() + 2_000).await.unwrap();
     probation.switch().await;
     let decision = Decision::RollBack { reason: "unhealthy".into(), by: Arbiter::Agent };
     guard::decide(&probation.dir(), &decision).unwrap();
@@ -371,11 +376,11 @@ async fn arming_again_adds_no_timer_and_a_past_deadline_fires_at_once() {
     let probation = Probation::prepared().await;
     let deadline = clock::boottime_ms() + 60_000;
     for _ in 0..3 {
-        guard::arm(&probation.dir(), deadline).await.unwrap();
+        guard::arm(&probation.dir(), Manager::Alone, deadline).await.unwrap();
     }
     wait_until("one timer", || probation.timers().len() == 1);
     probation.switch().await;
-    guard::arm(&probation.dir(), clock::boottime_ms() - 1_000).await.unwrap();
+    guard::arm(&probation.dir(), Manager::Alone, clock::boottime_ms() - 1_000).await.unwrap();
     assert_eq!(probation.wait_for_result(), GuardResult::RolledBack);
     wait_until("the other timer's end", || probation.timers().is_empty());
 }
@@ -391,7 +396,7 @@ async fn the_self_test_finds_what_would_prevent_a_rollback() {
     fs::write(no_plan.dir().join("plan.json"), "{").unwrap();
     let error = guard::selftest(&no_plan.dir()).await.unwrap_err();
     assert!(chain(&error).contains("cannot be understood"), "{}", chain(&error));
-    let error = guard::arm(&no_plan.dir(), 1).await.unwrap_err();
+    let error = guard::arm(&no_plan.dir(), Manager::Alone, 1).await.unwrap_err();
     assert!(chain(&error).contains("cannot be understood"), "{}", chain(&error));
 
     let no_agent = Probation::prepared().await;

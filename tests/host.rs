@@ -14,6 +14,7 @@ use common::processes::{is_alive, kill, pid_in, wait_until, with_arguments};
 use common::toplevel::{Host, Misbehave};
 use pullagent::host::command::{self, Command, CommandError, Ending, Limits};
 use pullagent::host::job::{self, JobError, JobResult, JobSpec, JobState};
+use pullagent::host::manager::Manager;
 use pullagent::host::switch;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -26,7 +27,7 @@ fn sh(script: &str) -> Command {
 fn spec(dir: &Path, script: &str, limit: Duration) -> JobSpec {
     command::use_binary(env!("CARGO_BIN_EXE_pullagent"));
     let argv = vec!["sh".into(), "-c".into(), script.into()];
-    JobSpec { dir: dir.to_owned(), argv, env: Vec::new(), limit }
+    JobSpec { dir: dir.to_owned(), argv, env: Vec::new(), limit, unit: None }
 }
 
 async fn ended(dir: &Path) -> JobResult {
@@ -181,7 +182,7 @@ fn a_program_does_not_start_without_its_parent() {
 async fn a_job_s_end_is_recorded() {
     let temp = tempfile::tempdir().unwrap();
     let dir = |name: &str| temp.path().join("jobs").join(name);
-    assert_eq!(job::state(&dir("none")).unwrap(), JobState::Absent);
+    assert_eq!(job::state(&dir("none")).await.unwrap(), JobState::Absent);
     let table = [
         ("good", "echo said; exit 0", JobResult::ExitCode { code: 0 }),
         ("bad", "echo said; exit 4", JobResult::ExitCode { code: 4 }),
@@ -190,7 +191,7 @@ async fn a_job_s_end_is_recorded() {
     for (name, script, expected) in table {
         job::start(&spec(&dir(name), script, LIMIT)).await.unwrap();
         assert_eq!(ended(&dir(name)).await, expected, "{name}");
-        assert_eq!(job::log_tail(&dir(name), 100).unwrap(), "said\n");
+        assert_eq!(job::log_tail(&dir(name), 100).await.unwrap(), "said\n");
     }
     let missing = JobSpec { argv: vec!["/no/such/program".into()], ..spec(&dir("missing"), "", LIMIT) };
     job::start(&missing).await.unwrap();
@@ -222,12 +223,12 @@ async fn a_job_s_time_is_limited_and_it_can_be_stopped() {
     let script = format!("trap '' TERM; echo $$ >{}; while :; do sleep 60; done", pid.display());
     job::start(&spec(&stopped, &script, LIMIT)).await.unwrap();
     assert_eq!(ended(&late).await, JobResult::Timeout);
-    assert_eq!(job::state(&stopped).unwrap(), JobState::Running);
+    assert_eq!(job::state(&stopped).await.unwrap(), JobState::Running);
     let pid = pid_in(&pid);
-    job::request_stop(&stopped).unwrap();
+    job::request_stop(&stopped).await.unwrap();
     assert_eq!(ended(&stopped).await, JobResult::Stopped);
     assert!(!is_alive(pid));
-    job::request_stop(&temp.path().join("none")).unwrap();
+    job::request_stop(&temp.path().join("none")).await.unwrap();
 }
 
 /// Not a test: the process that the next test kills. It starts a job and waits to be killed.
@@ -255,7 +256,7 @@ async fn a_job_survives_the_kill_of_its_starter() {
     starter.kill().unwrap();
     starter.wait().unwrap();
     let dir = temp.path().join("job");
-    assert_eq!(job::state(&dir).unwrap(), JobState::Running);
+    assert_eq!(job::state(&dir).await.unwrap(), JobState::Running);
     assert!(is_alive(pid_in(&temp.path().join("pid"))));
     assert_eq!(ended(&dir).await, JobResult::ExitCode { code: 0 });
     assert!(temp.path().join("proof").exists());
@@ -291,7 +292,7 @@ async fn a_job_whose_keeper_is_killed_is_lost_for_good() {
         .output()
         .unwrap();
     assert!(String::from_utf8_lossy(&late.stdout).starts_with("failed: "), "{late:?}");
-    assert_eq!(job::state(&dir).unwrap(), JobState::Lost);
+    assert_eq!(job::state(&dir).await.unwrap(), JobState::Lost);
 }
 
 #[tokio::test]
@@ -300,9 +301,9 @@ async fn a_switch_is_run_as_it_must_be() {
     let host = Host::new();
     let (old, new) = (host.toplevel("old"), host.toplevel("new"));
     host.install(&old);
-    switch::check(&new, LIMIT).await.unwrap();
+    switch::check(&new, Manager::Alone, LIMIT).await.unwrap();
     let job = host.root().join("job");
-    switch::start_test(&new, &job, LIMIT).await.unwrap();
+    switch::start_test(&new, Manager::Alone, "7-aaaaaaa", &job, LIMIT).await.unwrap();
     assert_eq!(ended(&job).await, JobResult::ExitCode { code: 0 });
     let facts = host.facts();
     assert_eq!(
@@ -312,7 +313,7 @@ async fn a_switch_is_run_as_it_must_be() {
     host.misbehave(&old, "test", &[Misbehave::FailLate]);
     let error = switch::roll_back(&old, LIMIT).await.unwrap_err();
     assert!(matches!(error, CommandError::Failed { end: Ending::Code(4), .. }), "{error}");
-    switch::boot(&new, LIMIT).await.unwrap();
+    switch::boot(&new, Manager::Alone, LIMIT).await.unwrap();
     let calls = ["new check check=on", "new test check=on", "old test check=1", "new boot check=on"]
         .map(|c| c.to_owned() + " loader=0");
     assert_eq!(host.calls(), calls);
@@ -326,7 +327,7 @@ async fn a_switch_that_dies_leaves_a_torn_host() {
     host.install(&old);
     host.misbehave(&new, "test", &[Misbehave::Die]);
     let job = host.root().join("job");
-    switch::start_test(&new, &job, LIMIT).await.unwrap();
+    switch::start_test(&new, Manager::Alone, "7-aaaaaaa", &job, LIMIT).await.unwrap();
     assert_eq!(ended(&job).await, JobResult::Signal { signal: 9 });
     let facts = host.facts();
     assert!(facts.is_torn() && facts.leftover_lists);

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pullagent::host::command::{self, Command};
+use pullagent::host::manager::Manager;
 use pullagent::host::nix::{Cause, EvalLimits, FlakeSource, Nix, NixError};
 use pullagent::model::StorePath;
 
@@ -72,7 +73,7 @@ impl Store {
             subdir: ".".into(),
             attribute: attribute.into(),
         };
-        self.nix.eval_drv(&flake, EvalLimits { time, address_space: None }).await
+        self.nix.eval_drv(&flake, Manager::Alone, EvalLimits { time, address_space: None }).await
     }
 
     async fn realise(&self, attribute: &str, limit: Duration) -> Result<StorePath, NixError> {

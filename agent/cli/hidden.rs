@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::guard::{self, GuardArgs};
 use crate::host::child::{self, ExecChild, Limits, Supervise};
+use crate::host::manager::{self, RunBounded};
 use crate::host::{detach, job};
 use crate::repo::import;
 
@@ -20,7 +21,11 @@ pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
         "exec-child" => bounded(rest)
             .map(|(parent, limits, argv)| child::exec_child_main(&ExecChild { parent, limits, argv })),
         "detach" => after_dashes(rest).map(detach::detach_main),
-        "record-exit" => record_exit(rest).map(|args| job::record_exit_main(&args)),
+        "record-exit" => match rest {
+            [dir, path] if dir == "--dir" => Some(job::record_unit_main(Path::new(path))),
+            _ => record_exit(rest).map(|args| job::record_exit_main(&args)),
+        },
+        "run-bounded" => run_bounded(rest).map(|args| manager::run_bounded_main(&args)),
         crate::steps::PROBE_VERB => one(rest).and_then(OsStr::to_str).map(crate::steps::probe_main),
         "guard" => guard_args(rest).map(|args| guard::main(&args)),
         import::VERB => one_path(rest).map(import::run_child),
@@ -48,6 +53,15 @@ fn record_exit(args: &[OsString]) -> Option<job::RecordExit> {
     let dir = PathBuf::from(args.value("--dir")?);
     let limit = Duration::from_millis(args.number("--limit-ms")??);
     Some(job::RecordExit { dir, limit, argv: after_dashes(args.0)?.to_vec() })
+}
+
+fn run_bounded(args: &[OsString]) -> Option<RunBounded> {
+    let mut args = Args(args);
+    let time = Duration::from_millis(args.number("--time-ms")??);
+    let stdout_max = usize::try_from(args.number("--stdout-max")??).ok()?;
+    let stderr_tail = usize::try_from(args.number("--stderr-tail")??).ok()?;
+    let effect = args.number("--effect")?? != 0;
+    Some(RunBounded { time, stdout_max, stderr_tail, effect, argv: after_dashes(args.0)?.to_vec() })
 }
 
 fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
@@ -139,6 +153,17 @@ mod tests {
         assert_eq!((parsed.limit.as_millis(), parsed.argv.len()), (1500, 2));
         for bad in ["--dir /d -- a", "--limit-ms 1 -- a", "--dir /d --limit-ms 1"] {
             assert_eq!(record_exit(&words(bad)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn run_bounded_needs_all_of_it() {
+        let line = "--time-ms 1500 --stdout-max 10 --stderr-tail 20 --effect 1 -- a b";
+        let parsed = run_bounded(&words(line)).unwrap();
+        assert_eq!((parsed.time.as_millis(), parsed.stdout_max, parsed.stderr_tail), (1500, 10, 20));
+        assert!(parsed.effect && parsed.argv == words("a b"));
+        for bad in ["", "-- a", "--time-ms 1 --stdout-max 1 --stderr-tail 1 --effect 0 --"] {
+            assert_eq!(run_bounded(&words(bad)), None, "{bad}");
         }
     }
 

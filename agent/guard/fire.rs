@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::GuardError;
 use super::plan::{GuardPlan, decide, read_decision, read_plan, read_result, write_result};
 use crate::host::files::{self, FileError, io_error};
-use crate::host::{chain, clock, detach, facts, job, switch};
+use crate::host::{chain, clock, detach, facts, job, switch, systemd};
 use crate::model::{Arbiter, Decision, GuardResult, HostFacts, StorePath};
 
 /// How often a timer looks whether it was decided already.
@@ -22,6 +22,8 @@ const TRIES: u32 = 2;
 const BETWEEN_TRIES: Duration = Duration::from_secs(3);
 /// How long the switch to the new system may take to end when asked to.
 const STOP_TIME: Duration = Duration::from_secs(15);
+/// How long all the units that ran before may take to start again.
+const RESTORE_TIME: Duration = Duration::from_secs(45);
 /// How often a timer whose rollback could not even be recorded fires again, and how long it waits in between.
 const FIRES_MAX: u32 = 60;
 const BETWEEN_FIRES: Duration = Duration::from_secs(10);
@@ -116,6 +118,9 @@ pub async fn fire(dir: &Path) -> Result<Fired, GuardError> {
         return Ok(Fired::Stands(decision));
     }
     let result = roll_back(dir, &plan).await?;
+    if result == GuardResult::RolledBack {
+        restore_units(&plan).await;
+    }
     write_result(dir, &result)?;
     Ok(Fired::Ended(result))
 }
@@ -162,8 +167,21 @@ async fn roll_back(dir: &Path, plan: &GuardPlan) -> Result<GuardResult, GuardErr
 ///
 /// If it does not end, or its job cannot be read, switching back is tried all the same.
 async fn end_switch(plan: &GuardPlan) {
-    if job::request_stop(&plan.switch_job).is_ok() {
+    if job::request_stop(&plan.switch_job).await.is_ok() {
         job::wait(&plan.switch_job, STOP_TIME).await.ok();
+    }
+}
+
+/// Starts what ran before and was stopped meanwhile. Switching back does not: it starts what targets want, not what an
+/// operator, a timer or a socket has started.
+///
+/// The host runs the old system already, so what cannot be started is told, and no reason to call the rollback failed.
+async fn restore_units(plan: &GuardPlan) {
+    if plan.baseline_units.is_empty() {
+        return;
+    }
+    if let Err(error) = systemd::start_all(&plan.baseline_units, RESTORE_TIME).await {
+        eprintln!("pullagent guard: not all that ran before runs again: {}", chain(&error));
     }
 }
 
@@ -238,6 +256,7 @@ mod tests {
             switch_limit_ms: 1,
             old_checks: serde_json::Value::Null,
             agent_version: "0".into(),
+            baseline_units: Vec::new(),
         };
         // running, /etc, lists left, expected
         let table = [

@@ -9,9 +9,9 @@
 //! guard/<id>/result.json  how a rollback ended
 //! guard/<id>/lock         held while a rollback is carried out
 //! ```
-//! The agent prepares it ([`write_plan`], [`pin`], [`selftest`]) and adds timers ([`arm`]); a timer that
-//! finds its deadline passed and nothing decided fires. Timers are never taken back: firing when there is
-//! nothing to do does nothing. Every rollback is carried out by the pinned binary, also one that the agent
+//! The agent prepares it ([`write_plan`], [`pin`], [`selftest`]) and adds timers ([`arm`]): of systemd where it runs the
+//! host, otherwise processes that wait. One that finds its deadline passed and nothing decided fires. Timers are never
+//! taken back: firing when there is nothing to do does nothing. Every rollback is carried out by the pinned binary, also one that the agent
 //! decided ([`decide`], then [`fire_now`]).
 //!
 //! This room knows the host and the nouns. It opens no journal, touches no profile (it was never moved),
@@ -31,6 +31,7 @@ use crate::host::detach::DetachError;
 use crate::host::files::FileError;
 use crate::host::job::JobError;
 use crate::host::nix::NixError;
+use crate::host::systemd::SystemdError;
 use crate::model::{DeploymentId, StorePath};
 
 pub use fire::{Fired, fire};
@@ -79,6 +80,9 @@ pub enum GuardError {
     /// A timer could not be started.
     #[error("failed to arm the guard")]
     Arm(#[source] DetachError),
+    /// systemd did not take on a timer.
+    #[error("failed to arm the guard")]
+    Timer(#[source] SystemdError),
     /// The rollback could not be started or followed.
     #[error("failed to run the rollback")]
     Job(#[from] JobError),

@@ -1,6 +1,7 @@
 //! Owns the binary that will roll back: it is put out of everybody's reach and tested before anything
 //! changes, and it is what every timer and every rollback runs.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,10 @@ use crate::host::command::{self, Command};
 use crate::host::detach;
 use crate::host::files::{self, Created, FileError, io_error};
 use crate::host::job::{self, JobError, JobSpec, JobState};
+use crate::host::manager::Manager;
 use crate::host::nix::Nix;
+use crate::host::systemd::{self, Transient};
+use crate::host::units::{self, Kind};
 use crate::host::{facts, switch};
 use crate::model::{Decision, StorePath};
 
@@ -55,23 +59,34 @@ pub async fn selftest(dir: &Path) -> Result<(), GuardError> {
 }
 
 /// Adds a timer that fires at `until_boottime_ms`, and returns when it runs. Repeating it adds nothing.
-pub async fn arm(dir: &Path, until_boottime_ms: u64) -> Result<(), GuardError> {
+pub async fn arm(dir: &Path, manager: Manager, until_boottime_ms: u64) -> Result<(), GuardError> {
     let dir = absolute(dir)?;
-    let argv = pinned_argv(&dir, &GuardArgs::Wait { dir: dir.clone(), until_boottime_ms });
-    detach::detach(argv, []).await.map_err(GuardError::Arm)
+    match manager {
+        Manager::Alone => {
+            let argv = pinned_argv(&dir, &GuardArgs::Wait { dir: dir.clone(), until_boottime_ms });
+            detach::detach(argv, []).await.map_err(GuardError::Arm)
+        }
+        Manager::Systemd => {
+            let argv: Vec<_> = pinned_argv(&dir, &GuardArgs::Fire { dir: dir.clone() }).collect();
+            let unit = format!("{}guard-{}-{until_boottime_ms}.service", units::PREFIX, name(&dir));
+            let (kind, properties) = (Kind::Guard, Vec::new());
+            let fires = Transient { unit: &unit, kind, properties, env: &[], argv: &argv };
+            systemd::start_at(&fires, until_boottime_ms).await.map_err(GuardError::Timer)
+        }
+    }
 }
 
 /// Has the pinned binary do what was decided (roll back, if nothing was), and waits for it at most `limit`.
 ///
 /// It is started in a process that outlives us, unless one runs already; if that dies, once more.
-pub async fn fire_now(dir: &Path, limit: Duration) -> Result<Fired, GuardError> {
+pub async fn fire_now(dir: &Path, manager: Manager, limit: Duration) -> Result<Fired, GuardError> {
     let dir = absolute(dir)?;
     let mut state = JobState::Absent;
     for _ in 0..RUNS_MAX {
         if let Some(fired) = outcome(&dir)? {
             return Ok(fired);
         }
-        let run = next_run(&dir, limit).await?;
+        let run = next_run(&dir, manager, limit).await?;
         state = job::wait(&run, limit).await?;
         if state == JobState::Running {
             break;
@@ -88,16 +103,21 @@ pub async fn fire_now(dir: &Path, limit: Duration) -> Result<Fired, GuardError> 
 }
 
 /// Returns the record of the rollback process that runs, or starts the next one.
-async fn next_run(dir: &Path, limit: Duration) -> Result<PathBuf, GuardError> {
+async fn next_run(dir: &Path, manager: Manager, limit: Duration) -> Result<PathBuf, GuardError> {
     for number in 1..=RECORDS_MAX {
         let run = dir.join(format!("fire-{number}"));
-        match job::state(&run)? {
+        match job::state(&run).await? {
             JobState::Ended(_) | JobState::Lost => continue,
             JobState::Running => return Ok(run),
             JobState::Absent => {}
         }
-        let argv = pinned_argv(dir, &GuardArgs::Fire { dir: dir.to_owned() });
-        let spec = JobSpec { dir: run.clone(), argv, env: Vec::new(), limit };
+        let argv = pinned_argv(dir, &GuardArgs::Fire { dir: dir.to_owned() }).collect();
+        let mut unit = manager.unit(Kind::Guard, &format!("{}-fire-{number}", name(dir)));
+        if let Some(unit) = &mut unit {
+            // It is us who look after this one, and a second try is a record of its own.
+            unit.properties.push("Restart=no".into());
+        }
+        let spec = JobSpec { dir: run.clone(), argv, env: Vec::new(), limit, unit };
         return match job::start(&spec).await {
             Ok(()) | Err(JobError::AlreadyStarted(_)) => Ok(run),
             Err(e) => Err(e.into()),
@@ -149,8 +169,13 @@ async fn packaged(nix: &Nix) -> Option<(StorePath, PathBuf)> {
     nix.is_valid(&package).await.unwrap_or(false).then_some((package, binary))
 }
 
-fn pinned_argv(dir: &Path, args: &GuardArgs) -> Vec<std::ffi::OsString> {
-    std::iter::once(agent_path(dir).into()).chain(args.to_argv()).collect()
+fn pinned_argv(dir: &Path, args: &GuardArgs) -> impl Iterator<Item = OsString> + use<> {
+    std::iter::once(agent_path(dir).into()).chain(args.to_argv())
+}
+
+/// The guard's directory is named after its deployment.
+fn name(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn agent_path(dir: &Path) -> PathBuf {

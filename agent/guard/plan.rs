@@ -48,6 +48,9 @@ pub struct GuardPlan {
     pub old_checks: serde_json::Value,
     /// The version of the agent that wrote the plan.
     pub agent_version: String,
+    /// The units that were active before: a rollback sees them run again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub baseline_units: Vec<String>,
 }
 
 impl GuardPlan {
@@ -224,6 +227,7 @@ mod tests {
             switch_limit_ms: 60_000,
             old_checks: serde_json::json!({ "web": { "http": "http://127.0.0.1/" } }),
             agent_version: "0.1.0".into(),
+            baseline_units: Vec::new(),
         }
     }
 
@@ -232,6 +236,9 @@ mod tests {
     fn the_files_are_frozen() {
         let frozen = r#"{"schema":1,"deployment":"7-aaaaaaa","old":"/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-old","new":"/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-new","revision":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","branch":"main","operation":"switch","root":"/","switchJob":"/var/lib/pullagent/jobs/7-aaaaaaa/switch","bootId":"b1","deadlineBoottimeMs":90000,"switchLimitMs":60000,"oldChecks":{"web":{"http":"http://127.0.0.1/"}},"agentVersion":"0.1.0"}"#;
         assert_eq!(serde_json::to_string(&plan("b1")).unwrap(), frozen);
+        let with_units = GuardPlan { baseline_units: vec!["a.service".into()], ..plan("b1") };
+        let units = r#""agentVersion":"0.1.0","baselineUnits":["a.service"]}"#;
+        assert!(serde_json::to_string(&with_units).unwrap().ends_with(units));
         let decisions = [
             (Decision::Confirm, r#"{"decision":"confirm"}"#),
             (

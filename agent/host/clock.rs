@@ -16,6 +16,13 @@ pub fn boottime_ms() -> u64 {
     secs * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
+/// Returns milliseconds of `CLOCK_MONOTONIC`, in which systemd counts its timers: since boot, without suspend.
+pub fn monotonic_ms() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let secs = u64::try_from(now.tv_sec).unwrap_or(0);
+    secs * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

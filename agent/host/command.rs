@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 use super::child::supervised;
+use super::files::{FileError, io_error};
 use super::group::Group;
 use super::text::{Tail, last_line};
 
@@ -165,15 +166,15 @@ enum Halt {
 /// A program to run, and the bounds it runs in.
 #[derive(Debug)]
 pub struct Command {
-    program: OsString,
-    args: Vec<OsString>,
-    env: BTreeMap<OsString, OsString>,
+    pub(super) program: OsString,
+    pub(super) args: Vec<OsString>,
+    pub(super) env: BTreeMap<OsString, OsString>,
     dir: Option<PathBuf>,
     stdin: Option<File>,
-    time_limit: Duration,
-    stdout_max: usize,
-    stderr_tail: usize,
-    limits: Limits,
+    pub(super) time_limit: Duration,
+    pub(super) stdout_max: usize,
+    pub(super) stderr_tail: usize,
+    pub(super) limits: Limits,
 }
 
 impl Command {
@@ -344,6 +345,16 @@ impl Command {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
     }
 
+    /// Starts the program and does not wait for it; for a call that is short by itself. Needs a tokio runtime,
+    /// which collects the dead.
+    #[expect(clippy::disallowed_methods, reason = "this file owns spawning")]
+    pub fn start_and_forget(self) -> io::Result<()> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(&self.args).env_clear().envs(&self.env).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().map(drop)
+    }
+
     async fn drive(
         self,
         keep: &mut impl FnMut(Stream, &[u8]) -> Result<(), Halt>,
@@ -373,7 +384,7 @@ impl Command {
         })
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.program.to_string_lossy().into_owned()
     }
 
@@ -501,6 +512,17 @@ pub fn use_binary(path: impl Into<PathBuf>) {
 /// deleted, so that parent and child are always of one version.
 pub fn own_binary() -> &'static Path {
     OWN_BINARY.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path)
+}
+
+/// Returns the file of our own binary, for programs that are started by others.
+pub fn own_program() -> Result<PathBuf, FileError> {
+    let path = own_binary();
+    path.canonicalize().map_err(io_error("find the program file of", path))
+}
+
+/// Returns the variable `name` of our own environment; for roles that are told something that way.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::vars_os().find(|(found, _)| found == name)?.1.into_string().ok()
 }
 
 /// Returns the variable `name` of our own environment if children may see it.

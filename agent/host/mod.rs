@@ -11,9 +11,12 @@ pub mod facts;
 pub mod files;
 mod group;
 pub mod job;
+pub mod manager;
 pub mod nix;
 pub mod switch;
+pub mod systemd;
 pub mod text;
+pub mod units;
 
 /// Returns an error with its whole chain as one line, for a record that is written where no edge prints it.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::command::{Command, CommandError};
 use super::job::{self, JobError, JobSpec};
+use super::manager::Manager;
+use super::units::Kind;
 use crate::model::StorePath;
 
 /// Tells `switch-to-configuration` to update the boot loader, not to install it anew.
@@ -23,22 +25,29 @@ pub fn program(toplevel: &StorePath) -> PathBuf {
 }
 
 /// Runs the pre-switch checks of `toplevel`; changes nothing.
-pub async fn check(toplevel: &StorePath, limit: Duration) -> Result<(), CommandError> {
-    command(toplevel, "check", limit).run_for_effect().await
+pub async fn check(toplevel: &StorePath, manager: Manager, limit: Duration) -> Result<(), CommandError> {
+    manager.run_for_effect(Kind::Root, command(toplevel, "check", limit)).await
 }
 
 /// Makes `toplevel` what the next boot starts; changes nothing that runs.
-pub async fn boot(toplevel: &StorePath, limit: Duration) -> Result<(), CommandError> {
-    command(toplevel, "boot", limit).run_for_effect().await
+pub async fn boot(toplevel: &StorePath, manager: Manager, limit: Duration) -> Result<(), CommandError> {
+    manager.run_for_effect(Kind::Root, command(toplevel, "boot", limit)).await
 }
 
-/// Starts to activate `toplevel` without making it permanent, as a job that outlives us.
-pub async fn start_test(toplevel: &StorePath, job_dir: &Path, limit: Duration) -> Result<(), JobError> {
+/// Starts to activate `toplevel` without making it permanent, as a job that outlives us; `name` tells its unit apart.
+pub async fn start_test(
+    toplevel: &StorePath,
+    manager: Manager,
+    name: &str,
+    job_dir: &Path,
+    limit: Duration,
+) -> Result<(), JobError> {
     let spec = JobSpec {
         dir: job_dir.to_owned(),
         argv: vec![program(toplevel).into(), "test".into()],
         env: vec![owned(UPDATE_LOADER)],
         limit,
+        unit: manager.unit(Kind::Switch, name),
     };
     job::start(&spec).await
 }

@@ -18,7 +18,7 @@ const LOG_BYTES: usize = 600;
 impl Steps {
     pub(super) async fn arm(&self, d: &Deployment) -> Happened {
         let Stage::Probation { trial, .. } = &d.stage else { return misplaced(d) };
-        match guard::arm(&self.guard_dir(&d.id), trial.deadline_boottime_ms).await {
+        match guard::arm(&self.guard_dir(&d.id), self.manager, trial.deadline_boottime_ms).await {
             Ok(()) => Happened::Event(Event::Armed { id: d.id.clone() }),
             Err(error) => failed_step(d, "guard", &error),
         }
@@ -29,7 +29,7 @@ impl Steps {
         let built = Built::journaled(d);
         let dir = self.guard_dir(&d.id).join(JOB);
         let limit = self.settings.activation.switch_timeout.0;
-        match switch::start_test(built.toplevel(), &dir, limit).await {
+        match switch::start_test(built.toplevel(), self.manager, d.id.as_str(), &dir, limit).await {
             Ok(()) | Err(JobError::AlreadyStarted(_)) => {}
             Err(error) => return failed_step(d, "switch", &error),
         }
@@ -37,7 +37,7 @@ impl Steps {
             Ok(state) => state,
             Err(error) => return failed_step(d, "switch", &error),
         };
-        let log = job::log_tail(&dir, LOG_BYTES).unwrap_or_default();
+        let log = job::log_tail(&dir, LOG_BYTES).await.unwrap_or_default();
         match self.judge(d, &ended, &log) {
             Ok(ended) => Happened::Event(Event::Switched { id: d.id.clone(), ended }),
             Err(error) => failed_step(d, "host", &error),
@@ -69,9 +69,12 @@ impl Steps {
 
     /// Adds the timer that bounds the health phase.
     pub(super) async fn shorten(&self, d: &Deployment) -> Happened {
+        if let Err(why) = self.is_new_agent(d) {
+            return self.hand_over(d, &why).await;
+        }
         let until: Duration = self.settings.activation.window.0 + GUARD_MARGIN;
         let deadline_boottime_ms = clock::boottime_ms() + millis(until);
-        match guard::arm(&self.guard_dir(&d.id), deadline_boottime_ms).await {
+        match guard::arm(&self.guard_dir(&d.id), self.manager, deadline_boottime_ms).await {
             Ok(()) => Happened::Event(Event::SoakStarted { id: d.id.clone(), deadline_boottime_ms }),
             Err(error) => failed_step(d, "guard", &error),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{GUARD_MARGIN, Steps, millis, probe};
 use crate::config::{Check, Severity};
 use crate::guard;
+use crate::host::manager::Manager;
 use crate::host::{clock, facts};
 use crate::model::{Arbiter, CheckFacts, Decision, Deployment, Happened, Sighting, Stage, Trial};
 
@@ -56,7 +57,7 @@ impl Steps {
             return self.decide(d, &roll_back("it has no plan".to_owned()), vec![]);
         };
         let checks = match self.configuration_of(&d.toplevel) {
-            Ok(settings) => settings.health.checks,
+            Ok(settings) => settings.map(|s| s.health.checks).unwrap_or_default(),
             Err(failure) => return self.decide(d, &roll_back(failure.text), vec![]),
         };
         let mut watches = watches(checks, trial);
@@ -73,7 +74,7 @@ impl Steps {
         let over = trial.deadline_boottime_ms.saturating_sub(millis(GUARD_MARGIN));
         let soak = millis(self.settings.activation.soak.0);
         loop {
-            if probe_due(watches, began).await {
+            if probe_due(watches, began, self.manager).await {
                 let checks = watches.iter().map(Watch::facts).collect();
                 drop(self.tell.try_send(Sighting::Checked { id: d.id.clone(), checks }));
             }
@@ -136,10 +137,10 @@ fn watches(checks: BTreeMap<String, Check>, trial: &Trial) -> Vec<Watch> {
 }
 
 /// Tries all checks whose time has come, at once; tells whether there were any.
-async fn probe_due(watches: &mut [Watch], began: u64) -> bool {
+async fn probe_due(watches: &mut [Watch], began: u64, manager: Manager) -> bool {
     let now = clock::boottime_ms();
     let due = watches.iter_mut().filter(|w| w.next_at <= now).map(async |w| {
-        let result = probe::run(&w.check).await;
+        let result = probe::run(&w.check, manager).await;
         let now = clock::boottime_ms();
         w.tried = true;
         w.next_at = now + millis(w.check.interval.0);

@@ -13,6 +13,7 @@
 
 mod activate;
 mod build;
+mod handover;
 mod health;
 mod observe;
 mod prepare;
@@ -27,6 +28,7 @@ use crate::config::Settings;
 use crate::gateway::link::Link;
 use crate::host::clock;
 use crate::host::facts::HostPaths;
+use crate::host::manager::Manager;
 use crate::host::nix::Nix;
 use crate::model::{Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting};
 use crate::plan::Policy;
@@ -56,6 +58,8 @@ pub struct Steps {
     pub link: Link,
     /// The way to Nix.
     pub nix: Nix,
+    /// Who keeps what we start.
+    pub manager: Manager,
     /// Where a long step tells how it gets on. What finds no room is not told.
     pub tell: tokio::sync::mpsc::Sender<Sighting>,
 }

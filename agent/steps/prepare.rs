@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{Built, GUARD_MARGIN, Steps, failed_step, millis, probe};
 use crate::config::{self, Settings};
 use crate::guard::{self, GuardPlan};
-use crate::host::{self, clock, command::CommandError, facts, files, switch};
+use crate::host::manager::Manager;
+use crate::host::{self, clock, command::CommandError, facts, files, switch, systemd};
 use crate::model::{Class, Deployment, Event, Failure, Happened, StorePath};
 use crate::repo::{Limits, import, store::Store};
 
@@ -37,10 +38,12 @@ impl Steps {
         self.tidy_store().await;
         let built = Built::journaled(d);
         let new = self.configuration_of(built.toplevel())?;
-        self.check_machine(&new)?;
+        if let Some(new) = &new {
+            self.check_machine(new)?;
+        }
         self.check_space(built.toplevel())?;
         self.check_valid(d, built.toplevel()).await?;
-        check_switch(built.toplevel()).await?;
+        self.check_switch(built.toplevel()).await?;
         let facts = facts::observe(&self.host).map_err(|e| again(d, "host", &e))?;
         let Some(old) = facts.running else {
             return Err(off(
@@ -49,7 +52,10 @@ impl Steps {
                 "the host does not say which system it runs".to_owned(),
             ));
         };
-        let red_before = self.baseline(&new).await;
+        let red_before = match &new {
+            Some(new) => self.baseline(new).await,
+            None => Vec::new(),
+        };
         let plan = self.write_plan(d, &old, &facts.boot_id).await.map_err(|e| again(d, "guard", &e))?;
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
@@ -69,17 +75,21 @@ impl Steps {
         }
     }
 
-    /// Reads the new system's own configuration out of the store; nothing is evaluated.
-    pub(super) fn configuration_of(&self, toplevel: &StorePath) -> Result<Settings, Failure> {
+    /// Reads the new system's own configuration out of the store; nothing is evaluated. `None`: it has no pullagent,
+    /// and that is allowed.
+    pub(super) fn configuration_of(&self, toplevel: &StorePath) -> Result<Option<Settings>, Failure> {
         let path = toplevel.join(CONFIG_IN_SYSTEM);
         let failure = |code: &str, text| Failure { class: Class::Target, code: code.to_owned(), text };
+        if !path.exists() && self.settings.activation.allow_removal {
+            return Ok(None);
+        }
         if !path.exists() {
-            let text =
-                "the new system has no pullagent, so the host could not be updated any more".to_owned();
-            return Err(failure("no-agent", text));
+            let text = "the new system has no pullagent, so the host could not be updated any more \
+                        (activation.allowRemoval would permit it)";
+            return Err(failure("no-agent", text.to_owned()));
         }
         match config::load(&path) {
-            Ok(loaded) => Ok(loaded.settings),
+            Ok(loaded) => Ok(Some(loaded.settings)),
             Err(e) => Err(failure(
                 "config",
                 format!("the new system's pullagent is misconfigured: {}", host::chain(&e)),
@@ -136,11 +146,39 @@ impl Steps {
         let both = |name: &String| self.settings.health.checks.contains_key(name);
         let checks = new.health.checks.iter().filter(|(name, _)| both(name));
         let probes = checks.map(async |(name, check)| {
-            let result = probe::run(check).await;
+            let result = probe::run(check, self.manager).await;
             // A probe that can't do its work says nothing about the old system, so it excuses nothing.
             (!result.ok && !result.not_yet && !result.broken).then(|| name.clone())
         });
         futures_util::future::join_all(probes).await.into_iter().flatten().collect()
+    }
+
+    /// Returns what runs now. Without it a rollback restores less, which is no reason not to try the new system.
+    async fn active_units(&self) -> Vec<String> {
+        match self.manager {
+            Manager::Alone => Vec::new(),
+            Manager::Systemd => systemd::active_units().await.unwrap_or_else(|error| {
+                tracing::warn!("what runs now can't be noted for a rollback: {}", host::chain(&error));
+                Vec::new()
+            }),
+        }
+    }
+
+    /// Asks the new system whether it lets itself be switched to.
+    async fn check_switch(&self, toplevel: &StorePath) -> Result<(), Stop> {
+        match switch::check(toplevel, self.manager, CHECK_MAX).await {
+            Ok(()) => Ok(()),
+            Err(e @ CommandError::NotFound { .. }) => Err(off(
+                Class::Target,
+                "activation",
+                format!("the new system can't be switched to: {}", host::chain(&e)),
+            )),
+            // A switch inhibitor, most of the time. It may let the switch pass after a reboot, so the target is not bad.
+            Err(e) => {
+                let text = format!("the new system's pre-switch check says no: {}", host::chain(&e));
+                Err(off(Class::Transient, "inhibited", text))
+            }
+        }
     }
 
     async fn write_plan(
@@ -172,28 +210,12 @@ impl Steps {
             switch_limit_ms: millis(activation.switch_timeout.0),
             old_checks: serde_json::to_value(&self.settings.health.checks).unwrap_or_default(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            baseline_units: self.active_units().await,
         };
         let plan = guard::write_plan(&dir, &plan)?;
         guard::pin(&dir, old, Some(&self.nix)).await?;
         guard::selftest(&dir).await?;
         Ok(plan)
-    }
-}
-
-/// Asks the new system whether it lets itself be switched to.
-async fn check_switch(toplevel: &StorePath) -> Result<(), Stop> {
-    match switch::check(toplevel, CHECK_MAX).await {
-        Ok(()) => Ok(()),
-        Err(e @ CommandError::NotFound { .. }) => Err(off(
-            Class::Target,
-            "activation",
-            format!("the new system can't be switched to: {}", host::chain(&e)),
-        )),
-        // A switch inhibitor, most of the time. It may let the switch pass after a reboot, so the target is not bad.
-        Err(e) => {
-            let text = format!("the new system's pre-switch check says no: {}", host::chain(&e));
-            Err(off(Class::Transient, "inhibited", text))
-        }
     }
 }
 

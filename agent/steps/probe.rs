@@ -1,5 +1,6 @@
-//! One try of one check, in a short-lived child of our own program: a hanging check is killed with all it started, and
-//! the reconciler itself opens no network socket.
+//! One try of one check, in a short-lived process: a hanging check is killed with all it started, and the reconciler
+//! itself opens no network socket. Where systemd runs the host, it is a unit: an unprivileged, sandboxed user, unless the
+//! check asks for root.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Check;
 use crate::host::command::{self, Command, CommandError};
+use crate::host::manager::Manager;
+use crate::host::units::Kind;
 
 /// The hidden verb.
 pub const VERB: &str = "probe";
@@ -67,18 +70,19 @@ impl CheckResult {
 }
 
 /// Tries a check once.
-pub(super) async fn run(check: &Check) -> CheckResult {
+pub(super) async fn run(check: &Check, manager: Manager) -> CheckResult {
+    let kind = if check.privileged { Kind::PrivilegedProbe } else { Kind::Probe };
     match (&check.http, &check.command) {
-        (Some(url), _) => run_http(url, check.timeout.0).await,
-        (None, Some(argv)) => run_command(argv, check.timeout.0).await,
+        (Some(url), _) => run_http(url, manager, check.timeout.0).await,
+        (None, Some(argv)) => run_command(argv, manager, kind, check.timeout.0).await,
         (None, None) => CheckResult::bad("the check has neither 'http' nor 'command'"),
     }
 }
 
-async fn run_command(argv: &[String], limit: Duration) -> CheckResult {
+async fn run_command(argv: &[String], manager: Manager, kind: Kind, limit: Duration) -> CheckResult {
     let Some((program, args)) = argv.split_first() else { return CheckResult::bad("the command is empty") };
-    match Command::new(program).args(args.iter().map(OsString::from)).time_limit(limit).run_for_effect().await
-    {
+    let command = Command::new(program).args(args.iter().map(OsString::from)).time_limit(limit);
+    match manager.run_for_effect(kind, command).await {
         Ok(()) => CheckResult::good(),
         Err(CommandError::Failed { end: command::Ending::Code(EXIT_NOT_YET), .. }) => {
             CheckResult { ok: false, not_yet: true, broken: false, text: "not yet".to_owned() }
@@ -87,7 +91,7 @@ async fn run_command(argv: &[String], limit: Duration) -> CheckResult {
     }
 }
 
-async fn run_http(url: &str, limit: Duration) -> CheckResult {
+async fn run_http(url: &str, manager: Manager, limit: Duration) -> CheckResult {
     let timeout_ms = super::millis(limit);
     let spec = match serde_json::to_string(&ProbeSpec { http: url.to_owned(), timeout_ms }) {
         Ok(spec) => spec,
@@ -98,7 +102,7 @@ async fn run_http(url: &str, limit: Duration) -> CheckResult {
         .arg(spec)
         .time_limit(limit + MARGIN)
         .stdout_max(SAID_MAX);
-    match child.run().await {
+    match manager.run(Kind::Probe, child).await {
         Ok(output) => serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|e| CheckResult::broken(format!("the probe's answer can't be read: {e}"))),
         Err(e) => CheckResult::broken(crate::host::chain(&e)),

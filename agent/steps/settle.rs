@@ -29,7 +29,7 @@ impl Steps {
         if let Err(error) = self.nix.set_profile(&self.host.profile(), &d.toplevel).await {
             return failed_step(d, "profile", &error);
         }
-        if let Err(error) = switch::boot(&d.toplevel, BOOT_MAX).await {
+        if let Err(error) = switch::boot(&d.toplevel, self.manager, BOOT_MAX).await {
             return failed_step(d, "bootloader", &error);
         }
         match facts::observe(&self.host) {
@@ -49,7 +49,7 @@ impl Steps {
     /// Has the guard's pinned binary roll back, and sees it end.
     pub(super) async fn roll_back(&self, d: &Deployment) -> Happened {
         let (id, at) = (d.id.clone(), clock::unix_secs());
-        let fired = guard::fire_now(&self.guard_dir(&d.id), self.roll_back_max()).await;
+        let fired = guard::fire_now(&self.guard_dir(&d.id), self.manager, self.roll_back_max()).await;
         let how = |how: &str| Event::RolledBack { id: id.clone(), how: how.to_owned(), at };
         let event = match fired {
             Ok(Fired::Ended(GuardResult::RolledBack)) => how("the guard switched back"),
@@ -79,7 +79,7 @@ impl Steps {
                 return failed_step(d, "guard", &error);
             }
             // With nothing to roll back this only leaves the result that ends its timers.
-            if let Err(error) = guard::fire_now(&dir, self.roll_back_max()).await {
+            if let Err(error) = guard::fire_now(&dir, self.manager, self.roll_back_max()).await {
                 tracing::warn!(
                     deployment = d.id.as_str(),
                     "the guard can't be disarmed: {}",
@@ -103,7 +103,7 @@ impl Steps {
         }
         if facts.profile.as_ref() == Some(&d.toplevel) {
             self.nix.set_profile(&self.host.profile(), &trial.old).await?;
-            switch::boot(&trial.old, BOOT_MAX).await?;
+            switch::boot(&trial.old, self.manager, BOOT_MAX).await?;
         }
         Ok(())
     }

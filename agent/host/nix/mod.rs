@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use super::command::{self, Command, CommandError, Limits, Output};
 use super::files;
+use super::manager::Manager;
 use super::text::printable;
+use super::units::Kind;
 use crate::model::{Oid, StorePath};
 
 /// Time limit of calls that only ask or register something.
@@ -168,7 +170,7 @@ pub struct FlakeSource {
 pub struct EvalLimits {
     /// How long it may take.
     pub time: Duration,
-    /// How much address space it may use, in bytes.
+    /// How much memory it may use, in bytes; on a host without systemd, how much address space.
     pub address_space: Option<u64>,
 }
 
@@ -216,7 +218,12 @@ impl Nix {
     ///
     /// It writes and updates no lock file, reads no registry, no cached evaluation and no settings from the
     /// flake, and needs no network unless the flake's inputs do.
-    pub async fn eval_drv(&self, flake: &FlakeSource, limits: EvalLimits) -> Result<StorePath, NixError> {
+    pub async fn eval_drv(
+        &self,
+        flake: &FlakeSource,
+        manager: Manager,
+        limits: EvalLimits,
+    ) -> Result<StorePath, NixError> {
         let call = self
             .classic("nix")
             .args(["--extra-experimental-features", "nix-command flakes", "eval", "--raw"])
@@ -229,7 +236,7 @@ impl Nix {
             .time_limit(limits.time)
             .limits(Limits { address_space: limits.address_space, ..Limits::default() });
         let failure = |error| messages::eval_failure(error).naming_files_of(&flake.source);
-        let output = call.run().await.map_err(failure)?;
+        let output = manager.run(Kind::Build, call).await.map_err(failure)?;
         let drv = store_path("nix eval", &output)?;
         if drv.as_str().ends_with(".drv") { Ok(drv) } else { Err(not_understood("nix eval", &output)) }
     }

@@ -1,0 +1,100 @@
+//! Who may judge the new system: its own agent only. A switch restarts the agent's unit when it has changed; where that did
+//! not happen, the agent asks systemd for it, once.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Steps, failed_step};
+use crate::config;
+use crate::host::command::own_program;
+use crate::host::files::{self, FileError};
+use crate::host::manager::Manager;
+use crate::host::{systemd, units};
+use crate::model::{Arbiter, Decision, Deployment, Happened, StorePath};
+
+/// Where a system keeps the unit of its agent.
+const UNITS_IN_SYSTEM: &str = "etc/systemd/system";
+/// How long a unit file may be, in bytes.
+const UNIT_FILE_MAX: u64 = 64 << 10;
+/// How long systemd may take to stop us after it was asked to.
+const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+/// Says, in the guard's directory, that the agent was restarted for this deployment already.
+const MARKER: &str = "handed-over";
+
+impl Steps {
+    /// Tells whether we are the agent of the system that runs now, or how we differ from it.
+    pub(super) fn is_new_agent(&self, d: &Deployment) -> Result<(), String> {
+        if self.manager == Manager::Alone {
+            return Ok(());
+        }
+        let configuration = d.toplevel.join(super::prepare::CONFIG_IN_SYSTEM);
+        if configuration.exists() {
+            let new = config::load(&configuration).map_err(|e| crate::host::chain(&e))?;
+            if new.settings != self.settings {
+                return Err("it has another configuration".to_owned());
+            }
+        }
+        let Some(new) = program_of(&d.toplevel).map_err(|e| crate::host::chain(&e))? else { return Ok(()) };
+        let ours = own_program().map_err(|e| crate::host::chain(&e))?;
+        // A package may wrap its program, so that what runs is another file of it.
+        match (StorePath::containing(&ours), StorePath::containing(&new)) {
+            (Some(ours), Some(new)) if ours == new => Ok(()),
+            (None, None) if ours == new => Ok(()),
+            _ => Err(format!("it has the program '{}'", new.display())),
+        }
+    }
+
+    /// Has systemd replace us by the new system's agent. The second time it is the new system's fault.
+    pub(super) async fn hand_over(&self, d: &Deployment, why: &str) -> Happened {
+        let marker = self.guard_dir(&d.id).join(MARKER);
+        if marker.exists() {
+            let reason = format!("the new system's agent does not take over: {why}");
+            return self.decide(d, &Decision::RollBack { reason, by: Arbiter::Agent }, vec![]);
+        }
+        tracing::info!(deployment = d.id.as_str(), "handing over to the new system's agent: {why}");
+        if let Err(error) = files::write_atomic(&marker, b"", files::PRIVATE) {
+            return failed_step(d, "hand-over", &error);
+        }
+        if let Err(error) = systemd::restart_soon(units::RECONCILER).await {
+            return failed_step(d, "hand-over", &error);
+        }
+        tokio::time::sleep(STOPPED_WITHIN).await;
+        failed_step(d, "hand-over", &std::io::Error::other("systemd does not restart this unit"))
+    }
+}
+
+/// Returns the program that a system's unit of the agent starts; `None` if it has no such unit.
+fn program_of(toplevel: &StorePath) -> Result<Option<PathBuf>, FileError> {
+    let path = toplevel.join(UNITS_IN_SYSTEM).join(units::RECONCILER);
+    let bytes = files::read_if_exists(&path, UNIT_FILE_MAX)?;
+    Ok(bytes.and_then(|bytes| program_in(&String::from_utf8_lossy(&bytes))))
+}
+
+/// Reads the program off a unit file: the first word of `ExecStart=`, without the prefixes of systemd.service(5).
+fn program_in(unit: &str) -> Option<PathBuf> {
+    let line = unit.lines().find_map(|line| line.trim().strip_prefix("ExecStart="))?;
+    let word = line.trim_start_matches(['@', '-', ':', '+', '!']).split_whitespace().next()?;
+    Some(Path::new(word.trim_matches('"')).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_read_off_the_unit() {
+        let table = [
+            (
+                "[Service]\nExecStart=/nix/store/x/bin/pullagent run --config c\n",
+                Some("/nix/store/x/bin/pullagent"),
+            ),
+            ("ExecStart=-/bin/a\n", Some("/bin/a")),
+            ("ExecStart=\"/bin/a\" b", Some("/bin/a")),
+            ("ExecStartPre=/bin/b\n", None),
+            ("", None),
+        ];
+        for (unit, expected) in table {
+            assert_eq!(program_in(unit), expected.map(PathBuf::from), "{unit}");
+        }
+    }
+}

@@ -59,7 +59,8 @@ let
       example = "https://git.example.org/me/infra.git";
       description = ''
         Where the repository is: `https://…`, `ssh://user@host/path`, `user@host:path`, `file:///…` or an absolute
-        path; `http://` on loopback only. Never with a password in it.
+        path, which the user `pullagent-gateway` must be able to read and which is not below {file}`/home`,
+        {file}`/root` or {file}`/tmp`; `http://` on loopback only. Never with a password in it.
       '';
     };
     interval = mkDuration "60s" "How often the remote is asked for its branches; `1s` or more.";
@@ -69,13 +70,13 @@ let
       description = "User name that is sent along with the token.";
     };
     tokenFile = mkNullable types.path ''
-      File on the host that holds an access token for this remote. It is handed to the agent by systemd
+      File on the host that holds an access token for this remote. It is handed to the network gateway by systemd
       (`LoadCredential=`), so only root needs to be able to read it, and it must not lie in the Nix store.
-      A new token is read when the agent restarts.
+      A new token is read when the gateway restarts.
     '';
     sshKeyFile = mkNullable types.path ''
       File on the host that holds a private key for this SSH remote, without a passphrase and for nothing else (a
-      "deploy key" that may only read). It is handed to the agent as {option}`tokenFile` is. SSH remotes need it.
+      "deploy key" that may only read). It is handed to the gateway as {option}`tokenFile` is. SSH remotes need it.
     '';
     knownHostsFile = mkNullable types.path ''
       File with the host keys of the server of this SSH remote, in the manner of {file}`known_hosts`. It is no secret
@@ -83,7 +84,8 @@ let
       makes. SSH remotes need it: nothing is trusted on first use.
     '';
     caFile = mkNullable types.path ''
-      PEM file of certificate authorities that this remote may also use, besides the system's own.
+      PEM file of certificate authorities that this remote may also use, besides the system's own. Like
+      {option}`knownHostsFile`, it must be readable by everybody, and not lie in a home directory.
     '';
   };
 
@@ -133,6 +135,14 @@ let
     command = mkNullable (types.listOf types.str) ''
       Program, as an absolute path, and its arguments. Healthy when it exits with 0; 75 means "not yet".
     '';
+    privileged = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether the command runs as root and outside of any sandbox. Otherwise it runs as a user of its own without
+        any rights, who sees no processes but its own, no homes and no secrets, and can't speak to systemd.
+      '';
+    };
     severity = mkOption {
       type = types.enum [
         "hard"
@@ -151,7 +161,45 @@ let
     };
   };
 
-  # Secrets reach the agent as systemd credentials; the configuration names the copy, not the original.
+  # All units are described in one file, which the agent and its tests read too; this module adds what only Nix knows.
+  described = builtins.fromJSON (builtins.readFile ./agent/host/units.json);
+  installed = described.installed;
+  filled = lib.mapAttrs (
+    _: value: if lib.isString value then lib.replaceStrings [ "@program@" ] [ program ] value else value
+  );
+  # Where NixOS has an option for a key, it is used, so that a host can add to it.
+  orders = {
+    After = "after";
+    PartOf = "partOf";
+    Wants = "wants";
+  };
+  unitOf =
+    name:
+    let
+      unit = installed.${name}.Unit;
+      ordered = builtins.intersectAttrs unit orders;
+    in
+    lib.mapAttrs' (key: option: lib.nameValuePair option (lib.splitString " " unit.${key})) ordered
+    // {
+      description = unit.Description;
+      unitConfig = removeAttrs unit ([ "Description" ] ++ lib.attrNames ordered);
+      wantedBy = (installed.${name}.Install or { }).WantedBy or [ ];
+    };
+  serviceOf =
+    name: more:
+    unitOf name
+    // more
+    // {
+      serviceConfig = filled installed.${name}.Service // (more.serviceConfig or { });
+    };
+
+  # For whoever speaks TLS.
+  outside = config.networking.proxy.envVars // {
+    NIX_SSL_CERT_FILE = config.security.pki.caBundle;
+    SSL_CERT_FILE = config.security.pki.caBundle;
+  };
+
+  # Secrets reach the gateway as systemd credentials; the configuration names the copy, not the original.
   credentialKeys = [
     "tokenFile"
     "sshKeyFile"
@@ -171,7 +219,7 @@ let
     remotes = map (
       r:
       r
-      // lib.genAttrs (secretsOf r) (key: "/run/credentials/pullagent.service/${credentialName r key}")
+      // lib.genAttrs (secretsOf r) (key: "/run/credentials/pullagent-gateway.service/${credentialName r key}")
     ) cfg.settings.remotes;
   };
   written = json.generate "pullagent-config.json" rendered;
@@ -336,10 +384,20 @@ in
               or deploy the accepted commit again (`enforce`).
             '';
           };
+          allowRemoval = mkOption {
+            type = types.bool;
+            default = false;
+            description = ''
+              Whether a system without pullagent may be deployed. Nothing brings such a host back but somebody who
+              logs in, so a commit that leaves the agent out is called off unless the running system allows it.
+            '';
+          };
           freeBytesMin = mkOption {
             type = types.ints.unsigned;
             default = 64 * 1024 * 1024;
-            description = "Bytes that must be free on the root file system and in the state directory before a switch.";
+            description = ''
+              Bytes that must be free on the file systems of the Nix store and of the state directory before a switch.
+            '';
           };
         };
         health.checks = mkOption {
@@ -399,69 +457,49 @@ in
       text = "${cfg.revision}\n";
     };
 
-    # Members may steer the agent through its control socket. Reading its status takes no group.
-    users.groups.pullagent-admin = { };
+    # Members of pullagent-admin may steer the agent through its control socket. Reading its status takes no group.
+    users.groups = lib.genAttrs (described.groups ++ described.users) (_: { });
+    users.users = lib.genAttrs described.users (name: {
+      isSystemUser = true;
+      group = name;
+      description = "Network gateway of pullagent";
+    });
 
-    systemd.services.pullagent = {
-      description = "Keep this host equal to its signed Git repository";
-      wantedBy = [ "multi-user.target" ];
-      # No ordering after network-online.target: a host without a network must still come up with an agent that
-      # can be asked, and polling recovers by itself.
-      after = [
-        "network.target"
-        "nix-daemon.socket"
-      ];
+    # What NixOS does to these units during a switch (all of it set in units.json):
+    # - A changed service is restarted at the end (`X-StopIfChanged=false`), with the new definition, rather than
+    #   stopped at the beginning. The switch and its guard are units of their own and go on meanwhile. Stopping the
+    #   reconciler would also take down its socket, and with it what the gateway is about to say.
+    # - `restartIfChanged` stays on: an agent that kept running its old version could not prove that the new one works.
+    # - A socket that is changed is left as it is, which is NixOS's rule for all sockets. So what is said of this one
+    #   must stay valid; it takes effect at the next boot.
+    # - A system without pullagent does not stop the agent that is deploying it (`X-StopOnRemoval=false`), or nobody
+    #   would be left to prove that system healthy. It ends with the next boot.
+    # - No ordering after network-online.target: a host without a network must still come up with an agent that can be
+    #   asked, and polling recovers by itself.
+    systemd.sockets.pullagent = unitOf "pullagent.socket" // {
+      socketConfig = filled installed."pullagent.socket".Socket;
+    };
+
+    systemd.services.pullagent = serviceOf "pullagent.service" {
       path = [
         config.nix.package
+        # For evaluations: inputs of flakes that are Git repositories.
         pkgs.gitMinimal
-        # For SSH remotes.
         pkgs.openssh
       ];
-      environment =
-        config.nix.envVars
-        // config.networking.proxy.envVars
-        // {
-          NIX_SSL_CERT_FILE = config.security.pki.caBundle;
-          SSL_CERT_FILE = config.security.pki.caBundle;
-        };
-
-      # A deployment may change this unit. Restarting it is safe, because the switch outlives it (KillMode below),
-      # and one short restart at the end beats being down for the whole activation.
-      restartIfChanged = true;
-      stopIfChanged = false;
+      # The reconciler has no network. What is outside is for the evaluations, which get its environment.
+      environment = config.nix.envVars // outside;
+      # It reads its configuration when it starts. The revision is not among what restarts it.
       restartTriggers = [ configFile ];
+    };
 
-      # An agent that gives up can't fetch its own repair.
-      startLimitIntervalSec = 0;
-      # A system without pullagent must not stop the agent that is just deploying it.
-      unitConfig.X-StopOnRemoval = false;
-
-      serviceConfig = {
-        Type = "notify";
-        NotifyAccess = "main";
-        ExecStart = "${program} run --config /etc/pullagent/config.json";
-        Restart = "always";
-        RestartSec = 5;
-
-        # The switch and the guard run as detached children of the agent. They must outlive it when
-        # a deployment restarts this very unit, so systemd may stop the main process only.
-        KillMode = "process";
-        # Nor may an evaluation that runs out of memory take the agent along.
-        OOMPolicy = "continue";
-
-        StateDirectory = "pullagent";
-        StateDirectoryMode = "0700";
-        RuntimeDirectory = "pullagent";
-        RuntimeDirectoryMode = "0755";
-        # `pullagent status` reads status.json there, also when the agent is down.
-        RuntimeDirectoryPreserve = true;
-        LoadCredential = map (s: "${s.name}:${s.path}") secrets;
-
-        # The children include switch-to-configuration, which mounts, loads modules and sets set-uid bits, and they
-        # inherit whatever is taken away here. So this unit can only drop what no activation needs.
-        LimitCORE = 0;
-        KeyringMode = "private";
-      };
+    # It is told by the reconciler what to watch, so nothing but its own unit restarts it, and a change of its unit
+    # restarts nothing else.
+    systemd.services.pullagent-gateway = serviceOf "pullagent-gateway.service" {
+      # For SSH remotes.
+      path = [ pkgs.openssh ];
+      environment = outside;
+      serviceConfig.LoadCredential = map (s: "${s.name}:${s.path}") secrets;
     };
   };
 }

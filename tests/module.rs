@@ -1,4 +1,4 @@
-//! What `module.nix` makes of a host: the rendered configuration, the unit, the assertions. Evaluated by
+//! What `module.nix` makes of a host: the rendered configuration, the units, the assertions. Evaluated by
 //! `nix-instantiate` with the stand-in `lib` of `tests/nix/`, so that no nixpkgs is needed; the flake's checks read
 //! the same cases with the real `lib`.
 #![expect(clippy::disallowed_methods, reason = "a test may start programs")]
@@ -199,43 +199,137 @@ fn keys_are_ssh_ed25519() {
     }
 }
 
-#[test]
-fn the_unit_lets_the_switch_outlive_the_agent() {
-    let unit = eval("unit");
-    let service = &unit["serviceConfig"];
-    assert_eq!(service["KillMode"], "process");
-    assert_eq!(service["Type"], "notify");
-    assert_eq!(service["Restart"], "always");
-    assert_eq!(service["StateDirectoryMode"], "0700");
-    assert_eq!(service["RuntimeDirectoryPreserve"], true);
-    assert_eq!(unit["unitConfig"]["X-StopOnRemoval"], false);
-    assert_eq!(unit["restartIfChanged"], true);
-    assert_eq!(unit["stopIfChanged"], false);
-    assert_eq!(unit["startLimitIntervalSec"], 0);
-    assert_eq!(unit["wantedBy"], json!(["multi-user.target"]));
-    let start = service["ExecStart"].as_str().unwrap();
-    assert!(start.ends_with("/bin/pullagent run --config /etc/pullagent/config.json"), "{start}");
+const UNITS: &str = include_str!("../agent/host/units.json");
+
+/// What the module adds to the units, by itself.
+const ADDED: [&str; 3] = ["path", "environment", "restartTriggers"];
+
+/// Returns the units of a host, by file name, as `units.json` describes them: what NixOS has options for is put back
+/// under the keys that NixOS makes of them.
+fn described(units: &Value) -> Value {
+    let mut all = serde_json::Map::new();
+    for (kind, suffix) in [("services", "service"), ("sockets", "socket")] {
+        for (name, unit) in units[kind].as_object().unwrap() {
+            all.insert(format!("{name}.{suffix}"), sections(unit));
+        }
+    }
+    Value::Object(all)
 }
 
-/// Whatever the unit takes away, its children lose too, and one of them is `switch-to-configuration`.
+fn sections(unit: &Value) -> Value {
+    let mut sections = json!({ "Unit": {} });
+    for (option, value) in unit.as_object().unwrap() {
+        let words =
+            || value.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect::<Vec<_>>();
+        match option.as_str() {
+            "unitConfig" => {
+                sections["Unit"].as_object_mut().unwrap().extend(value.as_object().unwrap().clone())
+            }
+            "description" => sections["Unit"]["Description"] = value.clone(),
+            "after" => sections["Unit"]["After"] = json!(words().join(" ")),
+            "wants" => sections["Unit"]["Wants"] = json!(words().join(" ")),
+            "partOf" => sections["Unit"]["PartOf"] = json!(words().join(" ")),
+            "serviceConfig" => sections["Service"] = value.clone(),
+            "socketConfig" => sections["Socket"] = value.clone(),
+            "wantedBy" if words().is_empty() => {}
+            "wantedBy" => sections["Install"] = json!({ "WantedBy": value }),
+            added => assert!(ADDED.contains(&added), "{added}"),
+        }
+    }
+    sections
+}
+
 #[test]
-fn the_unit_takes_nothing_away_that_an_activation_needs() {
-    let unit = eval("unit");
-    for key in unit["serviceConfig"].as_object().unwrap().keys() {
-        let takes =
-            ["Protect", "Private", "Restrict", "Capability", "SystemCall", "ReadOnly", "Inaccessible"];
-        let also = ["NoNewPrivileges", "UMask", "MemoryDenyWriteExecute", "User", "DynamicUser"];
-        let bad = takes.iter().any(|t| key.starts_with(t)) || also.contains(&key.as_str());
-        assert!(!bad, "{key}");
+fn the_units_are_those_of_the_data_file() {
+    let mut made = described(&eval("units"));
+    let secrets =
+        made["pullagent-gateway.service"]["Service"].as_object_mut().unwrap().remove("LoadCredential");
+    assert_eq!(secrets, Some(json!([])), "the only key that the module adds");
+    let program = made["pullagent.service"]["Service"]["ExecStart"].as_str().unwrap().to_owned();
+    let (program, _) = program.split_once(" run ").unwrap();
+    assert!(program.starts_with("/nix/store/") && program.ends_with("-pullagent/bin/pullagent"), "{program}");
+    let expected: Value = serde_json::from_str(&UNITS.replace("@program@", program)).unwrap();
+    assert_eq!(made, expected["installed"]);
+    let users = eval("users");
+    let names = |of: &str| users[of].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(json!(names("users")), expected["users"]);
+    for name in
+        [&expected["users"], &expected["groups"]].into_iter().flat_map(|names| names.as_array().unwrap())
+    {
+        assert!(names("groups").contains(&name.as_str().unwrap().to_owned()), "{name}");
+    }
+    assert_eq!(users["users"]["pullagent-gateway"]["isSystemUser"], true);
+    assert_eq!(users["users"]["pullagent-gateway"]["group"], "pullagent-gateway");
+}
+
+/// What must hold of the units whatever else is changed in them, because a switch restarts the agent that made it.
+#[test]
+fn the_units_survive_a_switch() {
+    let units: Value = serde_json::from_str(UNITS).unwrap();
+    for (name, unit) in units["installed"].as_object().unwrap() {
+        assert_eq!(
+            unit["Unit"]["X-StopOnRemoval"], "false",
+            "{name}: who removes it must not be stopped by that"
+        );
+        let Some(service) = unit.get("Service") else { continue };
+        assert_eq!(
+            service["X-StopIfChanged"], "false",
+            "{name}: a restart at the end, not a stop at the beginning"
+        );
+        assert_eq!(service.get("X-RestartIfChanged"), None, "{name}: it is restarted by default");
+        assert_eq!(service["Restart"], "always", "{name}");
+        assert_eq!(
+            unit["Unit"]["StartLimitIntervalSec"], "0",
+            "{name}: who gives up can't fetch its own repair"
+        );
+    }
+    for kind in ["switch", "guard", "guardTimer"] {
+        assert_eq!(units["transient"][kind]["IgnoreOnIsolate"], "yes", "{kind}");
     }
 }
 
 #[test]
-fn the_unit_knows_the_hosts_proxy_and_certificates() {
-    let environment = &eval("unit")["environment"];
-    assert_eq!(environment["https_proxy"], "http://proxy.example.org:3128");
-    assert_eq!(environment["SSL_CERT_FILE"], "/etc/ssl/certs/ca-certificates.crt");
-    assert_eq!(environment["NIX_REMOTE"], "daemon");
+fn proxy_and_certificates_go_to_whoever_reaches_out() {
+    let units = eval("units");
+    for name in ["pullagent", "pullagent-gateway"] {
+        let environment = &units["services"][name]["environment"];
+        assert_eq!(environment["https_proxy"], "http://proxy.example.org:3128", "{name}");
+        assert_eq!(environment["SSL_CERT_FILE"], "/etc/ssl/certs/ca-certificates.crt", "{name}");
+        let nix = if name == "pullagent" { json!("daemon") } else { Value::Null };
+        assert_eq!(environment["NIX_REMOTE"], nix, "{name}");
+    }
+    let path = |name: &str| units["services"][name]["path"].to_string();
+    assert!(path("pullagent-gateway").contains("openssh"));
+    assert!(["nix", "git-minimal", "openssh"].iter().all(|tool| path("pullagent").contains(tool)));
+}
+
+/// A change of the configuration restarts the reconciler, one of a secret's place the gateway, and neither the other.
+#[test]
+fn a_change_restarts_whom_it_concerns() {
+    let (before, after) = (eval("before"), eval("after"));
+    let differ = |after: &Value| -> Vec<String> {
+        let names = ["services", "sockets"].iter().flat_map(|kind| {
+            let units = before[kind].as_object().unwrap().iter();
+            units
+                .filter(move |(name, unit)| after[kind][name.as_str()] != **unit)
+                .map(|(name, _)| name.clone())
+        });
+        names.collect()
+    };
+    assert_eq!(differ(&after["configuration"]), ["pullagent"]);
+    assert_eq!(differ(&after["secret"]), ["pullagent-gateway"]);
+}
+
+#[test]
+fn a_host_can_add_to_the_units() {
+    let gateway = eval("extended")["services"]["pullagent-gateway"].clone();
+    let after = gateway["after"].as_array().unwrap();
+    assert!(
+        after.contains(&json!("unbound.service")) && after.contains(&json!("pullagent.socket")),
+        "{after:?}"
+    );
+    assert_eq!(gateway["serviceConfig"]["IPAddressDeny"], "10.0.0.0/8");
+    assert_eq!(gateway["serviceConfig"]["ProtectSystem"], "strict");
 }
 
 #[test]
@@ -243,14 +337,23 @@ fn secrets_are_credentials_and_stay_out_of_the_file() {
     let secret = eval("secret");
     assert_eq!(secret["failures"], json!([]));
     let credentials = ["origin.tokenFile:/run/keys/token", "deploy.sshKeyFile:/run/keys/deploy"];
-    assert_eq!(secret["credentials"], json!(credentials));
+    let services = &secret["units"]["services"];
+    assert_eq!(services["pullagent-gateway"]["serviceConfig"]["LoadCredential"], json!(credentials));
+    assert_eq!(
+        services["pullagent"]["serviceConfig"].get("LoadCredential"),
+        None,
+        "the reconciler has no secrets"
+    );
     assert!(!secret["rendered"].to_string().contains("/run/keys"));
     let settings = read(&secret["rendered"]).settings;
     let token = settings.remotes[0].token_file.as_deref();
-    assert_eq!(token, Some(Path::new("/run/credentials/pullagent.service/origin.tokenFile")));
+    assert_eq!(token, Some(Path::new("/run/credentials/pullagent-gateway.service/origin.tokenFile")));
     assert_eq!(settings.remotes[1].token_file, None);
     let [key, hosts] = [&settings.remotes[2].ssh_key_file, &settings.remotes[2].known_hosts_file];
-    assert_eq!(key.as_deref(), Some(Path::new("/run/credentials/pullagent.service/deploy.sshKeyFile")));
+    assert_eq!(
+        key.as_deref(),
+        Some(Path::new("/run/credentials/pullagent-gateway.service/deploy.sshKeyFile"))
+    );
     assert_eq!(hosts.as_deref(), Some(Path::new("/etc/ssh/ssh_known_hosts")), "no secret");
 }
 
@@ -261,12 +364,6 @@ fn a_secret_in_the_store_is_refused() {
         let failures = try_eval("secret.failures", &[(key, path)]).unwrap();
         assert!(failures.to_string().contains(&format!("{key} lies in the Nix store")), "{failures}");
     }
-}
-
-#[test]
-fn the_unit_finds_ssh() {
-    let path = eval("unit")["path"].to_string();
-    assert!(path.contains("openssh"), "{path}");
 }
 
 #[test]
@@ -315,13 +412,14 @@ fn the_revision_is_a_file_that_no_unit_depends_on() {
         "dirtySystem": null,
         "fromSystem": commit,
         "own": commit,
-        "unitIsTheSame": true,
+        "unitsAreTheSame": true,
     });
     assert_eq!(eval("revision"), expected);
 }
 
 #[test]
 fn switched_off_it_leaves_no_trace() {
-    let nothing = json!({ "assertions": [], "etc": {}, "groups": {}, "services": {}, "systemPackages": [] });
-    assert_eq!(eval("disabled"), nothing);
+    for (what, is) in eval("disabled").as_object().unwrap() {
+        assert!(*is == json!({}) || *is == json!([]), "{what}: {is}");
+    }
 }

@@ -170,7 +170,7 @@ fn a_killed_test_takes_its_machine_along() {
 fn role_owner_of_a_machine() {
     let machine = Machine::boot().unwrap();
     println!("directory {}", machine.directory().display());
-    std::thread::sleep(std::time::Duration::from_secs(600));
+    std::thread::sleep(std::time::Duration::from_secs(60));
 }
 
 #[test]

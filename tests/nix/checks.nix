@@ -36,6 +36,8 @@ let
       }
     ];
   };
+  unitNames = lib.attrNames (lib.importJSON ../../agent/host/units.json).installed;
+  unitFile = name: "${host.config.systemd.units.${name}.unit}/${name}";
 in
 {
   inherit package;
@@ -73,9 +75,15 @@ in
     builtins.toJSON (removeAttrs cases [ "refused" ])
   );
 
-  # The whole unit and the checked configuration, as a NixOS host gets them.
-  nixos = pkgs.runCommand "pullagent-nixos" { } ''
-    grep -q '^KillMode=process$' ${host.config.systemd.units."pullagent.service".unit}/pullagent.service
+  # The whole units and the checked configuration, as a NixOS host gets them.
+  nixos = pkgs.runCommand "pullagent-nixos" { nativeBuildInputs = [ pkgs.systemd ]; } ''
+    for unit in ${lib.concatMapStringsSep " " unitFile unitNames}; do
+      cp "$unit" .
+    done
+    grep -q '^X-StopIfChanged=false$' pullagent.service
+    grep -q '^User=pullagent-gateway$' pullagent-gateway.service
+    grep -q '^FileDescriptorName=gateway$' pullagent.socket
+    systemd-analyze security --offline=true --threshold=15 ./pullagent-gateway.service
     grep -Eq '"hostname": ?"web1"' ${host.config.environment.etc."pullagent/config.json".source}
     touch $out
   '';

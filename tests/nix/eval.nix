@@ -10,11 +10,13 @@
 }:
 
 let
-  fakePackage = name: {
+  # As in a store: another content, another path.
+  fakeOf = name: content: {
     type = "derivation";
     inherit name;
-    outPath = "${builtins.storeDir}/00000000000000000000000000000000-${name}";
+    outPath = "${builtins.storeDir}/${builtins.substring 0 32 (builtins.hashString "sha256" content)}-${name}";
   };
+  fakePackage = name: fakeOf name "";
 
   pkgsWhere =
     { native }:
@@ -26,11 +28,11 @@ let
       stdenv.hostPlatform = { };
       formats.json = _: {
         type = lib.types.anything;
-        generate = name: value: fakePackage name // { inherit value; };
+        generate = name: value: fakeOf name (builtins.toJSON value) // { inherit value; };
       };
       runCommand =
         name: env: script:
-        fakePackage name // { inherit env script; };
+        fakeOf name (builtins.toJSON env + script) // { inherit env script; };
     };
 
   evaluate =
@@ -73,8 +75,9 @@ let
   failures = config: map (a: a.message) (builtins.filter (a: !a.assertion) config.assertions);
   failuresOf = module: failures (host [ module ]);
 
-  withSecret = host [
-    (settings {
+  secretsAt =
+    tokenFile:
+    settings {
       remotes = lib.mkForce [
         {
           name = "origin";
@@ -92,8 +95,30 @@ let
           knownHostsFile = "/etc/ssh/ssh_known_hosts";
         }
       ];
+    };
+  secrets = secretsAt tokenFile;
+  withSecret = host [ secrets ];
+
+  changedHost = host [
+    (settings {
+      branches = [
+        {
+          pattern = "production";
+          operation = "switch";
+        }
+      ];
+      source.subdir = "hosts";
+      trust.signers.bob = {
+        keys = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpibaC0QC5rtjWVaBd7AOA6Z0zQ0eZmZEv3Xa5mreHk bob@laptop" ];
+        roles = [ "contributor" ];
+      };
+      build.evalMemoryMax = 2147483648;
+      activation.soak = duration;
     })
   ];
+
+  # Everything a switch compares.
+  unitsOf = config: { inherit (config.systemd) services sockets; };
 
   revisionOf = modules: (host modules).environment.etc."pullagent/revision".text or null;
   commit = "0123456789abcdef0123456789abcdef01234567";
@@ -101,8 +126,8 @@ in
 {
   rendered = rendered (host [ ]);
   configCheck = (source (host [ ])).script;
-  unit = (host [ ]).systemd.services.pullagent;
-  groups = (host [ ]).users.groups;
+  units = unitsOf (host [ ]);
+  users = { inherit ((host [ ]).users) users groups; };
   installed = (host [ ]).environment.systemPackages;
 
   # A cross build can't run the program, so the file goes in as it is.
@@ -121,8 +146,8 @@ in
         assertions
         ;
       inherit (config.environment) etc systemPackages;
-      inherit (config.systemd) services;
-      inherit (config.users) groups;
+      inherit (config.systemd) services sockets;
+      inherit (config.users) groups users;
     };
 
   freeform = rendered (host [
@@ -132,27 +157,18 @@ in
     })
   ]);
 
-  changed = rendered (host [
-    (settings {
-      branches = [
-        {
-          pattern = "production";
-          operation = "switch";
-        }
-      ];
-      source.subdir = "hosts";
-      trust.signers.bob = {
-        keys = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpibaC0QC5rtjWVaBd7AOA6Z0zQ0eZmZEv3Xa5mreHk bob@laptop" ];
-        roles = [ "contributor" ];
-      };
-      build.evalMemoryMax = 2147483648;
-      activation.soak = duration;
-    })
-  ]);
+  changed = rendered changedHost;
+
+  # What a change of the configuration, and one of a secret's place, does to the units.
+  before = unitsOf withSecret;
+  after = {
+    configuration = unitsOf (host [ secrets (settings { activation.soak = "61s"; }) ]);
+    secret = unitsOf (host [ (secretsAt "/run/keys/other") ]);
+  };
 
   secret = {
     rendered = rendered withSecret;
-    credentials = withSecret.systemd.services.pullagent.serviceConfig.LoadCredential;
+    units = unitsOf withSecret;
     failures = failures withSecret;
   };
 
@@ -161,11 +177,19 @@ in
     fromSystem = revisionOf [ { system.configurationRevision = commit; } ];
     dirtySystem = revisionOf [ { system.configurationRevision = "${commit}-dirty"; } ];
     own = revisionOf [ { services.pullagent.revision = commit; } ];
-    # Neither the unit nor what it depends on may change with it.
-    unitIsTheSame =
-      (host [ { services.pullagent.revision = commit; } ]).systemd.services.pullagent
-      == (host [ ]).systemd.services.pullagent;
+    # Neither a unit nor what it depends on may change with it.
+    unitsAreTheSame = unitsOf (host [ { services.pullagent.revision = commit; } ]) == unitsOf (host [ ]);
   };
+
+  # What a host may add to a unit, beside what the module says.
+  extended = unitsOf (host [
+    {
+      systemd.services.pullagent-gateway = {
+        after = [ "unbound.service" ];
+        serviceConfig.IPAddressDeny = "10.0.0.0/8";
+      };
+    }
+  ]);
 
   failures = {
     none = failuresOf { };

@@ -26,6 +26,8 @@ in
     system.autoUpgrade.enable = option types.bool false;
     system.configurationRevision = option (types.nullOr types.str) null;
     systemd.services = option (types.attrsOf some) { };
+    systemd.sockets = option (types.attrsOf some) { };
     users.groups = option (types.attrsOf some) { };
+    users.users = option (types.attrsOf some) { };
   };
 }

@@ -42,6 +42,7 @@ let
     );
   unique = foldl' (seen: x: if elem x seen then seen else seen ++ [ x ]) [ ];
   dotted = concatStringsSep ".";
+  splitString = separator: text: filter isString (builtins.split separator text);
   isKind = kind: v: isAttrs v && (v._type or null) == kind;
 
   # Properties. A definition is a value wrapped in any number of these.
@@ -281,15 +282,20 @@ let
       genAttrs
       hasPrefix
       head
+      isString
+      mapAttrs
       mkDefault
       mkForce
       mkIf
       mkMerge
       mkOption
+      splitString
       tail
       types
       ;
-    inherit (builtins) any;
+    inherit (builtins) any replaceStrings;
+    nameValuePair = name: value: { inherit name value; };
+    mapAttrs' = f: set: listToAttrs (map (name: f name set.${name}) (attrNames set));
     importJSON = file: builtins.fromJSON (builtins.readFile file);
     mkEnableOption =
       what:

@@ -90,9 +90,8 @@ impl Managed {
         let mut last = None;
         let holds = super::holds_within(DEPLOY_LIMIT, || {
             last = self.status();
-            last.as_ref().is_some_and(|status| {
-                status["state"] == word && status["running"]["revision"] == revision
-            })
+            last.as_ref()
+                .is_some_and(|status| status["state"] == word && status["running"]["revision"] == revision)
         });
         assert!(holds, "waited too long for '{word}' at {revision}: {last:#?}");
     }

@@ -45,7 +45,8 @@ impl System {
     pub fn agent(self, package: &str, settings: &Value) -> System {
         let (written, credentials) = with_credentials(settings);
         let text = format!("{written:#}\n");
-        let hash = Sha256::digest(&text)[..8].iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let hash =
+            Sha256::digest(&text)[..8].iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let units = described();
         let mut system = self.package("pullagent", package).etc("pullagent/config.json", &text);
         for (name, unit) in units["installed"].as_object().unwrap() {

@@ -49,8 +49,11 @@ pub const UNPRIVILEGED: &[Attempt] = &[
     ("read the password hashes", "cat /etc/shadow"),
     ("read another service's credentials", "cat /run/credentials/other.service/secret"),
     ("read the host's log", "journalctl -q -n 1 | grep ."),
-    ("give the agent orders", "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) && \
-      connect(S, pack_sockaddr_un(\"/run/pullagent/control.sock\")) or die $!'"),
+    (
+        "give the agent orders",
+        "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) && \
+      connect(S, pack_sockaddr_un(\"/run/pullagent/control.sock\")) or die $!'",
+    ),
     ("say that it is the agent", "touch /run/pullagent/status.json"),
     ("signal a process of root", "kill -0 $(cat /srv/root.pid)"),
     ("signal a process of another user", "kill -0 $(cat /srv/victim.pid)"),
@@ -116,8 +119,14 @@ pub const RECONCILER_CAN: &[Attempt] = &[
     ("start and stop units", "systemctl start planted.service && systemctl stop planted.service"),
     ("list units", "systemctl list-units | grep -q other.service"),
     ("start a program as a unit", "systemd-run --quiet --wait touch /srv/outside && test -e /srv/outside"),
-    ("set a timer", "systemd-run --quiet --on-boot=1000000 --unit=deadline true && systemctl stop deadline.timer"),
-    ("ask the Nix daemon", "NIX_REMOTE=daemon nix-store --query --requisites /run/current-system | grep -q etc"),
+    (
+        "set a timer",
+        "systemd-run --quiet --on-boot=1000000 --unit=deadline true && systemctl stop deadline.timer",
+    ),
+    (
+        "ask the Nix daemon",
+        "NIX_REMOTE=daemon nix-store --query --requisites /run/current-system | grep -q etc",
+    ),
     (
         "realise and protect a path",
         "NIX_REMOTE=daemon nix-store --realise $(readlink -f /run/current-system) --add-root \
@@ -139,15 +148,21 @@ pub const RECONCILER_CAN: &[Attempt] = &[
     ("read the boot's id", "grep -q . /proc/sys/kernel/random/boot_id"),
     ("read the host's log", "journalctl -q -n 1 | grep ."),
     ("read the boot loader's entries", "grep -q . /boot/loader/loader.conf"),
-    ("read what runs and what was booted", "test -e /run/current-system/init && test -e /run/booted-system/init"),
+    (
+        "read what runs and what was booted",
+        "test -e /run/current-system/init && test -e /run/booted-system/init",
+    ),
     ("bound its children", "ulimit -v 4000000 && ulimit -t 100 && ulimit -f 100000 && true"),
     ("have an empty /tmp of its own", "test -z \"$(ls /tmp)\" && touch /tmp/mine"),
 ];
 
 /// What neither evaluations nor checks can do, besides what nobody can.
 pub const TRANSIENT_CANNOT: &[Attempt] = &[
-    ("reach the gateway's socket", "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_SEQPACKET, 0) && \
-      connect(S, pack_sockaddr_un(\"/run/pullagent/gateway.sock\")) or die $!'"),
+    (
+        "reach the gateway's socket",
+        "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_SEQPACKET, 0) && \
+      connect(S, pack_sockaddr_un(\"/run/pullagent/gateway.sock\")) or die $!'",
+    ),
     ("read the gateway's credentials", "cat /run/credentials/pullagent-gateway.service/origin.tokenFile"),
     ("open a raw socket", "perl -e 'socket(S, 2, 3, 1) or die $!'"),
 ];
@@ -160,10 +175,8 @@ pub const TRANSIENT_CAN: &[Attempt] = &[
     ("use the Nix daemon", "NIX_REMOTE=daemon HOME=/tmp/home nix-store --add /etc/pullagent/config.json"),
 ];
 
-pub const BUILD_CANNOT: &[Attempt] = &[
-    ("reach D-Bus", "busctl list"),
-    ("open a netlink socket", "perl -e 'socket(S, 16, 3, 0) or die $!'"),
-];
+pub const BUILD_CANNOT: &[Attempt] =
+    &[("reach D-Bus", "busctl list"), ("open a netlink socket", "perl -e 'socket(S, 16, 3, 0) or die $!'")];
 
 pub const BUILD_CAN: &[Attempt] = &[(
     "evaluate",

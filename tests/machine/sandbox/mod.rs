@@ -38,10 +38,8 @@ fn target(unit: &str) -> Option<Machine> {
     let machine = Machine::boot()?;
     let forge = machine.forge();
     let (alice, repo) = (forge.signer("alice"), forge.repo("infra.git"));
-    let remotes = vec![
-        remote(&machine, Via::Https, &alice, "origin"),
-        remote(&machine, Via::Ssh, &alice, "deploy"),
-    ];
+    let remotes =
+        vec![remote(&machine, Via::Https, &alice, "origin"), remote(&machine, Via::Ssh, &alice, "deploy")];
     // Nothing starts it; a unit must name something in the store.
     let package = machine.add_program(Path::new("/bin/true"), b"");
     let quiet = "ExecStart=/usr/bin/sleep infinity";
@@ -78,7 +76,9 @@ fn all(machine: &Machine, who: &str, expected: bool, attempts: &[&[Attempt]], st
     assert_eq!(said.lines().count(), attempts.len(), "{said}");
     let word = if expected { "yes" } else { "no" };
     let wrong = attempts.iter().zip(said.lines()).filter(|(_, said)| !said.starts_with(word));
-    wrong.map(|((what, _), said)| format!("{who} {}: {what}: {said}", if expected { "can't" } else { "can" })).collect()
+    wrong
+        .map(|((what, _), said)| format!("{who} {}: {what}: {said}", if expected { "can't" } else { "can" }))
+        .collect()
 }
 
 /// The attempts of `cannot` succeed outside of all sandboxes and fail by way of `start`, those of `can` succeed there.
@@ -122,7 +122,9 @@ fn evaluations_and_checks_are_nobody() {
     check(&machine, "a check", &probe, &[TRANSIENT_CAN, PROBE_CAN], &run_as("probe"));
     // Neither leaves a process behind, not even one that hides and can't be asked to end.
     for (kind, deaf) in [("build", ""), ("probe", "trap \"\" TERM;")] {
-        let hidden = format!("setsid sh -c '{deaf} sleep 12345; true' > /dev/null 2>&1 & sleep 0.2; pgrep -f '1234[5]'");
+        let hidden = format!(
+            "setsid sh -c '{deaf} sleep 12345; true' > /dev/null 2>&1 & sleep 0.2; pgrep -f '1234[5]'"
+        );
         machine.write_file("/srv/run", hidden);
         drop(machine.run(&run_as(kind)));
         assert_ne!(machine.read_file("/srv/said").as_deref(), Some(""), "{kind} has started it");

@@ -226,12 +226,12 @@ fn sections(unit: &Value) -> Value {
                 sections["Unit"].as_object_mut().unwrap().extend(value.as_object().unwrap().clone())
             }
             "description" => sections["Unit"]["Description"] = value.clone(),
+            "after" | "wants" | "partOf" | "wantedBy" if words().is_empty() => {}
             "after" => sections["Unit"]["After"] = json!(words().join(" ")),
             "wants" => sections["Unit"]["Wants"] = json!(words().join(" ")),
             "partOf" => sections["Unit"]["PartOf"] = json!(words().join(" ")),
             "serviceConfig" => sections["Service"] = value.clone(),
             "socketConfig" => sections["Socket"] = value.clone(),
-            "wantedBy" if words().is_empty() => {}
             "wantedBy" => sections["Install"] = json!({ "WantedBy": value }),
             added => assert!(ADDED.contains(&added), "{added}"),
         }

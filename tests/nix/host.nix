@@ -10,6 +10,11 @@ let
       inherit type default;
     };
   some = types.anything;
+  # Where definitions of a host and of the module add up.
+  unit = types.submodule {
+    freeformType = types.attrsOf some;
+    options = lib.genAttrs [ "after" "partOf" "wants" "wantedBy" ] (_: option (types.listOf types.str) [ ]);
+  };
 in
 {
   options = {
@@ -25,8 +30,8 @@ in
     services.comin.enable = option types.bool false;
     system.autoUpgrade.enable = option types.bool false;
     system.configurationRevision = option (types.nullOr types.str) null;
-    systemd.services = option (types.attrsOf some) { };
-    systemd.sockets = option (types.attrsOf some) { };
+    systemd.services = option (types.attrsOf unit) { };
+    systemd.sockets = option (types.attrsOf unit) { };
     users.groups = option (types.attrsOf some) { };
     users.users = option (types.attrsOf some) { };
   };

@@ -12,7 +12,7 @@ let
   some = types.anything;
   # Where definitions of a host and of the module add up.
   unit = types.submodule {
-    freeformType = types.attrsOf some;
+    freeformType = some;
     options = lib.genAttrs [ "after" "partOf" "wants" "wantedBy" ] (_: option (types.listOf types.str) [ ]);
   };
 in

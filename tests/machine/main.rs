@@ -8,6 +8,7 @@ mod common;
 mod faults;
 mod forge;
 mod sandbox;
+mod security;
 mod switching;
 
 use std::path::Path;

@@ -177,8 +177,9 @@ fn role_owner_of_a_machine() {
 #[test]
 fn it_runs_or_says_why_not() {
     use common::machine::wanted;
-    assert_eq!((wanted(None, true), wanted(Some("1"), true)), (Ok(false), Ok(true)));
-    assert_eq!((wanted(Some("0"), false), wanted(None, false)), (Ok(false), Ok(false)));
-    let reason = wanted(Some("1"), false).unwrap_err();
-    assert!(reason.contains("root") && reason.contains("tests/setup"));
+    assert_eq!((wanted(None, true, true), wanted(Some(""), true, true)), (Ok(true), Ok(true)));
+    assert_eq!((wanted(None, false, true), wanted(Some("0"), true, true)), (Ok(false), Ok(false)));
+    assert!(wanted(None, true, false).unwrap_err().contains("tests/setup"), "root must be able to");
+    assert!(wanted(Some("1"), false, true).unwrap_err().contains("needs root"));
+    assert!(wanted(Some("yes"), true, true).is_err());
 }

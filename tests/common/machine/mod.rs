@@ -3,7 +3,7 @@
 //! about a second from an overlay on a cached image, and goes with the value.
 //!
 //! ```text
-//! let Some(machine) = Machine::boot() else { return };          // None without PULLAGENT_TEST_HOST=1
+//! let Some(machine) = Machine::boot() else { return };          // None for those who are not root
 //! let old = machine.install(&System::new("old").service("web", "ExecStart=/usr/bin/sleep infinity"));
 //! let new = machine.build(&System::new("new").fault(Verb::Test, Step::CurrentSystem, Fault::Hang));
 //! machine.spawn(&format!("{new}/bin/switch-to-configuration test"));
@@ -63,14 +63,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots a machine on which nothing is installed yet. Returns nothing where `PULLAGENT_TEST_HOST=1` is not set, which
-    /// leaves these tests out; fails where the machine cannot run.
+    /// Boots a machine on which nothing is installed yet. Returns nothing where these tests are left out: for users
+    /// other than root, and with `PULLAGENT_TEST_HOST=0`. Fails where the machine cannot run.
     pub fn boot() -> Option<Machine> {
-        let able = geteuid().is_root() && Command::new("systemd-nspawn").arg("--version").output().is_ok();
-        match wanted(std::env::var("PULLAGENT_TEST_HOST").ok().as_deref(), able) {
+        let tools = Command::new("systemd-nspawn").arg("--version").output().is_ok();
+        match wanted(std::env::var("PULLAGENT_TEST_HOST").ok().as_deref(), geteuid().is_root(), tools) {
             Ok(true) => {}
             Ok(false) => {
-                println!("test host: skipped, PULLAGENT_TEST_HOST is not 1");
+                println!("test host: left out; it needs root and is not wanted with PULLAGENT_TEST_HOST=0");
                 return None;
             }
             Err(reason) => panic!("{reason}"),
@@ -272,15 +272,18 @@ impl Drop for Machine {
     }
 }
 
-/// Decides whether machines are booted: without `PULLAGENT_TEST_HOST=1` they are left out, and with it they must be
-/// `able` to run.
-pub fn wanted(setting: Option<&str>, able: bool) -> Result<bool, &'static str> {
-    match (setting, able) {
-        (Some("1"), true) => Ok(true),
-        (Some("1"), false) => Err(
-            "the test machine needs root and systemd-nspawn; PULLAGENT_TEST_HOST=1 tests/setup installs it",
-        ),
-        (_, _) => Ok(false),
+/// Decides whether machines are booted: `PULLAGENT_TEST_HOST` says `1` or `0`, otherwise root does and others don't.
+/// Whoever does must be able to.
+pub fn wanted(setting: Option<&str>, root: bool, tools: bool) -> Result<bool, &'static str> {
+    match (setting.filter(|setting| !setting.is_empty()), root, tools) {
+        (Some("0"), _, _) | (None, false, _) => Ok(false),
+        (Some("1") | None, true, true) => Ok(true),
+        (Some("1") | None, true, false) => Err("the test machine needs systemd-nspawn and debootstrap: \
+            PULLAGENT_TEST_HOST=1 tests/setup installs them, PULLAGENT_TEST_HOST=0 leaves these tests out"),
+        (Some("1"), false, _) => {
+            Err("the test machine needs root; PULLAGENT_TEST_HOST=0 leaves these tests out")
+        }
+        (Some(_), _, _) => Err("PULLAGENT_TEST_HOST is neither 0 nor 1"),
     }
 }
 

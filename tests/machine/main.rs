@@ -10,6 +10,7 @@ mod forge;
 mod sandbox;
 mod security;
 mod switching;
+mod units;
 
 use std::path::Path;
 use std::process::Output;

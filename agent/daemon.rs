@@ -7,30 +7,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::config::{self, Settings};
 use crate::control::server::{self, Ordered};
-use crate::gateway::{self, link::Link};
+use crate::gateway::{self, link, link::Link};
 use crate::guard;
 use crate::host::facts::{self, HostPaths};
-use crate::host::{self, clock, manager::Manager, nix::Nix};
+use crate::host::service::{self, NotifyState};
+use crate::host::{self, clock, manager::Manager, nix::Nix, units};
 use crate::journal::{Journal, JournalError};
 use crate::model::{Command, Sighting};
 use crate::reconcile::{self, INBOX_MAX, Inbound};
 use crate::repo::store::Store;
 use crate::report::{Publisher, Snapshot, Status};
 use crate::steps::Steps;
-use crate::wire::{self, Source};
+use crate::wire::{self, Listener};
 
 /// How often the status is written again although nothing changed.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(600);
 /// How many orders of operators may wait.
 const ORDERS_MAX: usize = 16;
-/// How often an agent that may only observe looks at the host, and whether its journal can be used again.
+/// What systemd calls the socket for the gateway.
+const GATEWAY_SOCKET: &str = "gateway";
+/// How often an agent that may only observe looks at the host, and whether its journal can be used again. Its watchdog
+/// waits longer.
 const OBSERVE_EVERY: Duration = Duration::from_secs(60);
 
 /// What `pullagent run` was told.
@@ -77,7 +80,7 @@ async fn live(options: &Options, settings: Settings) -> anyhow::Result<ExitCode>
 /// What is under way on the host goes on by itself: switch and guard are processes of their own.
 fn stop() -> ExitCode {
     tracing::info!("stopping");
-    notify(&[NotifyState::Stopping]);
+    service::notify(&[NotifyState::Stopping]);
     ExitCode::SUCCESS
 }
 
@@ -85,6 +88,7 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     let host = HostPaths::under(options.root.clone());
     let state = state_directory(&options.root, &settings);
     let boot_id = facts::observe(&host)?.boot_id;
+    let door = door(Manager::of(&options.root))?;
     let (show, shown) = watch::channel(Arc::new(Snapshot::default()));
     let publisher = Publisher::open(&options.root)?;
     tokio::task::spawn_local(publish(publisher, shown.clone(), settings.clone()));
@@ -102,15 +106,27 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
                 observe_only(&host, &show, &mut ordered, &unusable(&error), again).await
             }
         };
-        notify(&[NotifyState::Ready]);
+        service::notify(&[NotifyState::Ready]);
         if journal.is_new() {
             tracing::info!(path = %state.display(), "no journal: this host starts anew, from the revision it runs");
         }
-        opened = Err(deploy(journal, &host, &state, &settings, &show, &mut ordered).await?);
+        opened = Err(deploy(journal, &host, &state, &settings, door.as_ref(), &show, &mut ordered).await?);
     }
 }
 
 type Orders = mpsc::Receiver<Ordered>;
+
+/// Returns where the gateway connects to if it is a process of its own, which is the case where systemd passes us the
+/// socket for it; `None`: it is a part of this process.
+fn door(manager: Manager) -> anyhow::Result<Option<Listener>> {
+    let passed = service::take_socket(GATEWAY_SOCKET).context("failed to take the socket that systemd passes")?;
+    if passed.is_none() && manager == Manager::Systemd {
+        tracing::warn!(
+            "systemd passes no socket for the gateway (pullagent.socket); remotes are asked from this process"
+        );
+    }
+    passed.map(Listener::from_fd).transpose().context("failed to use the socket that systemd passes")
+}
 
 /// Keeps the host at what the remotes say until the journal fails.
 async fn deploy(
@@ -118,6 +134,7 @@ async fn deploy(
     host: &HostPaths,
     state: &Path,
     settings: &Settings,
+    door: Option<&Listener>,
     show: &watch::Sender<Arc<Snapshot>>,
     ordered: &mut Orders,
 ) -> anyhow::Result<JournalError> {
@@ -132,21 +149,31 @@ async fn deploy(
         tracing::warn!("old guards can't be removed: {}", host::chain(&error));
     }
     let (tell, told) = mpsc::channel(INBOX_MAX);
-    let (ours, theirs) = wire::pair()?;
-    let mut gateway = tokio::task::spawn_local(gateway::run(theirs));
     let steps = Rc::new(Steps {
         trust: settings.policy()?,
         host: host.clone(),
         state_directory: state.to_owned(),
-        link: Link::new(ours),
+        link: Link::new(link::sources(settings)),
+        gateway_unit: door.filter(|_| manager == Manager::Systemd).map(|_| units::GATEWAY),
         nix,
         manager,
         tell,
         settings: settings.clone(),
     });
-    steps.link.watch(sources(settings)).await?;
-    let failed = tokio::select! {
-        failed = reconcile(journal, &steps, show, ordered, told) => failed,
+    match door {
+        Some(_) => reconcile(journal, &steps, door, show, ordered, told).await,
+        None => with_gateway(&steps, reconcile(journal, &steps, door, show, ordered, told)).await,
+    }
+}
+
+/// Runs the gateway in this process, beside `work`. Without it nothing more would be heard of the remotes; whoever
+/// supervises this process starts it again.
+async fn with_gateway<T>(steps: &Steps, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let (ours, theirs) = wire::pair()?;
+    let mut gateway = tokio::task::spawn_local(gateway::run(theirs));
+    steps.link.attach(ours).await;
+    let done = tokio::select! {
+        done = work => done,
         ended = &mut gateway => Err(match ended {
             Ok(Ok(())) => anyhow!("it closed the connection"),
             Ok(Err(error)) => error.into(),
@@ -154,17 +181,17 @@ async fn deploy(
         }),
     };
     gateway.abort();
-    // Without it nothing more would be heard of the remotes. Whoever supervises this process starts it again.
-    failed.context("the gateway ended")
+    done.context("the gateway ended")
 }
 
 /// Runs the loop with everything that feeds it, until the journal fails.
 ///
 /// # Errors
-/// The gateway failed.
+/// The gateway in this process failed.
 async fn reconcile(
     mut journal: Journal,
     steps: &Rc<Steps>,
+    door: Option<&Listener>,
     show: &watch::Sender<Arc<Snapshot>>,
     ordered: &mut Orders,
     mut told: mpsc::Receiver<Sighting>,
@@ -173,7 +200,10 @@ async fn reconcile(
     let policy = Steps::policy(&steps.settings);
     let listen = async {
         let see = async |sighting| drop(send.send(Inbound::Saw(sighting)).await);
-        steps.link.listen(clock::unix_secs, see).await
+        match door {
+            Some(door) => match steps.link.admit(door, clock::unix_secs, see).await {},
+            None => steps.link.follow(clock::unix_secs, see).await,
+        }
     };
     let obey = async {
         while let Some((command, reply)) = ordered.recv().await {
@@ -194,7 +224,7 @@ async fn reconcile(
     };
     let perform = async |action| steps.perform(action).await;
     tokio::select! {
-        failed = reconcile::run(&mut journal, &policy, &mut inbox, show, perform) => {
+        failed = reconcile::run(&mut journal, &policy, &mut inbox, show, perform, service::beat) => {
             let Err(failed) = failed;
             Ok(failed)
         }
@@ -227,7 +257,7 @@ async fn observe_only(
     reopen: impl Fn() -> Result<Journal, JournalError>,
 ) -> Journal {
     tracing::error!("only observing, nothing is deployed: {trouble}");
-    notify(&[NotifyState::Ready, NotifyState::Status("only observing; see 'pullagent status'")]);
+    service::notify(&[NotifyState::Ready, NotifyState::Status("only observing; see 'pullagent status'")]);
     let mut snapshot = (**show.borrow()).clone();
     snapshot.doing = None;
     snapshot.trouble = Some(trouble.to_owned());
@@ -238,6 +268,7 @@ async fn observe_only(
             snapshot.facts.see(seen);
         }
         show.send_replace(Arc::new(snapshot.clone()));
+        service::notify(&[NotifyState::Watchdog]);
         tokio::select! {
             () = tokio::time::sleep(OBSERVE_EVERY) => {}
             Some((_, reply)) = ordered.recv() => {
@@ -266,7 +297,7 @@ async fn publish(
             }
             let word = Status::from_snapshot(&snapshot, &settings).state.word();
             if word != said {
-                notify(&[NotifyState::Status(word)]);
+                service::notify(&[NotifyState::Status(word)]);
                 said = word;
             }
         }
@@ -274,31 +305,5 @@ async fn publish(
             Ok(Ok(())) | Err(_) => {}
             Ok(Err(_)) => return,
         }
-    }
-}
-
-fn sources(settings: &Settings) -> Vec<Source> {
-    let refs: Vec<String> =
-        settings.branches().into_iter().map(|(name, _)| format!("refs/heads/{name}")).collect();
-    let source = |r: &config::Remote| Source {
-        name: r.name.clone(),
-        url: r.url.clone(),
-        refs: refs.clone(),
-        interval_ms: u64::try_from(r.interval.0.as_millis()).unwrap_or(u64::MAX),
-        username: r.username.clone(),
-        token_file: r.token_file.clone(),
-        ca_file: r.ca_file.clone(),
-        ssh_key_file: r.ssh_key_file.clone(),
-        known_hosts_file: r.known_hosts_file.clone(),
-        // The import refuses what is larger, so it need not come in the first place.
-        limits: wire::Limits { pack_bytes: crate::repo::Limits::PACK_BYTES, ..wire::Limits::default() },
-    };
-    settings.remotes.iter().map(source).collect()
-}
-
-/// Tells systemd, where there is one.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd can't be told");
     }
 }

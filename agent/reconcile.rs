@@ -42,7 +42,8 @@ struct Loop<'a> {
     show: &'a watch::Sender<Arc<Snapshot>>,
 }
 
-/// Reconciles until the journal fails.
+/// Reconciles until the journal fails. `beat` is awaited again and again as long as the loop turns, also while an action
+/// is under way; so whoever waits for its beats notices when all stands still.
 ///
 /// # Errors
 /// An event could not be made durable. Nothing may be changed on the host until the journal was opened anew.
@@ -53,6 +54,7 @@ pub async fn run(
     inbox: &mut mpsc::Receiver<Inbound>,
     show: &watch::Sender<Arc<Snapshot>>,
     perform: impl AsyncFn(Action) -> Happened,
+    beat: impl AsyncFn(),
 ) -> Result<Infallible, JournalError> {
     let mut this = Loop { journal, policy, facts: Facts::default(), show };
     loop {
@@ -61,7 +63,7 @@ pub async fn run(
         this.take(seen)?;
         let action = this.next();
         this.announce(Some(&action));
-        if let Some(happened) = this.carry_out(action, inbox, &perform).await? {
+        if let Some(happened) = this.carry_out(action, inbox, &perform, &beat).await? {
             this.take(happened)?;
         }
     }
@@ -82,13 +84,16 @@ impl Loop<'_> {
         action: Action,
         inbox: &mut mpsc::Receiver<Inbound>,
         perform: &impl AsyncFn(Action) -> Happened,
+        beat: &impl AsyncFn(),
     ) -> Result<Option<Happened>, JournalError> {
         let mut done = pin!(perform(action.clone()));
+        let mut alive = pin!(keep_up(beat));
         loop {
             let inbound = tokio::select! {
                 biased;
                 happened = &mut done => return Ok(Some(happened)),
                 Some(inbound) = inbox.recv() => inbound,
+                never = &mut alive => match never {},
             };
             self.receive(inbound)?;
             // Any word ends a wait, so that the host is looked at again; other actions only end when they are moot.
@@ -198,10 +203,17 @@ impl Loop<'_> {
         let state = self.state();
         let known = state.refused.iter().any(|r| hit(Some(&r.revision)))
             || state.quarantine.iter().any(|q| hit(q.target.revision()))
+            || state.setback.as_ref().is_some_and(|s| hit(s.target.revision()))
             || state.test.as_ref().is_some_and(|t| hit(Some(&t.tip.revision)))
             || self.facts.retries.keys().any(|r| hit(Some(r)));
         let what = || revision.as_ref().map_or("any revision", Oid::short).to_owned();
         (!known).then(|| format!("nothing is remembered against {}", what()))
+    }
+}
+
+async fn keep_up(beat: &impl AsyncFn()) -> Infallible {
+    loop {
+        beat().await;
     }
 }
 

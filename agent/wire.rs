@@ -61,6 +61,18 @@ pub enum Request {
         /// What the reconciler has already, so that the pack can be thin.
         haves: Vec<Oid>,
     },
+    /// Show that the source can still be reached: drop what is kept of it, read credentials and authorities afresh, look
+    /// its name up afresh, ask for its refs, then fetch one object. The answers are those to a `Want` of this number.
+    Probe {
+        /// The reconciler's number for this request; the answers repeat it as `want`.
+        nonce: u64,
+        /// The name of the source to fetch from.
+        source: String,
+        /// The object to fetch.
+        oid: Oid,
+        /// What the reconciler has already, so that the pack is small.
+        haves: Vec<Oid>,
+    },
 }
 
 /// What the gateway tells the reconciler. None of it is to be believed without proof.
@@ -173,6 +185,9 @@ pub enum Error {
     /// The descriptor is not a sequenced-packet socket, which alone keeps frames apart.
     #[error("file descriptor {0} is not a sequenced-packet socket")]
     NotSeqpacket(i32),
+    /// The descriptor is not a socket that others can connect to.
+    #[error("file descriptor {0} is not a listening socket")]
+    NotListening(i32),
     /// A frame is longer than [`FRAME_BYTES_MAX`].
     #[error("a frame is longer than {FRAME_BYTES_MAX} bytes")]
     Oversized,
@@ -216,8 +231,10 @@ impl Frame for Request {
             Request::Watch { sources } if sources.len() > SOURCES_MAX => Some("too many sources"),
             Request::Watch { sources } => sources.iter().find_map(Source::offence),
             Request::Poll { source } => source.as_deref().and_then(name_offence),
-            Request::Want { haves, .. } if haves.len() > HAVES_MAX => Some("too many haves"),
-            Request::Want { source, .. } => name_offence(source),
+            Request::Want { haves, .. } | Request::Probe { haves, .. } if haves.len() > HAVES_MAX => {
+                Some("too many haves")
+            }
+            Request::Want { source, .. } | Request::Probe { source, .. } => name_offence(source),
         }
     }
 }
@@ -415,6 +432,10 @@ fn recv_frame(socket: BorrowedFd<'_>) -> std::io::Result<Arrived> {
     frame.truncate(got.bytes);
     Ok(Arrived { frame, fds, cut: got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) })
 }
+
+mod meeting;
+
+pub use meeting::{Listener, connect};
 
 #[cfg(test)]
 mod tests;

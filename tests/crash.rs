@@ -22,8 +22,8 @@ use std::task::{Context, Poll, Waker};
 
 use crash::world::{Behaviour, Bug, Commit, Cut, Fault, World, oid, system, third_system};
 use pullagent::journal::Journal;
-use pullagent::model::{Oid, Sighting, StorePath, TestProgress};
-use pullagent::plan::Policy;
+use pullagent::model::{Command, Oid, Sighting, StorePath, TestProgress};
+use pullagent::plan::{self, Policy};
 use pullagent::reconcile::{self, Inbound};
 use pullagent::report::Snapshot;
 use tokio::sync::{mpsc, watch};
@@ -141,8 +141,11 @@ fn scripts() -> Vec<Script> {
         one("health phase outlasts the guard", Sluggish),
         one("resets the host", Resetting),
         one("operator switches", OperatorSwitches),
+        one("offline for a while", Offline),
+        one("cut off", CutOff),
         test_branch("test branch", Good),
         test_branch("unhealthy test branch", Unhealthy),
+        test_branch("test branch is cut off", CutOff),
         test_moves_to("test branch turns unhealthy", Unhealthy),
     ]
 }
@@ -200,8 +203,9 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
         early.send_replace(Arc::new(snapshot));
     }));
     let perform = async |action| world.perform(action).await;
+    let beat = async || std::future::pending().await;
     let over = {
-        let mut future = std::pin::pin!(reconcile::run(&mut journal, &policy, &mut inbox, &show, perform));
+        let mut future = std::pin::pin!(reconcile::run(&mut journal, &policy, &mut inbox, &show, perform, beat));
         let mut context = Context::from_waker(Waker::noop());
         let push = |n: usize| {
             let now = 1_900_000_000;
@@ -225,6 +229,17 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
                 break None;
             }
             let quiet = std::mem::take(&mut world.inner.borrow_mut().quiet);
+            let suspension = shown.borrow().state.suspension.clone();
+            if quiet && suspension.is_some_and(|s| s.by == plan::BREAKER) {
+                // Whoever looks at such a host pushes what comes next, then resumes it.
+                if *pushed + 1 < script.pushes.len() {
+                    *pushed += 1;
+                    push(*pushed);
+                }
+                world.resume();
+                send.try_send(resume()).unwrap();
+                continue;
+            }
             if quiet && *pushed + 1 == script.pushes.len() {
                 break None;
             }
@@ -238,6 +253,11 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
         complain("something was announced that the journal does not hold".to_owned());
     }
     over
+}
+
+fn resume() -> Inbound {
+    let command = Command::Resume { by: "alice".to_owned() };
+    Inbound::Asked { command, at: 1_900_000_000, reply: tokio::sync::oneshot::channel().0 }
 }
 
 /// Leaves half a record behind, as a power cut in mid-write does.
@@ -481,6 +501,9 @@ fn planted_bugs_are_noticed() {
         Bug::ConfirmForgetsBootEntry,
         Bug::RestartedSwitchForgotten,
         Bug::TestMadePermanent,
+        Bug::TargetBlamed,
+        Bug::ClassLeftOut,
+        Bug::TimeOfRollbackLost,
     ];
     for bug in bugs {
         assert!(notices(bug), "{bug:?} went unnoticed");

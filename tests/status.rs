@@ -9,11 +9,12 @@
 use std::path::Path;
 
 use pullagent::model::{
-    CheckFacts, Class, Entered, Event, Failure, Oid, Operation, Outcome, Step, Suspension, TestLine,
-    TestProgress, Tip,
+    Action, CheckFacts, Class, Ended, Entered, Event, Failure, Oid, Operation, Outcome, Setback, Step,
+    Suspension, Target, TestLine, TestProgress, Tip,
 };
-use pullagent::plan::Retry;
+use pullagent::plan::{self, Retry};
 use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
+use pullagent::steps::Steps;
 
 mod status {
     pub mod hosts;
@@ -86,6 +87,7 @@ fn rolling_back() {
             "web: http://127.0.0.1/healthz answers 502".to_owned(),
             "ping: 10.0.0.1 does not answer within 2s".to_owned(),
         ],
+        class: Class::Target,
     };
     let mut s = on_probation(step, Operation::Switch);
     run(&mut s, &new_path());
@@ -97,12 +99,45 @@ fn rolled_back() {
     assert_eq!(check("rolled-back", &rolled_back_host()).state, Headline::RolledBack);
 }
 
+/// Nothing is held against the commit: the host waits, says for how long, and what cuts that short.
+#[test]
+fn rolled_back_because_no_remote_answered() {
+    let mut s = host_in_sync();
+    accept(&mut s);
+    let text = "check 'updatable' failed 6 times in a row: origin: its name does not resolve".to_owned();
+    let (target, at) = (Target::config(new_rev()), NOW - 4 * MINUTE);
+    let outcome = Outcome::RolledBack { reason: text.clone(), failures: vec![], class: Class::Transient };
+    s.state.history.push_back(Ended { outcome, ..ended(&new_tip(), at) });
+    s.state.setback = Some(Setback { target, count: 1, text, at });
+    let status = check("setback", &s);
+    assert_eq!(status.state, Headline::Retrying);
+    assert_eq!(status.retries[0].not_before, at + 600);
+    let why = report::explain(&new_rev(), &status, &History::of(&s.state, "web1"), NOW);
+    assert_eq!(why.verdict, Verdict::Waiting);
+    assert!(why.advice.unwrap().contains("pullagent retry"), "'sync' does not cut it short");
+}
+
+#[test]
+fn suspended_by_too_many_rollbacks() {
+    let mut s = rolled_back_host();
+    s.state.rollbacks = [3, 2, 1].map(|hours| NOW - hours * HOUR).into();
+    let next = |s: &Snapshot| plan::next(&s.state, &s.facts, &Steps::policy(&settings()));
+    let Action::Record(suspended) = next(&s) else { unreachable!("it goes on") };
+    s.state.apply(&suspended).unwrap();
+    assert_eq!(check("suspended-itself", &s).state, Headline::Suspended);
+    s.state.apply(&Event::Resumed { by: "alice".to_owned(), at: NOW }).unwrap();
+    assert_eq!(s.state.rollbacks.len(), 0);
+    s.state.rollbacks = [25, 2, 1].map(|hours| NOW - hours * HOUR).into();
+    assert!(!matches!(next(&s), Action::Record(_)), "one was yesterday");
+}
+
 #[test]
 fn rollback_failed() {
     let mut s = rolled_back_host();
     s.state.history.back_mut().unwrap().outcome = Outcome::RollbackFailed {
         reason: "check 'web' failed 3 times in a row".to_owned(),
         text: "'switch-to-configuration test' of the old system exited with 4".to_owned(),
+        class: Class::Target,
     };
     run(&mut s, &new_path());
     assert_eq!(check("rollback-failed", &s).state, Headline::RollbackFailed);
@@ -382,7 +417,7 @@ fn explanations() {
     let mut s = rolled_back_host();
     run(&mut s, &new_path());
     let (reason, said) = ("check 'web' failed".to_owned(), "it exited with 4".to_owned());
-    s.state.history.back_mut().unwrap().outcome = Outcome::RollbackFailed { reason, text: said };
+    s.state.history.back_mut().unwrap().outcome = Outcome::RollbackFailed { reason, text: said, class: Class::Target };
     assert_eq!(tell(&s, &new_rev()), Verdict::Failed, "although it runs");
     compare("explain", &text);
 }

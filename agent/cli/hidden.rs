@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::run;
+use crate::gateway::process;
 use crate::guard::{self, GuardArgs};
 use crate::host::child::{self, ExecChild, Limits, Supervise};
 use crate::host::manager::{self, RunBounded};
@@ -29,6 +31,10 @@ pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
         crate::steps::PROBE_VERB => one(rest).and_then(OsStr::to_str).map(crate::steps::probe_main),
         "guard" => guard_args(rest).map(|args| guard::main(&args)),
         import::VERB => one_path(rest).map(import::run_child),
+        "gateway" => gateway_socket(rest).map(|socket| {
+            run::start_logging("info");
+            process::main(&socket)
+        }),
         _ => return None,
     };
     Some(played.unwrap_or_else(|| {
@@ -75,6 +81,13 @@ fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
         _ => return None,
     };
     args.0.is_empty().then_some(parsed)
+}
+
+/// Takes the socket at which the reconciler listens.
+fn gateway_socket(args: &[OsString]) -> Option<PathBuf> {
+    let mut args = Args(args);
+    let socket = PathBuf::from(args.value("--socket")?);
+    (args.0.is_empty() && socket.is_absolute()).then_some(socket)
 }
 
 /// Takes the one argument that is a path.
@@ -153,6 +166,15 @@ mod tests {
         assert_eq!((parsed.limit.as_millis(), parsed.argv.len()), (1500, 2));
         for bad in ["--dir /d -- a", "--limit-ms 1 -- a", "--dir /d --limit-ms 1"] {
             assert_eq!(record_exit(&words(bad)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_gateway_is_told_one_socket() {
+        let parse = |line| gateway_socket(&words(line));
+        assert_eq!(parse("--socket /run/pullagent/gateway.sock"), Some("/run/pullagent/gateway.sock".into()));
+        for bad in ["", "--socket", "--socket relative", "--socket /a /b", "/a"] {
+            assert_eq!(parse(bad), None, "{bad}");
         }
     }
 

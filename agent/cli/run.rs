@@ -11,7 +11,12 @@ use crate::daemon;
 
 /// Runs the agent until it is told to end.
 pub fn run(options: &Options) -> Result<ExitCode, Fail> {
-    start_logging(options);
+    start_logging(match (options.quiet, options.verbose) {
+        (true, _) => "warn",
+        (false, 0) => "info",
+        (false, 1) => "pullagent=debug,info",
+        (false, _) => "pullagent=trace,debug",
+    });
     let daemon = daemon::Options { root: options.root.clone(), config: options.config_path() };
     daemon::run(&daemon).map_err(|error| {
         let hint = error.downcast_ref::<ConfigError>().map(|e| config_hint(e).to_owned());
@@ -19,14 +24,9 @@ pub fn run(options: &Options) -> Result<ExitCode, Fail> {
     })
 }
 
-/// Logs to stderr; the journal adds the time, so the time is left out there.
-fn start_logging(options: &Options) {
-    let level = match (options.quiet, options.verbose) {
-        (true, _) => "warn",
-        (false, 0) => "info",
-        (false, 1) => "pullagent=debug,info",
-        (false, _) => "pullagent=trace,debug",
-    };
+/// Logs to stderr what `level` lets through, unless PULLAGENT_LOG says otherwise; the journal adds the time, so the time is
+/// left out there.
+pub(super) fn start_logging(level: &str) {
     let filter = EnvFilter::try_from_env("PULLAGENT_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let to_terminal = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     let log = tracing_subscriber::fmt()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{ConfigError, Remote, SCHEMA, Settings};
-use crate::model::{Operation, SshAddress, is_plain_file};
+use crate::model::{Operation, SshAddress, UPDATABLE, is_plain_file};
 
 impl Settings {
     /// Refuses what makes no sense, naming the key.
@@ -108,6 +108,10 @@ impl Settings {
 
     fn check_checks(&self) -> Result<(), ConfigError> {
         for (name, check) in &self.health.checks {
+            if name == UPDATABLE {
+                let text = "the name is taken by the check that is built in; choose another".to_owned();
+                return Err(ConfigError::Value { key: format!("health.checks.{name}"), text });
+            }
             let text = match (&check.http, &check.command) {
                 (Some(url), None) if url.starts_with("http://") || url.starts_with("https://") => continue,
                 (None, Some(argv)) if argv.first().is_some_and(|p| Path::new(p).is_absolute()) => continue,

@@ -1,8 +1,10 @@
 //! The part that talks to the network and decides nothing: it polls remotes, says what it saw, and passes packs on
-//! unread. It has no repository and opens no file besides credentials, so that once it is a process of its own,
-//! whoever takes it over can delay, and no more. Today it is a task in the agent's process.
+//! unread. It has no repository and opens no file besides credentials, so that whoever takes it over can delay, and no
+//! more. On a host with systemd it is a process of its own (`process.rs`), else a task in the agent's.
 
 pub mod link;
+
+pub mod process;
 
 mod watch;
 
@@ -53,7 +55,10 @@ async fn listen(channel: &GatewayEnd, gateway: &mut Gateway) -> Result<(), Error
             Request::Watch { sources } => gateway.watch(sources)?,
             Request::Poll { source } => gateway.poll(source.as_deref()),
             Request::Want { want, source, oid, haves } => {
-                gateway.fetch(source, Want { want, oid, haves }).await;
+                gateway.fetch(source, Want { want, oid, haves, afresh: false }).await;
+            }
+            Request::Probe { nonce, source, oid, haves } => {
+                gateway.fetch(source, Want { want: nonce, oid, haves, afresh: true }).await;
             }
         }
     }

@@ -45,6 +45,8 @@ pub(super) struct Want {
     pub(super) want: u64,
     pub(super) oid: Oid,
     pub(super) haves: Vec<Oid>,
+    /// Whether to show first that the remote can be reached from scratch.
+    pub(super) afresh: bool,
 }
 
 /// The handle of the thread that watches one source.
@@ -196,12 +198,15 @@ impl Watch {
     }
 
     /// Fetches one pack into a pipe whose other end goes to the reconciler. Returns whether to go on.
-    fn fetch(&mut self, Want { want, oid, haves }: &Want) -> bool {
+    fn fetch(&mut self, Want { want, oid, haves, afresh }: &Want) -> bool {
         let mut write_end = None;
         let out = self.out.clone();
-        let done = self.request(|link| link.pack(oid, haves, || open_pipe(*want, &out, &mut write_end)));
+        let reached = if *afresh { self.reach_afresh() } else { Ok(()) };
+        let done = reached.and_then(|()| {
+            self.request(|link| link.pack(oid, haves, || open_pipe(*want, &out, &mut write_end)))
+        });
         let done = match done {
-            Err(failure) if write_end.is_none() => self.may_be_stale(&failure).and_then(|()| {
+            Err(failure) if write_end.is_none() && !afresh => self.may_be_stale(&failure).and_then(|()| {
                 self.request(|link| link.pack(oid, haves, || open_pipe(*want, &out, &mut write_end)))
             }),
             other => other,
@@ -213,6 +218,14 @@ impl Watch {
                 self.say(Outgoing { notice, pipe: None, close_after: write_end })
             }
         }
+    }
+
+    /// Reaches the remote on a new connection, and leaves that one to fetch on.
+    fn reach_afresh(&mut self) -> Result<(), Failure> {
+        self.link = None;
+        let names = self.source.refs.clone();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.request(|link| link.ls_refs(&names)).map(drop)
     }
 
     /// Makes one request on the kept link, or on a new one.

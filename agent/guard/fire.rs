@@ -12,7 +12,7 @@ use super::GuardError;
 use super::plan::{GuardPlan, decide, read_decision, read_plan, read_result, write_result};
 use crate::host::files::{self, FileError, io_error};
 use crate::host::{chain, clock, detach, facts, job, switch, systemd};
-use crate::model::{Arbiter, Decision, GuardResult, HostFacts, StorePath};
+use crate::model::{Arbiter, Class, Decision, GuardResult, HostFacts, StorePath};
 
 /// How often a timer looks whether it was decided already.
 const LOOK: Duration = Duration::from_secs(1);
@@ -113,7 +113,7 @@ pub async fn fire(dir: &Path) -> Result<Fired, GuardError> {
         return Ok(Fired::Ended(result));
     }
     let reason = "nobody confirmed the new system in time".to_owned();
-    let decision = decide(dir, &Decision::RollBack { reason, by: Arbiter::Guard })?;
+    let decision = decide(dir, &Decision::RollBack { reason, by: Arbiter::Guard, class: Class::Target })?;
     if let Decision::Confirm | Decision::Superseded = decision {
         return Ok(Fired::Stands(decision));
     }

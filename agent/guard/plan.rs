@@ -209,7 +209,7 @@ fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, GuardError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Arbiter;
+    use crate::model::{Arbiter, Class};
 
     fn plan(boot_id: &str) -> GuardPlan {
         GuardPlan {
@@ -242,7 +242,7 @@ mod tests {
         let decisions = [
             (Decision::Confirm, r#"{"decision":"confirm"}"#),
             (
-                Decision::RollBack { reason: "late".into(), by: Arbiter::Guard },
+                Decision::RollBack { reason: "late".into(), by: Arbiter::Guard, class: Class::Target },
                 r#"{"decision":"roll-back","reason":"late","by":"guard"}"#,
             ),
             (Decision::Superseded, r#"{"decision":"superseded"}"#),
@@ -293,7 +293,7 @@ mod tests {
             write_plan(&dir, &plan(boot)).unwrap();
             dir
         };
-        let roll_back = Decision::RollBack { reason: "late".into(), by: Arbiter::Guard };
+        let roll_back = Decision::RollBack { reason: "late".into(), by: Arbiter::Guard, class: Class::Target };
         guard("undecided", "b1");
         decide(&guard("rolling-back", "b1"), &roll_back).unwrap();
         fs::write(guard("unreadable", "b0").join("decision"), "{").unwrap();

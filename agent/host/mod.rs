@@ -13,6 +13,7 @@ mod group;
 pub mod job;
 pub mod manager;
 pub mod nix;
+pub mod service;
 pub mod switch;
 pub mod systemd;
 pub mod text;

@@ -248,7 +248,7 @@ pub enum Event {
         /// When.
         at: u64,
     },
-    /// An operator suspended deployments.
+    /// An operator suspended deployments, or too many rollbacks did.
     Suspended {
         /// The suspension.
         suspension: Suspension,
@@ -410,13 +410,21 @@ pub struct Failure {
 }
 
 /// Answers the plan's question: again, never again, or stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// May pass by itself: try again, later and later.
     Transient,
     /// The target's own fault: quarantine it.
+    #[default]
     Target,
+}
+
+impl Class {
+    /// Tells whether the target is to blame.
+    pub fn is_target(&self) -> bool {
+        matches!(self, Class::Target)
+    }
 }
 
 /// A tip that was not accepted.

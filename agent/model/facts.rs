@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Oid, StorePath};
+use super::{Class, Oid, StorePath};
+
+/// The name of the built-in check that the host can still be updated; no configured check may have it.
+pub const UPDATABLE: &str = "updatable";
 
 /// The state of the host at one moment, as far as decisions need it.
 ///
@@ -57,6 +60,9 @@ pub enum Decision {
         reason: String,
         /// `agent` or `guard`.
         by: Arbiter,
+        /// Whether the target is to blame. Versions that did not write it blamed the target.
+        #[serde(default, skip_serializing_if = "Class::is_target")]
+        class: Class,
     },
     /// Somebody else switched the host meanwhile; it is left as it is.
     Superseded,

@@ -14,13 +14,13 @@ pub use event::{
     Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
     SwitchEnd, Verification,
 };
-pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts};
+pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UPDATABLE};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
-    Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets,
-    Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX,
+    ROLLBACKS_MAX, Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
 pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};
 pub use transition::IllegalTransition;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Failure, Quarantined, Refusal, Suspension, SwitchEnd};
+use super::event::{Class, Failure, Quarantined, Refusal, Suspension, SwitchEnd};
 use super::{DeploymentId, Desired, Oid, Operation, StorePath, Target, Tip, Why};
 
 /// How many refused tips are remembered.
@@ -13,6 +13,9 @@ pub const REFUSED_MAX: usize = 64;
 pub const QUARANTINE_MAX: usize = 64;
 /// How many ended deployments are remembered.
 pub const HISTORY_MAX: usize = 128;
+
+/// So many rollbacks within a day suspend the host.
+pub const ROLLBACKS_MAX: usize = 3;
 
 /// Everything that survives a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +37,10 @@ pub struct State {
     pub quarantine: VecDeque<Quarantined>,
     /// How often a reset of the host ended the probation of one target.
     pub resets: Option<Resets>,
+    /// The target that the host was rolled back from for a reason that may pass.
+    pub setback: Option<Setback>,
+    /// When the host was rolled back since it was resumed last, newest last; no more than [`ROLLBACKS_MAX`].
+    pub rollbacks: VecDeque<u64>,
     /// Deployments are stopped.
     pub suspension: Option<Suspension>,
     /// Ended deployments, newest last.
@@ -169,6 +176,9 @@ pub enum Step {
         reason: String,
         /// Which checks failed.
         failures: Vec<String>,
+        /// Whether the target is to blame.
+        #[serde(default, skip_serializing_if = "Class::is_target")]
+        class: Class,
     },
 }
 
@@ -179,6 +189,20 @@ pub struct Resets {
     pub target: Target,
     /// How often.
     pub count: u32,
+}
+
+/// How often the host was rolled back from one target although nothing is wrong with it, as far as is known. It is
+/// tried again, later and later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setback {
+    /// The target.
+    pub target: Target,
+    /// How often.
+    pub count: u32,
+    /// Why, the last time.
+    pub text: String,
+    /// When, the last time.
+    pub at: u64,
 }
 
 /// A record of a newer version, which it marked as one that must be understood.
@@ -238,6 +262,9 @@ pub enum Outcome {
         reason: String,
         /// Which checks failed.
         failures: Vec<String>,
+        /// Whether the target is to blame.
+        #[serde(default, skip_serializing_if = "Class::is_target")]
+        class: Class,
     },
     /// The old system could not be brought back.
     RollbackFailed {
@@ -245,6 +272,9 @@ pub enum Outcome {
         reason: String,
         /// What went wrong then.
         text: String,
+        /// Whether the target is to blame.
+        #[serde(default, skip_serializing_if = "Class::is_target")]
+        class: Class,
     },
     /// Somebody else switched the host meanwhile.
     Superseded,

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::event::{Class, Event, Failure, Quarantined, Refusal};
 use super::state::{
-    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, Resets, Settled,
-    Stage, State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, ROLLBACKS_MAX,
+    Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
 use super::{Decision, DeploymentId, Desired, Oid, Operation, Tip, Why};
 
@@ -52,6 +52,7 @@ impl State {
             Event::Resumed { .. } => {
                 self.suspension = None;
                 self.foreign = None;
+                self.rollbacks.clear();
                 Ok(())
             }
             Event::RetryRequested { revision, .. } => {
@@ -136,13 +137,16 @@ impl State {
                     ) => {
                         match decision {
                             Decision::Confirm => Step::Confirming,
-                            Decision::RollBack { reason, .. } => {
-                                Step::RollingBack { reason: reason.clone(), failures: failures.clone() }
-                            }
+                            Decision::RollBack { reason, by: _, class } => Step::RollingBack {
+                                reason: reason.clone(),
+                                failures: failures.clone(),
+                                class: *class,
+                            },
                             // The end follows as its own event, which the guard's directory gives rise to.
                             Decision::Superseded => Step::RollingBack {
                                 reason: "superseded by another switch".to_owned(),
                                 failures: vec![],
+                                class: Class::Target,
                             },
                         }
                     }
@@ -169,19 +173,15 @@ impl State {
             (Event::Confirmed { generation, at, .. }, None | Some(Step::Confirming)) => {
                 self.confirm(&d, *generation, *at);
             }
-            (Event::RolledBack { at, .. }, Some(Step::RollingBack { reason, failures })) => {
+            (Event::RolledBack { at, .. }, Some(Step::RollingBack { reason, failures, class })) => {
                 // The way back to the confirmed line is never given up: it is tried again later.
-                if d.desired.why != Why::EndOfTest {
-                    let (class, code, text) = (Class::Target, "health".to_owned(), reason.clone());
-                    self.set_aside(&d, Failure { class, code, text }, *at);
-                }
-                self.end(&d, Outcome::RolledBack { reason, failures }, *at);
+                let may_be_given_up = d.desired.why != Why::EndOfTest;
+                self.roll_back(&d, class, &reason, may_be_given_up, *at);
+                self.end(&d, Outcome::RolledBack { reason, failures, class }, *at);
             }
-            (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, .. })) => {
-                let failure =
-                    Failure { class: Class::Target, code: "health".to_owned(), text: reason.clone() };
-                self.set_aside(&d, failure, *at);
-                self.end(&d, Outcome::RollbackFailed { reason, text: text.clone() }, *at);
+            (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, class, .. })) => {
+                self.roll_back(&d, class, &reason, true, *at);
+                self.end(&d, Outcome::RollbackFailed { reason, text: text.clone(), class }, *at);
             }
             (Event::Superseded { at, .. }, Some(_)) => {
                 let failure = Failure {
@@ -247,6 +247,8 @@ impl State {
 
     fn confirm(&mut self, d: &Deployment, generation: Option<u64>, at: u64) {
         self.resets = None;
+        let target = d.desired.tip.target();
+        self.setback = self.setback.take().filter(|s| s.target != target);
         match d.desired.operation {
             Operation::Test => {
                 if let Some(test) = &mut self.test {
@@ -298,6 +300,25 @@ impl State {
         push_bounded(&mut self.history, ended, HISTORY_MAX);
     }
 
+    /// Counts a rollback and holds it against the target, if it is to blame and may be given up.
+    fn roll_back(&mut self, d: &Deployment, class: Class, reason: &str, may_be_given_up: bool, at: u64) {
+        push_bounded(&mut self.rollbacks, at, ROLLBACKS_MAX);
+        let text = reason.to_owned();
+        match class {
+            Class::Target if may_be_given_up => {
+                self.set_aside(d, Failure { class, code: "health".to_owned(), text }, at);
+            }
+            Class::Target => {}
+            Class::Transient => {
+                // A test is entered at most once, whatever ended it.
+                self.end_test_if(&d.desired, reason);
+                let target = d.desired.tip.target();
+                let before = self.setback.take().filter(|s| s.target == target).map_or(0, |s| s.count);
+                self.setback = Some(Setback { target, count: before.saturating_add(1), text, at });
+            }
+        }
+    }
+
     /// Puts a target in quarantine, and ends its test.
     fn set_aside(&mut self, d: &Deployment, failure: Failure, at: u64) {
         self.end_test_if(&d.desired, &failure.text);
@@ -342,6 +363,7 @@ impl State {
             |q: &Quarantined| q.toplevel.is_some() && forgiven.iter().any(|f| f.toplevel == q.toplevel);
         self.quarantine = bad.into_iter().filter(|q| !built(q)).collect();
         self.resets = None;
+        self.setback = self.setback.take().filter(|s| !hit(s.target.revision()));
         if let Some(test) = &mut self.test
             && hit(Some(&test.tip.revision))
             && matches!(test.progress, TestProgress::Over { .. })

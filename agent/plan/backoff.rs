@@ -1,4 +1,5 @@
-//! When to poll a remote again: pure arithmetic over the interval, how the last polls went, and a random number.
+//! How long to wait: before a remote is polled again, and before a target is tried again that the host was rolled back
+//! from. Pure arithmetic over how often it failed, and a random number where a fleet must not march in step.
 
 use std::time::Duration;
 
@@ -14,6 +15,18 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const STANDING_MAX: Duration = Duration::from_secs(15 * 60);
 /// Doubling stops here; every maximum above is reached long before.
 const DOUBLINGS_MAX: u32 = 16;
+
+/// Seconds before a target is tried again after the first rollback for a reason that may pass.
+const ROLLBACK_FIRST_SECS: u64 = 10 * 60;
+/// No target waits longer than so many seconds for such a reason.
+const ROLLBACK_MAX_SECS: u64 = 6 * 3600;
+
+/// Returns how many seconds to wait after the `count`-th such rollback of one target: 10 min, doubled each time, up to
+/// 6 h. No jitter: the remote that could not be reached is one of many things such a try needs.
+pub fn after_rollback_secs(count: u32) -> u64 {
+    let doublings = count.saturating_sub(1).min(DOUBLINGS_MAX);
+    (ROLLBACK_FIRST_SECS << doublings).min(ROLLBACK_MAX_SECS)
+}
 
 /// How the last poll of a remote ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +104,12 @@ mod tests {
         check(MINUTE, Last::Standing { count: 2 }, HALF, 120_000);
         check(MINUTE, Last::Standing { count: 99 }, HALF, 60_000 + 450_000);
         check(Duration::ZERO, Last::Answered, 0, 100);
+    }
+
+    #[test]
+    fn a_target_waits_longer_and_longer() {
+        let minutes = [1, 2, 3, 5, 6, 7, u32::MAX].map(|count| after_rollback_secs(count) / 60);
+        assert_eq!(minutes, [10, 20, 40, 160, 320, 360, 360]);
     }
 
     proptest! {

@@ -8,14 +8,21 @@ mod probation;
 mod select;
 
 pub use facts::{Facts, RemoteFacts, Retry, Trouble};
-pub use select::{TestStanding, judged_by, standing_of_test};
+pub use select::{TestStanding, judged_by, not_before, standing_of_test};
 
-use crate::model::{Action, State};
+use crate::model::{Action, Event, ROLLBACKS_MAX, State, Suspension};
 
 /// How many resets may end the probation of one target before it counts as the target's fault.
 ///
 /// One may be a power cut; a system that resets its host each time it is activated must not be tried for ever.
 pub const RESETS_MAX: u32 = 3;
+
+/// Within so many seconds [`ROLLBACKS_MAX`] rollbacks suspend the host.
+const ROLLBACKS_WITHIN_SECS: u64 = 24 * 3600;
+/// Who suspends a host that was rolled back too often.
+pub const BREAKER: &str = "pullagent";
+/// Why, and what to do about it.
+const BREAKER_REASON: &str = "three rollbacks in 24 h; look at 'pullagent history', then 'pullagent resume'";
 
 /// How many seconds to wait before a host that could not be looked at is looked at again.
 const BLIND_SECS: u64 = 5;
@@ -80,7 +87,22 @@ pub fn held(state: &State, facts: &Facts, policy: &Policy) -> Option<String> {
     None
 }
 
-/// Tells whether an operator's suspension is in force.
+/// Suspends a host that was rolled back too often since somebody resumed it last: whatever is wrong with it, trying more
+/// of it does not help, and each try costs its services a restart.
+fn breaker(state: &State, now: u64) -> Option<Event> {
+    // A time to come is what a clock left behind that has been set back since; it counts.
+    let recent = state.rollbacks.iter().filter(|at| now.saturating_sub(**at) < ROLLBACKS_WITHIN_SECS).count();
+    (recent >= ROLLBACKS_MAX).then(|| Event::Suspended {
+        suspension: Suspension {
+            by: BREAKER.to_owned(),
+            reason: Some(BREAKER_REASON.to_owned()),
+            until: None,
+            at: now,
+        },
+    })
+}
+
+/// Tells whether a suspension is in force.
 pub fn suspended(state: &State, now: u64) -> bool {
     state.suspension.as_ref().is_some_and(|s| s.until.is_none_or(|until| now < until))
 }

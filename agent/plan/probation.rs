@@ -133,7 +133,7 @@ fn go_on(
         }
         Step::Activated { ended: SwitchEnd::Torn { text } } => {
             let reason = format!("the switch stopped half-way: {text}");
-            Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent })
+            Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target })
         }
         Step::Soaking => Action::CheckHealth(d.clone()),
         Step::Confirming => Action::Confirm(d.clone()),
@@ -151,7 +151,7 @@ fn forced_decision(
 ) -> Option<Decision> {
     if let Some(foreign) = &state.foreign {
         let reason = format!("a newer pullagent left event '{}', which this one can't read", foreign.event);
-        return Some(Decision::RollBack { reason, by: Arbiter::Agent });
+        return Some(Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target });
     }
     let switched = matches!(step, Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking);
     let third = |r: &StorePath| *r != d.toplevel && *r != trial.old;

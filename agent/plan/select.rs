@@ -1,11 +1,11 @@
 //! What an idle agent does: which tip to verify, which verified tip to run.
 
 use crate::model::{
-    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Line, Oid, Operation, State, TestLine,
-    TestProgress, Tip, Verification, Why,
+    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Line, Oid, Operation, State, Target,
+    TestLine, TestProgress, Tip, Verification, Why,
 };
 
-use super::{Facts, Policy, held, suspended};
+use super::{Facts, Policy, backoff, breaker, held, suspended};
 
 /// Decides what an idle agent does.
 pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Action {
@@ -21,21 +21,37 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     if suspended(state, facts.now) {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
     }
+    if let Some(suspended) = breaker(state, facts.now) {
+        return Action::Record(suspended);
+    }
     if let Some(adopted) = adoption(state, facts, host) {
         return Action::Record(adopted);
     }
     if let Some(verification) = verification(state, facts, policy) {
         return Action::Verify(verification);
     }
-    match desired(state, facts, host, policy) {
-        Some(desired) if may_try(facts, &desired.tip.revision) => {
+    let desired = desired(state, facts, host, policy);
+    let patience = desired.as_ref().and_then(|d| not_before(state, &d.tip.target(), facts.now));
+    match desired {
+        Some(desired) if patience.is_none() && may_try(facts, &desired.tip.revision) => {
             let id = DeploymentId::new(state.deployments_begun + 1, &desired.tip.revision);
             Action::Build(id, desired)
         }
-        _ => Action::Wait {
-            until: facts.retries.values().filter(|r| r.is_early(facts.now)).map(|r| r.not_before).min(),
-        },
+        _ => {
+            let early = facts.retries.values().filter(|r| r.is_early(facts.now)).map(|r| r.not_before);
+            Action::Wait { until: early.chain(patience).min() }
+        }
     }
+}
+
+/// Returns until when `target` has to wait because the host was rolled back from it for a reason that may pass; `None`:
+/// it need not wait.
+pub fn not_before(state: &State, target: &Target, now: u64) -> Option<u64> {
+    let setback = state.setback.as_ref().filter(|s| s.target == *target)?;
+    let pause = backoff::after_rollback_secs(setback.count);
+    let until = setback.at.saturating_add(pause);
+    // A time further off than that is what a clock left behind that has been set back since.
+    (now < until && until - now <= pause).then_some(until)
 }
 
 /// What root installed counts like a deployment of ours: whoever switches away from it means it.

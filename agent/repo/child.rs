@@ -66,7 +66,7 @@ fn serve(job: &Path) -> Result<Report, Failure> {
     let store = store.ok_or_else(|| Failure::new(FailureClass::Io, "there is no trusted store"))?;
     let limits = match job.task {
         Task::Repack => repack::limits(&store, &job.limits)?,
-        Task::Import(_) => job.limits,
+        Task::Import(_) | Task::Look(_) => job.limits,
     };
     limit_self(&limits, store.size()?).map_err(|e| Failure::io("limit the import child", &e.into()))?;
     match job.task {
@@ -75,6 +75,7 @@ fn serve(job: &Path) -> Result<Report, Failure> {
             let mut stdin = io::stdin().lock();
             Ok(import(&store, *task, &mut stdin, &job.quarantine, &limits))
         }
+        Task::Look(oid) => look(&store, &oid, &mut io::stdin().lock(), &job.quarantine, &limits),
     }
 }
 
@@ -148,6 +149,22 @@ fn verify(
     }
 }
 
+/// Finds commit `oid` in the pack that `stream` brings. That it is in the store already proves nothing here.
+fn look(
+    store: &Store,
+    oid: &Oid,
+    stream: &mut dyn Read,
+    quarantine: &Path,
+    limits: &Limits,
+) -> Result<Report, Failure> {
+    let trusted = store.objects(limits.object_bytes)?;
+    let (fresh, _) = receive(store, stream, &trusted, quarantine, limits)?;
+    match fresh.objects.find(&to_gix(oid), &mut Vec::new())? {
+        Some(object) if object.kind == Kind::Commit => Ok(Report::Found),
+        Some(_) | None => Err(Failure::incomplete(format!("the pack does not bring commit {}", oid.short()))),
+    }
+}
+
 /// Reads the pack from `stream` into the quarantine; returns its objects and its name.
 fn receive(
     store: &Store,
@@ -205,7 +222,7 @@ fn blame_store(store: &Store, report: Report) -> Result<Report, Failure> {
     let missing = match &report {
         Report::Failed(failure) => failure.class == FailureClass::Incomplete,
         Report::Refused(refusal) => matches!(refusal.code, Code::MissingObject | Code::AnchorMissing),
-        Report::Accepted { .. } | Report::Repacked { .. } => false,
+        Report::Accepted { .. } | Report::Repacked { .. } | Report::Found => false,
     };
     if missing {
         store.verify_packs()?;

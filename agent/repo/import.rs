@@ -111,7 +111,24 @@ pub async fn import(
         }
         Report::Refused(refusal) => Ok(Verdict::Refused(refusal)),
         Report::Failed(failure) => Err(failure),
-        Report::Accepted { .. } | Report::Repacked { .. } => {
+        Report::Accepted { .. } | Report::Repacked { .. } | Report::Found => {
+            Err(Failure::crashed("it answered another question"))
+        }
+    }
+}
+
+/// Shows that `pack` brings commit `oid`: every object in it is hashed again, in a quarantine, and nothing of it is kept.
+///
+/// Dropping the future kills the child and deletes the quarantine.
+///
+/// # Errors
+/// The pack is not whole, does not hold the commit, or could not be looked at.
+pub async fn look(store: &Store, oid: &Oid, limits: Limits, pack: OwnedFd) -> Result<(), Failure> {
+    let quarantine = Quarantine::new(store.state_directory())?;
+    match run(&quarantine, store, Task::Look(oid.clone()), limits, Some(pack)).await? {
+        Report::Found => Ok(()),
+        Report::Failed(failure) => Err(failure),
+        Report::Accepted { .. } | Report::Refused(_) | Report::Repacked { .. } => {
             Err(Failure::crashed("it answered another question"))
         }
     }
@@ -132,7 +149,9 @@ pub async fn repack_if_needed(store: &Store, limits: &Limits) -> Result<(), Fail
             blocking(move || quarantine.publish_instead(&pack, &store)).await
         }
         Report::Failed(failure) => Err(failure),
-        Report::Accepted { .. } | Report::Refused(_) => Err(Failure::crashed("it answered another question")),
+        Report::Accepted { .. } | Report::Refused(_) | Report::Found => {
+            Err(Failure::crashed("it answered another question"))
+        }
     }
 }
 
@@ -202,6 +221,8 @@ pub(super) struct Job {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Task {
     Import(Box<ImportTask>),
+    /// Find one commit in the pack on standard input.
+    Look(Oid),
     Repack,
 }
 
@@ -229,6 +250,7 @@ pub(super) enum Report {
     Repacked {
         pack: String,
     },
+    Found,
 }
 
 /// A [`Policy`] as text: it is made of checked keys, and the child checks them again.

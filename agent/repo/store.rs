@@ -8,10 +8,11 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::closure::commit_links;
 use super::failure::{Failure, FailureClass};
 use super::files;
 use super::limits::Limits;
-use super::objects::{Format, Kind, Objects, format_of, to_gix};
+use super::objects::{Format, Kind, Objects, format_of, to_gix, to_oid};
 use super::pack;
 use super::quarantine::Quarantine;
 use crate::model::Oid;
@@ -185,6 +186,19 @@ impl Store {
             Some(object) if object.kind == Kind::Commit => Ok(object.data.to_vec()),
             Some(_) | None => Err(StoreError::Missing(oid.clone())),
         }
+    }
+
+    /// Returns the parents of commit `oid` that are in the store, as is `oid` itself.
+    pub fn parents(&self, oid: &Oid) -> Result<Vec<Oid>, StoreError> {
+        let commit = self.commit(oid)?;
+        let (_, parents) = commit_links(&commit).ok_or_else(|| corrupt(&self.git_dir, "a commit is malformed"))?;
+        let mut stored = Vec::new();
+        for parent in parents.iter().map(|id| to_oid(id)) {
+            if self.has(&parent)? {
+                stored.push(parent);
+            }
+        }
+        Ok(stored)
     }
 
     /// Returns the last accepted revision that `reference` keeps; `None` if there is none that can be read.

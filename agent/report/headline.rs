@@ -4,6 +4,7 @@ use super::Life;
 use super::status::{Headline, Owed, Status};
 use super::style::{Style, Tone, brief, quoted, safe, span};
 use crate::model::Oid;
+use crate::plan;
 
 /// Returns one line for prompts and lists: glyph, generation, revision, state, age.
 pub fn oneline(status: &Status, life: Life, now: u64, style: &Style) -> String {
@@ -154,7 +155,8 @@ fn suspended(status: &Status, now: u64, style: &Style) -> String {
     let Some(s) = &status.suspension else { return format!("{} is suspended", safe(&status.host)) };
     let until =
         s.until.map(|u| format!(" until {} (in {})", style.clock(u, now), span(u.saturating_sub(now))));
-    let reason = s.reason.as_deref().map(|r| format!(": {}", quoted(r)));
+    let words = |r| if s.by == plan::BREAKER { safe(r) } else { quoted(r) };
+    let reason = s.reason.as_deref().map(|r| format!(": {}", words(r)));
     let (until, reason) = (until.unwrap_or_default(), reason.unwrap_or_default());
     format!("{} is suspended by {}{until}{reason}", safe(&status.host), safe(&s.by))
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::SCHEMA;
-use crate::model::{DeploymentId, Ended, Oid, Operation, Outcome, State, StorePath, Why};
+use crate::model::{DeploymentId, Ended, Oid, Operation, Outcome, State, StorePath, UPDATABLE, Why};
 
 /// The history of one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,13 +112,14 @@ impl Entry {
     fn explain(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Confirmed { generation } => self.generation = *generation,
-            Outcome::RolledBack { reason, failures } => {
+            Outcome::RolledBack { reason, failures, class } => {
                 // Without a failed check it was something else: a switch that tore, a deadline, somebody's doing.
-                self.code = (!failures.is_empty()).then(|| "health".to_owned());
+                let code = if class.is_target() { "health" } else { UPDATABLE };
+                self.code = (!failures.is_empty()).then(|| code.to_owned());
                 self.text = Some(reason.clone());
                 self.details = failures.clone();
             }
-            Outcome::RollbackFailed { reason, text } => {
+            Outcome::RollbackFailed { reason, text, class: _ } => {
                 self.text = Some(format!("{text} (it was to be rolled back because {reason})"));
             }
             Outcome::Refused { code, text } => {

@@ -9,8 +9,8 @@ use super::status::{
 use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health};
 use crate::config::Settings;
 use crate::model::{
-    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Stage, Step, StorePath, Suspension,
-    TestLine, TestProgress, Tip,
+    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Setback, Stage, Step, StorePath,
+    Suspension, TestLine, TestProgress, Tip, UPDATABLE,
 };
 use crate::plan::{self, Trouble};
 
@@ -313,7 +313,7 @@ fn deployment(snapshot: &Snapshot, settings: &Settings, d: &Deployment) -> Deplo
         Step::Activated { .. } => StageWord::Activated,
         Step::Soaking => StageWord::Soaking,
         Step::Confirming => StageWord::Confirming,
-        Step::RollingBack { reason, failures } => {
+        Step::RollingBack { reason, failures, class: _ } => {
             status.failures = std::iter::once(reason).chain(failures).cloned().collect();
             StageWord::RollingBack
         }
@@ -441,7 +441,20 @@ fn retries(snapshot: &Snapshot, status: &Status) -> Vec<RetryStatus> {
                 not_before: retry.not_before,
             }
         });
-    retries.collect()
+    let setback = snapshot.state.setback.iter().filter_map(|s| setback(snapshot, s));
+    setback.filter(|s| wanted(&s.revision)).chain(retries).collect()
+}
+
+/// A rollback that was not the target's fault.
+fn setback(snapshot: &Snapshot, setback: &Setback) -> Option<RetryStatus> {
+    let Setback { target, count, text, at } = setback;
+    Some(RetryStatus {
+        revision: target.revision()?.clone(),
+        code: UPDATABLE.to_owned(),
+        text: format!("it was rolled back: {text}"),
+        tries: *count,
+        not_before: plan::not_before(&snapshot.state, target, snapshot.facts.now).unwrap_or(*at),
+    })
 }
 
 fn set_aside(snapshot: &Snapshot) -> Vec<Bad> {

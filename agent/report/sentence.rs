@@ -1,7 +1,9 @@
 //! One sentence for each event, for the log; said by the loop after the event was journaled, never before. And one for
 //! what turned up or went away meanwhile.
 
-use crate::model::{Arbiter, Class, Decision, Deployment, Event, Operation, Sighting, SwitchEnd};
+use crate::model::{
+    Arbiter, Class, Decision, Deployment, Event, Operation, Sighting, Stage, Step, SwitchEnd,
+};
 use crate::plan::Facts;
 
 /// How much an event matters to whoever reads the log.
@@ -20,8 +22,8 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
     use Weight::{Error, Info, Warning};
     let revision = || met.map_or("a deployment", |d| d.desired.tip.revision.short());
     let old = || match met.map(|d| &d.stage) {
-        Some(crate::model::Stage::Probation { trial, .. }) => trial.old.to_string(),
-        Some(crate::model::Stage::Built) | None => "the old system".to_owned(),
+        Some(Stage::Probation { trial, .. }) => trial.old.to_string(),
+        Some(Stage::Built) | None => "the old system".to_owned(),
     };
     match event {
         Event::MainAccepted { tip } | Event::TestAccepted { tip, .. } => {
@@ -81,7 +83,10 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
             }
             (_, None) => (Info, format!("{} is confirmed", revision())),
         },
-        Event::RolledBack { how, .. } => (Warning, format!("rolled back {} to {}: {how}", revision(), old())),
+        Event::RolledBack { how, .. } => {
+            let next = if may_pass(met) { ", which is tried again later" } else { "" };
+            (Warning, format!("rolled back {}{next}, to {}: {how}", revision(), old()))
+        }
         Event::RollbackFailed { text, .. } => (
             Error,
             format!("{} could NOT be brought back after {}, somebody has to look: {text}", old(), revision()),
@@ -122,6 +127,14 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
     }
 }
 
+/// Tells whether a deployment is rolled back for a reason that may pass.
+fn may_pass(met: Option<&Deployment>) -> bool {
+    let Some(Stage::Probation { step: Step::RollingBack { class, .. }, .. }) = met.map(|d| &d.stage) else {
+        return false;
+    };
+    *class == Class::Transient
+}
+
 fn switched(revision: &str, ended: &SwitchEnd) -> (Weight, String) {
     match ended {
         SwitchEnd::Complete { exit: Some(0) } => (Weight::Info, format!("switched to {revision}")),
@@ -150,10 +163,10 @@ fn decided(revision: &str, decision: &Decision, failures: &[String]) -> (Weight,
             Weight::Warning,
             format!("{revision} is healthy and stays, but for soft checks: {}", failures.join("; ")),
         ),
-        Decision::RollBack { reason, by: Arbiter::Agent } => {
+        Decision::RollBack { reason, by: Arbiter::Agent, class: _ } => {
             (Weight::Warning, format!("rolling back {revision}: {reason}"))
         }
-        Decision::RollBack { reason, by: Arbiter::Guard } => {
+        Decision::RollBack { reason, by: Arbiter::Guard, class: _ } => {
             (Weight::Warning, format!("the guard rolled back {revision}: {reason}"))
         }
         Decision::Superseded => (Weight::Warning, format!("{revision} was superseded by another switch")),

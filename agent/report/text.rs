@@ -10,7 +10,7 @@ use super::status::{
 };
 use super::style::{Style, Tone, ago, precise, quoted, safe};
 use super::{Life, health};
-use crate::model::{Oid, Operation};
+use crate::model::{Oid, Operation, UPDATABLE};
 use crate::trust::Code;
 
 /// Width of the margin and the label column.
@@ -424,6 +424,9 @@ impl Page<'_> {
 
 /// Returns what helps against a refusal that may pass.
 pub(super) fn retry_advice(retry: &RetryStatus) -> Option<&'static str> {
+    if retry.code == UPDATABLE {
+        return Some("see why the new system can't reach its remotes; try at once: pullagent retry");
+    }
     Code::ALL.iter().find(|code| code.as_str() == retry.code).map(|code| code.advice())
 }
 

@@ -10,7 +10,7 @@ use crate::host::command::own_program;
 use crate::host::files::{self, FileError};
 use crate::host::manager::Manager;
 use crate::host::{systemd, units};
-use crate::model::{Arbiter, Decision, Deployment, Happened, StorePath};
+use crate::model::{Arbiter, Class, Decision, Deployment, Happened, StorePath};
 
 /// Where a system keeps the unit of its agent.
 const UNITS_IN_SYSTEM: &str = "etc/systemd/system";
@@ -49,7 +49,7 @@ impl Steps {
         let marker = self.guard_dir(&d.id).join(MARKER);
         if marker.exists() {
             let reason = format!("the new system's agent does not take over: {why}");
-            return self.decide(d, &Decision::RollBack { reason, by: Arbiter::Agent }, vec![]);
+            return self.decide(d, &Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target }, vec![]);
         }
         tracing::info!(deployment = d.id.as_str(), "handing over to the new system's agent: {why}");
         if let Err(error) = files::write_atomic(&marker, b"", files::PRIVATE) {

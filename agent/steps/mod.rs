@@ -18,6 +18,7 @@ mod health;
 mod observe;
 mod prepare;
 mod probe;
+mod reach;
 mod settle;
 mod verify;
 
@@ -56,6 +57,8 @@ pub struct Steps {
     pub state_directory: PathBuf,
     /// The way to the gateway.
     pub link: Link,
+    /// The gateway's unit, where it has one of its own.
+    pub gateway_unit: Option<&'static str>,
     /// The way to Nix.
     pub nix: Nix,
     /// Who keeps what we start.

@@ -53,7 +53,12 @@ impl Steps {
             ));
         };
         let red_before = match &new {
-            Some(new) => self.baseline(new).await,
+            Some(new) => {
+                let revision = &d.desired.tip.revision;
+                let (mut red, closed) = tokio::join!(self.baseline(new), self.unreachable_before(revision));
+                red.extend(closed);
+                red
+            }
             None => Vec::new(),
         };
         let plan = self.write_plan(d, &old, &facts.boot_id).await.map_err(|e| again(d, "guard", &e))?;

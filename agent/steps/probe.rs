@@ -50,7 +50,7 @@ pub struct CheckResult {
 }
 
 impl CheckResult {
-    fn bad(text: impl Into<String>) -> CheckResult {
+    pub(super) fn bad(text: impl Into<String>) -> CheckResult {
         let text: String = text.into();
         CheckResult {
             ok: false,
@@ -60,11 +60,11 @@ impl CheckResult {
         }
     }
 
-    fn broken(text: impl Into<String>) -> CheckResult {
+    pub(super) fn broken(text: impl Into<String>) -> CheckResult {
         CheckResult { broken: true, ..CheckResult::bad(text) }
     }
 
-    fn good() -> CheckResult {
+    pub(super) fn good() -> CheckResult {
         CheckResult { ok: true, not_yet: false, broken: false, text: String::new() }
     }
 }

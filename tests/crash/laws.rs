@@ -1,8 +1,12 @@
 //! How the world in memory moves by itself: time, switches under way, the guard's own work, and what must always hold.
 
-use pullagent::model::{Arbiter, Decision, GuardResult};
+use pullagent::model::{Arbiter, Class, Decision, Deployment, GuardResult, Oid, ROLLBACKS_MAX};
 
-use super::world::{Bug, Cut, GUARD_LONG_MS, Guard, Inner, Job, NEVER, World, third_system};
+use super::world::{Behaviour, Bug, Cut, GUARD_LONG_MS, Guard, Inner, Job, NEVER, World, third_system};
+
+/// The pause after the first rollback that is not the target's fault; each further one is twice as long.
+const FIRST_PAUSE_SECS: u64 = 600;
+const LAST_PAUSE_SECS: u64 = 6 * 3600;
 
 impl World {
     /// Lets time pass: guards fire, switches go on.
@@ -14,6 +18,16 @@ impl World {
             w.elapse();
         }
         w.now_ms = end;
+    }
+
+    /// Somebody looks at a host that suspended itself, and resumes it.
+    pub fn resume(&self) {
+        let now = self.now();
+        let w = &mut *self.inner.borrow_mut();
+        if w.recent_rollbacks(now) < ROLLBACKS_MAX {
+            w.violations.push(format!("suspended after {:?}, which is too early", w.rolled_back));
+        }
+        w.rolled_back.clear();
     }
 
     /// What the crash does to the world before the agent is started again.
@@ -71,7 +85,14 @@ impl Inner {
 
     pub(super) fn decide(&mut self, id: &str, decision: Decision) -> Decision {
         let overwrite = self.bug == Some(Bug::DecisionOverwritten);
+        let leave_out = self.bug == Some(Bug::ClassLeftOut);
         let guard = self.guards.entry(id.to_owned()).or_default();
+        let decision = match decision {
+            Decision::RollBack { reason, by, class: _ } if leave_out => {
+                Decision::RollBack { reason, by, class: Class::Target }
+            }
+            other => other,
+        };
         if guard.decision.is_none() || overwrite {
             guard.decision = Some(decision.clone());
         }
@@ -80,9 +101,9 @@ impl Inner {
 
     /// The guard's own work.
     pub(super) fn fire(&mut self, id: &str) {
-        let by = Arbiter::Guard;
+        let reason = "nobody confirmed in time".to_owned();
         let decision =
-            self.decide(id, Decision::RollBack { reason: "nobody confirmed in time".to_owned(), by });
+            self.decide(id, Decision::RollBack { reason, by: Arbiter::Guard, class: Class::Target });
         let Some(guard) = self.guards.get(id).cloned() else { return };
         let (Some(old), Some(new)) = (guard.old.clone(), guard.new.clone()) else { return };
         let result = match decision {
@@ -108,6 +129,39 @@ impl Inner {
             });
             guard.result = guard.result.take().or(Some(result));
         }
+    }
+
+    /// Takes down a rollback that the agent is about to be told of.
+    pub(super) fn note_rollback(&mut self, d: &Deployment, result: Option<&GuardResult>, now: u64) {
+        if matches!(result, Some(GuardResult::Superseded)) {
+            return;
+        }
+        let revision = d.desired.tip.revision.clone();
+        let of_agent = |g: &Guard| matches!(g.decision, Some(Decision::RollBack { by: Arbiter::Agent, .. }));
+        let by_agent = self.guards.get(d.id.as_str()).is_some_and(of_agent);
+        let behaviour = self.commits.get(&revision).map(|c| c.behaviour);
+        if by_agent && matches!(behaviour, Some(Behaviour::Offline | Behaviour::CutOff)) {
+            let (count, at) = self.unreached.entry(revision.clone()).or_default();
+            (*count, *at) = (*count + 1, now);
+        }
+        self.rolled_back.push((revision, now));
+    }
+
+    /// What must hold whenever a switch is about to begin: the pauses after rollbacks, and the end of them.
+    pub(super) fn check_patience(&mut self, revision: &Oid, now: u64) {
+        if self.recent_rollbacks(now) >= ROLLBACKS_MAX {
+            self.violations.push(format!("it goes on after {ROLLBACKS_MAX} rollbacks within a day"));
+        }
+        let Some((count, at)) = self.unreached.get(revision) else { return };
+        let pause = (FIRST_PAUSE_SECS << (count - 1)).min(LAST_PAUSE_SECS);
+        if now < at + pause {
+            self.violations.push(format!("{revision} is tried again {} s after rollback {count}", now - at));
+        }
+    }
+
+    /// How many rollbacks there were within a day since somebody resumed the host.
+    pub fn recent_rollbacks(&self, now: u64) -> usize {
+        self.rolled_back.iter().filter(|(_, at)| now - at < 24 * 3600).count()
     }
 
     /// What must hold at every moment, whatever happened before.

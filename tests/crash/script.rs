@@ -24,6 +24,10 @@ pub enum Behaviour {
     Hanging,
     /// The health phase outlasts the guard, as on a host that was asleep.
     Sluggish,
+    /// The remote can't be reached from it, until it was tried twice.
+    Offline,
+    /// The remote can't be reached from it, ever.
+    CutOff,
 }
 
 #[derive(Debug, Clone)]
@@ -67,4 +71,10 @@ pub enum Bug {
     ConfirmForgetsBootEntry,
     RestartedSwitchForgotten,
     TestMadePermanent,
+    /// A rollback because of the remote is held against the target.
+    TargetBlamed,
+    /// The same, but only where the decision is read from disk, after a cut.
+    ClassLeftOut,
+    /// A rollback forgets when it happened, so that nothing waits after it.
+    TimeOfRollbackLost,
 }

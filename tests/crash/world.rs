@@ -38,6 +38,8 @@ pub(super) struct Job {
 
 pub(super) const GUARD_LONG_MS: u64 = 1_500_000;
 const GUARD_SHORT_MS: u64 = 400_000;
+/// How often the remote can't be reached from a commit that is offline for a while.
+const OFFLINE_TRIES: u32 = 2;
 const SWITCH_MS: u64 = 10_000;
 const SWITCH_MAX_MS: u64 = 900_000;
 const SOAK_MS: u64 = 60_000;
@@ -70,6 +72,10 @@ pub struct Inner {
     pub fault: Option<Fault>,
     /// When the fault struck, unix seconds.
     pub struck: Vec<u64>,
+    /// What was rolled back since somebody resumed the host last, and when, unix seconds.
+    pub(super) rolled_back: Vec<(Oid, u64)>,
+    /// How often the remote could not be reached from each commit, and when it was rolled back for that last.
+    pub(super) unreached: BTreeMap<Oid, (u32, u64)>,
     pub(super) bug: Option<Bug>,
 }
 
@@ -113,6 +119,10 @@ pub fn third_system() -> StorePath {
     "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
 }
 
+fn roll_back(reason: &str, class: Class) -> Decision {
+    Decision::RollBack { reason: reason.to_owned(), by: Arbiter::Agent, class }
+}
+
 impl World {
     pub fn new(introduction: Oid, bug: Option<Bug>) -> World {
         let first = system(&introduction);
@@ -139,6 +149,8 @@ impl World {
             activations: 0,
             fault: None,
             struck: vec![],
+            rolled_back: vec![],
+            unreached: BTreeMap::new(),
             bug,
         };
         World { inner: RefCell::new(inner), introduction, announce_early: RefCell::new(None) }
@@ -221,7 +233,7 @@ impl World {
         self.inner.borrow().bug == Some(bug)
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         let w = self.inner.borrow();
         w.wall_offset + w.now_ms / 1000
     }
@@ -394,6 +406,8 @@ impl World {
     }
 
     async fn arm(&self, d: Deployment) -> Happened {
+        let now = self.now();
+        self.inner.borrow_mut().check_patience(&d.desired.tip.revision, now);
         self.point().await;
         if !self.bug(Bug::GuardNotArmed) {
             let mut w = self.inner.borrow_mut();
@@ -489,12 +503,21 @@ impl World {
         let third = self.inner.borrow().running == third_system();
         let decision = match behaviour {
             _ if third => Decision::Superseded,
-            Behaviour::Unhealthy => {
-                Decision::RollBack { reason: "web is down".to_owned(), by: Arbiter::Agent }
-            }
+            Behaviour::Unhealthy => roll_back("web is down", Class::Target),
+            Behaviour::CutOff => self.unreachable(),
+            Behaviour::Offline if self.unreached(&d.desired.tip.revision) < OFFLINE_TRIES => self.unreachable(),
             _ => Decision::Confirm,
         };
         self.decide(&d.id, decision, vec![]).await
+    }
+
+    fn unreachable(&self) -> Decision {
+        let blamed = self.bug(Bug::TargetBlamed);
+        roll_back("no remote answers", if blamed { Class::Target } else { Class::Transient })
+    }
+
+    fn unreached(&self, oid: &Oid) -> u32 {
+        self.inner.borrow().unreached.get(oid).map_or(0, |(count, _)| *count)
     }
 
     async fn decide(&self, id: &DeploymentId, decision: Decision, failures: Vec<String>) -> Happened {
@@ -537,6 +560,8 @@ impl World {
         self.point().await;
         let (id, at) = (d.id.clone(), self.now());
         let result = self.inner.borrow().guards.get(d.id.as_str()).and_then(|g| g.result.clone());
+        let (now, at) = (at, if self.bug(Bug::TimeOfRollbackLost) { 0 } else { at });
+        self.inner.borrow_mut().note_rollback(&d, result.as_ref(), now);
         if self.bug(Bug::LostQuarantine) {
             let failure = Failure { class: Class::Transient, code: "lost".to_owned(), text: String::new() };
             return Happened::Event(Event::Abandoned { id, failure, at });
@@ -555,8 +580,8 @@ impl World {
 
     async fn abandon(&self, d: Deployment, failure: Failure) -> Happened {
         self.point().await;
-        let reason = failure.text.clone();
-        self.inner.borrow_mut().decide(d.id.as_str(), Decision::RollBack { reason, by: Arbiter::Agent });
+        let decision = roll_back(&failure.text, Class::Target);
+        self.inner.borrow_mut().decide(d.id.as_str(), decision);
         self.point().await;
         if let Stage::Probation { trial, .. } = &d.stage {
             // A reset in the middle of a confirmation leaves the profile new and the host on the old system.

@@ -1,0 +1,89 @@
+//! The gateway as a process of its own: connects to the reconciler, serves it, and connects again when it is gone. It
+//! ends by SIGTERM only; its service manager is told how it gets on. It is told everything else by the reconciler.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::host;
+use crate::host::service::{self, NotifyState};
+use crate::wire;
+
+/// The pause before it connects again; doubled each time that nobody was there.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// No pause is longer. A connection that lasted as long makes the next pause short again.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Plays the role until SIGTERM or SIGINT.
+pub fn main(socket: &Path) -> ExitCode {
+    // An error only says that some provider is installed already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.and_then(|runtime| runtime.block_on(live(socket))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("the gateway can't run: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn live(socket: &Path) -> io::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    service::notify(&[NotifyState::Ready]);
+    let mut served = pin!(serve(socket));
+    loop {
+        tokio::select! {
+            never = &mut served => match never {},
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            () = service::beat() => {}
+        }
+    }
+    tracing::info!("stopping");
+    service::notify(&[NotifyState::Stopping]);
+    Ok(())
+}
+
+/// Serves one reconciler after the other.
+async fn serve(socket: &Path) -> Infallible {
+    let mut pause = PAUSE_FIRST;
+    let mut said = String::new();
+    loop {
+        let news = match wire::connect(socket) {
+            Ok(channel) => {
+                say(&mut said, "serving the reconciler");
+                let began = Instant::now();
+                let ended = super::run(channel).await;
+                if began.elapsed() >= PAUSE_MAX {
+                    pause = PAUSE_FIRST;
+                }
+                match ended {
+                    Ok(()) => "the reconciler is gone".to_owned(),
+                    Err(error) => host::chain(&error),
+                }
+            }
+            Err(error) => format!("nobody listens at '{}': {}", socket.display(), host::chain(&error)),
+        };
+        say(&mut said, &format!("waiting for the reconciler: {news}"));
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Tells log and service manager what is new.
+fn say(said: &mut String, text: &str) {
+    if said != text {
+        tracing::info!("{text}");
+        service::notify(&[NotifyState::Status(text)]);
+        text.clone_into(said);
+    }
+}

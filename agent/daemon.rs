@@ -119,7 +119,8 @@ type Orders = mpsc::Receiver<Ordered>;
 /// Returns where the gateway connects to if it is a process of its own, which is the case where systemd passes us the
 /// socket for it; `None`: it is a part of this process.
 fn door(manager: Manager) -> anyhow::Result<Option<Listener>> {
-    let passed = service::take_socket(GATEWAY_SOCKET).context("failed to take the socket that systemd passes")?;
+    let passed =
+        service::take_socket(GATEWAY_SOCKET).context("failed to take the socket that systemd passes")?;
     if passed.is_none() && manager == Manager::Systemd {
         tracing::warn!(
             "systemd passes no socket for the gateway (pullagent.socket); remotes are asked from this process"

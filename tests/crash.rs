@@ -205,7 +205,8 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
     let perform = async |action| world.perform(action).await;
     let beat = async || std::future::pending().await;
     let over = {
-        let mut future = std::pin::pin!(reconcile::run(&mut journal, &policy, &mut inbox, &show, perform, beat));
+        let mut future =
+            std::pin::pin!(reconcile::run(&mut journal, &policy, &mut inbox, &show, perform, beat));
         let mut context = Context::from_waker(Waker::noop());
         let push = |n: usize| {
             let now = 1_900_000_000;

@@ -65,7 +65,8 @@ impl Probation {
 
     async fn roll_back(&self) -> Fired {
         let reason = "unhealthy".to_owned();
-        guard::decide(&self.dir(), &Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target }).unwrap();
+        guard::decide(&self.dir(), &Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target })
+            .unwrap();
         guard::fire_now(&self.dir(), Manager::Alone, LIMIT).await.unwrap()
     }
 
@@ -191,7 +192,11 @@ async fn of_many_decisions_one_holds() {
         let decision = match n % 3 {
             0 => Decision::Confirm,
             1 => Decision::Superseded,
-            _ => Decision::RollBack { reason: format!("arbiter {n}"), by: Arbiter::Agent, class: Class::Target },
+            _ => Decision::RollBack {
+                reason: format!("arbiter {n}"),
+                by: Arbiter::Agent,
+                class: Class::Target,
+            },
         };
         start.wait();
         guard::decide(&dir, &decision).unwrap()
@@ -364,7 +369,8 @@ async fn a_rollback_that_nobody_sees_to_is_carried_out_at_the_deadline() {
     let probation = Probation::prepared().await;
     guard::arm(&probation.dir(), Manager::Alone, clock::boottime_ms() + 2_000).await.unwrap();
     probation.switch().await;
-    let decision = Decision::RollBack { reason: "unhealthy".into(), by: Arbiter::Agent, class: Class::Target };
+    let decision =
+        Decision::RollBack { reason: "unhealthy".into(), by: Arbiter::Agent, class: Class::Target };
     guard::decide(&probation.dir(), &decision).unwrap();
     assert_eq!(probation.wait_for_result(), GuardResult::RolledBack);
     probation.assert_runs(&probation.old);

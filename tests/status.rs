@@ -417,7 +417,8 @@ fn explanations() {
     let mut s = rolled_back_host();
     run(&mut s, &new_path());
     let (reason, said) = ("check 'web' failed".to_owned(), "it exited with 4".to_owned());
-    s.state.history.back_mut().unwrap().outcome = Outcome::RollbackFailed { reason, text: said, class: Class::Target };
+    s.state.history.back_mut().unwrap().outcome =
+        Outcome::RollbackFailed { reason, text: said, class: Class::Target };
     assert_eq!(tell(&s, &new_rev()), Verdict::Failed, "although it runs");
     compare("explain", &text);
 }

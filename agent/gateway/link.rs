@@ -75,7 +75,8 @@ pub struct Incoming {
 
 /// Returns what a gateway has to watch by `settings`.
 pub fn sources(settings: &Settings) -> Vec<Source> {
-    let refs: Vec<String> = settings.branches().into_iter().map(|(name, _)| format!("{HEADS}{name}")).collect();
+    let refs: Vec<String> =
+        settings.branches().into_iter().map(|(name, _)| format!("{HEADS}{name}")).collect();
     let source = |r: &config::Remote| Source {
         name: r.name.clone(),
         url: r.url.clone(),

@@ -293,7 +293,8 @@ mod tests {
             write_plan(&dir, &plan(boot)).unwrap();
             dir
         };
-        let roll_back = Decision::RollBack { reason: "late".into(), by: Arbiter::Guard, class: Class::Target };
+        let roll_back =
+            Decision::RollBack { reason: "late".into(), by: Arbiter::Guard, class: Class::Target };
         guard("undecided", "b1");
         decide(&guard("rolling-back", "b1"), &roll_back).unwrap();
         fs::write(guard("unreadable", "b0").join("decision"), "{").unwrap();

@@ -191,7 +191,8 @@ impl Store {
     /// Returns the parents of commit `oid` that are in the store, as is `oid` itself.
     pub fn parents(&self, oid: &Oid) -> Result<Vec<Oid>, StoreError> {
         let commit = self.commit(oid)?;
-        let (_, parents) = commit_links(&commit).ok_or_else(|| corrupt(&self.git_dir, "a commit is malformed"))?;
+        let (_, parents) =
+            commit_links(&commit).ok_or_else(|| corrupt(&self.git_dir, "a commit is malformed"))?;
         let mut stored = Vec::new();
         for parent in parents.iter().map(|id| to_oid(id)) {
             if self.has(&parent)? {

@@ -9,8 +9,8 @@ use super::status::{
 use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health};
 use crate::config::Settings;
 use crate::model::{
-    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Setback, Stage, Step, StorePath,
-    Suspension, TestLine, TestProgress, Tip, UPDATABLE,
+    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Setback, Stage, Step, StorePath, Suspension,
+    TestLine, TestProgress, Tip, UPDATABLE,
 };
 use crate::plan::{self, Trouble};
 

@@ -49,7 +49,11 @@ impl Steps {
         let marker = self.guard_dir(&d.id).join(MARKER);
         if marker.exists() {
             let reason = format!("the new system's agent does not take over: {why}");
-            return self.decide(d, &Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target }, vec![]);
+            return self.decide(
+                d,
+                &Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target },
+                vec![],
+            );
         }
         tracing::info!(deployment = d.id.as_str(), "handing over to the new system's agent: {why}");
         if let Err(error) = files::write_atomic(&marker, b"", files::PRIVATE) {

@@ -181,7 +181,9 @@ impl Steps {
         let mut tries = FuturesUnordered::new();
         loop {
             let now = clock::boottime_ms();
-            for (n, w) in watches.iter_mut().enumerate().filter(|(_, w)| w.next_at.is_some_and(|at| at <= now)) {
+            for (n, w) in
+                watches.iter_mut().enumerate().filter(|(_, w)| w.next_at.is_some_and(|at| at <= now))
+            {
                 w.next_at = None;
                 let subject = w.subject.clone();
                 tries.push(async move { (n, subject.attempt(self, reach).await) });
@@ -224,9 +226,8 @@ impl Steps {
 /// Returns the configured checks, and the one that is built in. A system without pullagent is not to be updated.
 fn watches(new: Option<&Settings>, trial: &Trial) -> Vec<Watch> {
     let Some(new) = new else { return vec![] };
-    let configured = |(name, check): (&String, &Check)| {
-        Watch::new(name, Subject::Configured(check.clone()), trial)
-    };
+    let configured =
+        |(name, check): (&String, &Check)| Watch::new(name, Subject::Configured(check.clone()), trial);
     let updatable = Watch::new(UPDATABLE, Subject::Updatable, trial);
     new.health.checks.iter().map(configured).chain([updatable]).collect()
 }

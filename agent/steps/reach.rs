@@ -40,10 +40,9 @@ impl Unproven {
     fn is_ours(&self) -> bool {
         match self {
             Unproven::Fetch(error) => error.gone,
-            Unproven::Pack(failure) => matches!(
-                failure.class,
-                FailureClass::Corrupt | FailureClass::Io | FailureClass::Crashed
-            ),
+            Unproven::Pack(failure) => {
+                matches!(failure.class, FailureClass::Corrupt | FailureClass::Io | FailureClass::Crashed)
+            }
             Unproven::Store(_) => true,
         }
     }
@@ -128,7 +127,8 @@ impl Reach<'_> {
         systemd::restart(unit, RESTART_MAX).await.map_err(|e| host::chain(&e))?;
         self.renewed.set(true);
         let connected = timeout(CONNECT_MAX, self.steps.link.met_another(before)).await;
-        connected.map_err(|_| "the new gateway does not connect; see 'journalctl -u pullagent-gateway'".to_owned())
+        connected
+            .map_err(|_| "the new gateway does not connect; see 'journalctl -u pullagent-gateway'".to_owned())
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::{BOOT_MAX, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::guard::{self, Fired};
 use crate::host::{self, clock, facts, switch};
-use crate::model::{Arbiter, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation, Stage};
+use crate::model::{
+    Arbiter, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation, Stage,
+};
 
 impl Steps {
     /// Writes the decision unless somebody was first, and reports the one that stands.
@@ -74,7 +76,8 @@ impl Steps {
     pub(super) async fn abandon(&self, d: &Deployment, failure: Failure) -> Happened {
         let dir = self.guard_dir(&d.id);
         if dir.join("plan.json").exists() {
-            let decision = Decision::RollBack { reason: failure.text.clone(), by: Arbiter::Agent, class: Class::Target };
+            let decision =
+                Decision::RollBack { reason: failure.text.clone(), by: Arbiter::Agent, class: Class::Target };
             if let Err(error) = guard::decide(&dir, &decision) {
                 return failed_step(d, "guard", &error);
             }

@@ -505,7 +505,9 @@ impl World {
             _ if third => Decision::Superseded,
             Behaviour::Unhealthy => roll_back("web is down", Class::Target),
             Behaviour::CutOff => self.unreachable(),
-            Behaviour::Offline if self.unreached(&d.desired.tip.revision) < OFFLINE_TRIES => self.unreachable(),
+            Behaviour::Offline if self.unreached(&d.desired.tip.revision) < OFFLINE_TRIES => {
+                self.unreachable()
+            }
             _ => Decision::Confirm,
         };
         self.decide(&d.id, decision, vec![]).await

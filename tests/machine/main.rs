@@ -8,6 +8,7 @@ mod agent;
 mod common;
 mod faults;
 mod forge;
+mod hostile;
 mod sandbox;
 mod security;
 mod switching;

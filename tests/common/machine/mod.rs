@@ -144,7 +144,7 @@ impl Machine {
     }
 
     /// Returns where a path of the machine is out here, while it is on. Absolute links on the way lead astray.
-    fn outside(&self, path: &str) -> PathBuf {
+    pub fn outside(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.init.get()))
     }
 

@@ -7,6 +7,7 @@ pub type Attempt = (&'static str, &'static str);
 pub const NOBODY: &[Attempt] = &[
     ("read /root", "cat /root/planted"),
     ("read /home", "cat /home/planted"),
+    ("read another user's file", "cat /srv/private"),
     ("trace a process", "strace -o /dev/null true"),
     ("share memory with others", "test -e /dev/shm/planted"),
     ("mount a file system", "mount -t tmpfs none /tmp"),

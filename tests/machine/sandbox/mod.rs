@@ -7,6 +7,7 @@ mod attempts;
 
 use std::path::Path;
 
+pub use attempts::Attempt;
 use attempts::*;
 
 use crate::common::machine::{GATEWAY, Machine, RECONCILER, System, Via, remote, settings, transient};
@@ -25,6 +26,7 @@ chmod 755 /srv; umask 022
 mkdir -p -m 700 /var/lib/pullagent
 touch /var/lib/pullagent/planted /root/planted /home/planted /dev/shm/planted
 mkdir -p /var/lib/pullagent/roots
+touch /srv/private; chown nobody /srv/private; chmod 600 /srv/private
 systemd-run --quiet --unit=orders nc -lkU /run/pullagent/control.sock
 while ! [ -S /run/pullagent/control.sock ]; do sleep 0.01; done
 chown root:pullagent-admin /run/pullagent/control.sock; chmod 660 /run/pullagent/control.sock
@@ -60,14 +62,20 @@ fn target(unit: &str) -> Option<Machine> {
     forge.commit(&repo, "main", &system, Some(&alice));
     machine.install(&system);
     machine.check(PLANTED);
-    machine.write_file("/srv/run", RUNNER);
     Some(machine)
 }
 
 /// Makes attempts by way of `start`, which leaves what [`RUNNER`] prints in `/srv/said`; all of them must end alike.
-fn all(machine: &Machine, who: &str, expected: bool, attempts: &[&[Attempt]], start: &str) -> Vec<String> {
+pub fn all(
+    machine: &Machine,
+    who: &str,
+    expected: bool,
+    attempts: &[&[Attempt]],
+    start: &str,
+) -> Vec<String> {
     let attempts = attempts.concat();
     machine.check("rm -rf /srv/attempts /srv/said; mkdir /srv/attempts");
+    machine.write_file("/srv/run", RUNNER);
     for (n, (_, script)) in attempts.iter().enumerate() {
         machine.write_file(&format!("/srv/attempts/{n:03}"), script);
     }

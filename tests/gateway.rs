@@ -55,6 +55,12 @@ impl Reconciler {
         self.0.send(&want, None).await.unwrap();
     }
 
+    async fn probe(&self, nonce: u64, id: &str, haves: &[&str]) {
+        let haves = haves.iter().map(|have| oid(have)).collect();
+        let probe = Request::Probe { nonce, source: "origin".to_owned(), oid: oid(id), haves };
+        self.0.send(&probe, None).await.unwrap();
+    }
+
     async fn hears(&self) -> (Notice, Option<OwnedFd>) {
         self.0.recv().await.unwrap().unwrap()
     }
@@ -325,5 +331,81 @@ fn a_failed_fetch_is_told_before_its_pipe_ends() {
         let told =
             tokio::time::timeout(Duration::ZERO, gateway.fails("origin", Some(1), Class::Limit, "100"));
         told.await.expect("the failure was there first");
+    });
+}
+
+/// What a probe shows must be so from scratch: on a connection of its own, and with what the files say now.
+#[test]
+fn a_probe_takes_nothing_for_granted() {
+    let server = GitServer::start();
+    let repo = server.repo("infra.git");
+    let first = repo.commit("main", &[("a", b"1")]);
+    let second = repo.commit("main", &[("a", b"2")]);
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::copy(server.ca_file(), &ca).unwrap();
+    let source = Source { ca_file: Some(ca.clone()), ..source("origin", &server, "infra.git") };
+    let copy = Repo::init(&dir.path().join("copy"), "sha1");
+    run(async |gateway| {
+        gateway.watch(&[&source]).await;
+        gateway.sees("origin", Some(&second)).await;
+        gateway.want(1, "origin", &first, &[]).await;
+        copy.index(&gateway.receives(1).await);
+        gateway.probe(2, &second, &[&first]).await;
+        let pack = gateway.receives(2).await;
+        copy.index(&pack);
+        assert_eq!(copy.git(&["rev-list", "--objects", "--count", &second]), "6");
+        // A newer tip has no say.
+        let third = repo.commit("main", &[("a", b"3")]);
+        gateway.probe(3, &second, &[&first]).await;
+        assert_eq!(gateway.receives(3).await.len(), pack.len());
+
+        server.set_token("new");
+        gateway.probe(4, &second, &[&first]).await;
+        gateway.fails("origin", Some(4), Class::Auth, "not accepted").await;
+        std::fs::write(server.token_file(), "new\n").unwrap();
+        gateway.probe(5, &second, &[&first]).await;
+        gateway.receives(5).await;
+        // A poll on the connection that is kept does not notice what would stop a new one; a probe does.
+        std::fs::copy(server.other_ca_file(), &ca).unwrap();
+        gateway.poll(None).await;
+        gateway.sees("origin", Some(&third)).await;
+        gateway.probe(6, &second, &[&first]).await;
+        gateway.fails("origin", Some(6), Class::Tls, "UnknownIssuer").await;
+        std::fs::remove_file(&ca).unwrap();
+        gateway.probe(7, &second, &[&first]).await;
+        gateway.fails("origin", Some(7), Class::Local, "authorities").await;
+        std::fs::copy(server.ca_file(), &ca).unwrap();
+        gateway.probe(8, &"e".repeat(40), &[]).await;
+        gateway.fails("origin", Some(8), Class::Refused, "not our ref").await;
+        let lost = Source { url: "https://nowhere.invalid/infra.git".to_owned(), ..source.clone() };
+        gateway.watch(&[&lost]).await;
+        gateway.fails("origin", None, Class::Dns, "does not resolve").await;
+        gateway.probe(9, &second, &[&first]).await;
+        gateway.fails("origin", Some(9), Class::Dns, "does not resolve").await;
+    });
+    wait_until("the access log", || server.requests().iter().filter(|r| r.status == 200).count() > 12);
+    let mut connections: Vec<u64> = server.requests().iter().map(|r| r.connection).collect();
+    let (poll, probes) = (connections[0], connections.split_off(3));
+    assert!(connections.iter().all(|c| *c == poll), "polls and fetches share one connection");
+    assert!(probes.iter().all(|c| *c != poll), "no probe is made on it");
+}
+
+#[test]
+fn a_server_that_is_gone_fails_the_probe_at_once() {
+    let mut server = GitServer::start();
+    let tip = server.repo("infra.git").commit("main", &[("a", b"1")]);
+    let source = source("origin", &server, "infra.git");
+    run(async |gateway| {
+        gateway.watch(&[&source]).await;
+        gateway.sees("origin", Some(&tip)).await;
+        server.stop();
+        gateway.probe(1, &tip, &[]).await;
+        gateway.fails("origin", Some(1), Class::Network, "refused").await;
+        server.restart();
+        gateway.probe(2, &tip, &[]).await;
+        assert!(!gateway.receives(2).await.is_empty());
+        gateway.probe(3, &tip, &[]).await;
+        assert!(!gateway.receives(3).await.is_empty());
     });
 }

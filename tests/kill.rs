@@ -12,7 +12,8 @@ use pullagent::cli::demo::flake::{TEST_BRANCH, Tempo, page, with_migration};
 use pullagent::cli::demo::host::View;
 use pullagent::cli::demo::people::{Change, Person};
 use pullagent::cli::demo::{Setup, World};
-use pullagent::model::Oid;
+use pullagent::model::{Oid, ROLLBACKS_MAX};
+use pullagent::plan::BREAKER;
 use pullagent::report::{BadKind, Headline, StageWord, Status};
 
 const KILLS_QUICK: u32 = 50;
@@ -47,6 +48,7 @@ struct Run {
     accepted: Oid,
     settled: View,
     kills: Vec<String>,
+    rollbacks: usize,
 }
 
 #[tokio::test]
@@ -117,7 +119,7 @@ impl Run {
         world.agent.start().await.unwrap();
         let accepted = world.first.0.clone();
         let mut run =
-            Run { world, random: fastrand::Rng::with_seed(seed), accepted, settled, kills: Vec::new() };
+            Run { world, random: fastrand::Rng::with_seed(seed), accepted, settled, kills: Vec::new(), rollbacks: 0 };
         run.await_in_sync().await;
         run
     }
@@ -214,6 +216,13 @@ impl Run {
     async fn mend(&mut self) {
         let round = 1000 + u32::try_from(self.kills.len()).unwrap();
         self.expect_unchanged().await;
+        self.rollbacks += 1;
+        if self.rollbacks.is_multiple_of(ROLLBACKS_MAX) {
+            // However often the agent was killed meanwhile, it counts right.
+            let by_itself = |s: &Status| s.suspension.as_ref().is_some_and(|s| s.by == BREAKER);
+            self.await_status(by_itself).await;
+            self.world.agent.ask(&["resume"]).await.unwrap();
+        }
         let tip = self.push(round, Kind::Good).await;
         self.expect_deployed(&tip, round).await;
     }

@@ -68,6 +68,7 @@ fn messages_and_descriptors_cross() {
             Request::Poll { source: None },
             Request::Poll { source: Some("origin".to_owned()) },
             want,
+            Request::Probe { nonce: 8, source: "origin".to_owned(), oid: oid('a'), haves: vec![oid('b')] },
         ] {
             ours.send(&request, None).await.unwrap();
             let (got, fd) = theirs.recv().await.unwrap().unwrap();

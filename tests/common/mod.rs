@@ -6,6 +6,7 @@ pub mod git;
 pub mod git_server;
 pub mod machine;
 pub mod nix;
+pub mod peer;
 pub mod processes;
 pub mod scripted;
 pub mod sshd;

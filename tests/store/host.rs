@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pullagent::host::command::use_binary;
 use pullagent::model::Oid;
-use pullagent::repo::import::{Against, ImportRequest, Verdict, import, repack_if_needed};
+use pullagent::repo::import::{Against, ImportRequest, Verdict, import, look, repack_if_needed};
 use pullagent::repo::store::{Reference, Store};
 use pullagent::repo::{Failure, FailureClass, Limits};
 use pullagent::trust::{AnchorFacts, Code};
@@ -109,6 +110,15 @@ impl Host {
         assert_eq!(failure.class, class, "{failure}");
         assert!(failure.text.contains(words), "{failure}");
         assert_eq!(self.files(), before);
+    }
+
+    /// Looks whether `pack` brings `oid`; whatever comes of it, nothing may be kept.
+    #[track_caller]
+    pub fn look(&self, oid: &Oid, pack: impl Into<OwnedFd>) -> Result<(), Failure> {
+        let before = self.files();
+        let found = block_on(look(&self.store(), oid, self.limits, pack.into()));
+        assert_eq!((self.files(), self.quarantines()), (before, 0), "a look leaves nothing behind");
+        found
     }
 
     pub fn repack(&self) -> Result<(), Failure> {

@@ -1,7 +1,9 @@
 //! What honest servers send.
 
+use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 
+use pullagent::repo::FailureClass;
 use pullagent::repo::import::{Against, ImportRequest, Verdict};
 use pullagent::repo::store::{Reference, Store, StoreError};
 use pullagent::trust::Code;
@@ -170,4 +172,49 @@ fn sixty_imports_stay_readable_and_are_packed_into_one() {
     host.repack().unwrap();
     assert_eq!(host.packs(), 2, "there is no need to repack two packs");
     host.fsck();
+}
+
+/// What a look finds must have come with the pack: that the store has it already proves nothing.
+#[test]
+fn a_look_finds_what_came_and_keeps_nothing() {
+    let (mut repo, mut host) = small();
+    host.follow(&repo);
+    let before = repo.tip();
+    repo.change("hosts/web3/default.nix", "{ n = 3; }\n".repeat(39) + "{ n = 4; }\n");
+    host.follow(&repo);
+    let tip = repo.tip();
+    assert_eq!(host.store().parents(&tip).unwrap(), std::slice::from_ref(&before));
+    let thin = repo.pack(&tip, &[&before]);
+    assert_eq!(host.look(&tip, file(&thin)), Ok(()));
+    assert!(thin.len() < repo.pack(&tip, &[]).len() / 2, "with the parents as haves it is small");
+
+    let fail = |pack: &[u8]| host.look(&tip, file(pack)).unwrap_err().class;
+    assert_eq!(fail(&repo.pack(&before, &[])), FailureClass::Incomplete, "another commit");
+    assert_eq!(fail(&thin[..thin.len() - 1]), FailureClass::Incomplete, "cut");
+    let mut bent = thin.clone();
+    *bent.last_mut().unwrap() ^= 1;
+    assert_eq!(fail(&bent), FailureClass::Incomplete, "another checksum");
+    assert_eq!(fail(b""), FailureClass::Incomplete, "nothing at all");
+    host.fsck();
+}
+
+/// A gateway that never comes to an end holds up nothing for ever.
+#[test]
+fn a_pack_without_an_end_is_given_up() {
+    let (repo, mut host) = small();
+    host.follow(&repo);
+    host.limits.seconds = 1;
+    let (pipe, mut endless) = std::io::pipe().unwrap();
+    endless.write_all(&repo.pack(&repo.tip(), &[])[..20]).unwrap();
+    let began = std::time::Instant::now();
+    let given_up = host.look(&repo.tip(), pipe).unwrap_err();
+    assert_eq!(given_up.class, FailureClass::Limit, "{given_up}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+fn file(bytes: &[u8]) -> std::fs::File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    file
 }

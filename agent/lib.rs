@@ -40,8 +40,10 @@
 //!
 //! - [`config`] is no leaf: it names [`trust`], so that keys that can't be used are refused where they are read, at the
 //!   build of the system, and not on the host.
-//! - [`gateway`] is a task in the agent's process, not a process of its own yet. It already speaks through [`wire`] over a
-//!   socket and holds no repository, so that moving it out will change no message.
+//! - [`gateway`] is a process of its own where systemd passes the agent a socket for it, and a task in the agent's process
+//!   elsewhere (demo, quick tests); both speak the same [`wire`].
+//! - How often a target was rolled back for a reason that may pass is counted in [`model::State`] like its resets, not read
+//!   off the history, so that an operator's `retry` can forget it; so are the rollbacks that suspend a host.
 //! - [`guard`] and the switch are plain detached processes; systemd's timers and units will take their place.
 
 pub mod model;

@@ -268,7 +268,8 @@ fn what_is_no_message_costs_the_connection() {
         reconciler.link.met_another(met).await;
         say(&socket, &seen("elsewhere", &"a".repeat(40)), &[]).unwrap();
         say(&socket, &seen("origin", &"b".repeat(40)).replace("heads/main", "heads/other"), &[]).unwrap();
-        say(&socket, r#"{"failed":{"source":"elsewhere","want":null,"class":"dns","text":""}}"#, &[]).unwrap();
+        say(&socket, r#"{"failed":{"source":"elsewhere","want":null,"class":"dns","text":""}}"#, &[])
+            .unwrap();
         say(&socket, r#"{"failed":{"source":"origin","want":99,"class":"dns","text":"x"}}"#, &[]).unwrap();
         say(&socket, r#"{"pack":{"want":98}}"#, &[null()]).unwrap();
         say(&socket, &seen("origin", &"c".repeat(40)), &[]).unwrap();

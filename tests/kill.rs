@@ -118,8 +118,14 @@ impl Run {
         let settled = world.host.view().await.unwrap();
         world.agent.start().await.unwrap();
         let accepted = world.first.0.clone();
-        let mut run =
-            Run { world, random: fastrand::Rng::with_seed(seed), accepted, settled, kills: Vec::new(), rollbacks: 0 };
+        let mut run = Run {
+            world,
+            random: fastrand::Rng::with_seed(seed),
+            accepted,
+            settled,
+            kills: Vec::new(),
+            rollbacks: 0,
+        };
         run.await_in_sync().await;
         run
     }

@@ -72,6 +72,9 @@ fn nonsense_is_refused_with_its_key() {
         ("trust.signers", |c| c["trust"]["signers"] = serde_json::json!({})),
         ("activation.window", |c| c["activation"]["window"] = "60s".into()),
         ("health.checks.web", |c| c["health"]["checks"]["web"]["http"] = "ftp://x".into()),
+        ("health.checks.updatable", |c| {
+            c["health"]["checks"]["updatable"] = c["health"]["checks"]["web"].clone();
+        }),
         ("health.checks.web", |c| c["health"]["checks"]["web"]["command"] = serde_json::json!(["/bin/true"])),
     ];
     for (key, edit) in table {

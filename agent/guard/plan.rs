@@ -245,6 +245,10 @@ mod tests {
                 Decision::RollBack { reason: "late".into(), by: Arbiter::Guard, class: Class::Target },
                 r#"{"decision":"roll-back","reason":"late","by":"guard"}"#,
             ),
+            (
+                Decision::RollBack { reason: "late".into(), by: Arbiter::Agent, class: Class::Transient },
+                r#"{"decision":"roll-back","reason":"late","by":"agent","class":"transient"}"#,
+            ),
             (Decision::Superseded, r#"{"decision":"superseded"}"#),
         ];
         for (decision, json) in decisions {

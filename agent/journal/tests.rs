@@ -229,3 +229,35 @@ fn an_event_that_does_not_fit_is_not_written() {
     assert!(matches!(journal.append(&Event::Armed { id }), Err(JournalError::Refused(_))));
     assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), before);
 }
+
+/// Versions before this one did not say whose fault a rollback was: it was always the target's. What they wrote is read so,
+/// and written as they would.
+#[test]
+fn a_rollback_without_a_class_is_the_target_s_fault() {
+    use crate::model::{Class, Decision, Outcome, Step};
+    fn check<T: serde::Serialize + serde::de::DeserializeOwned>(json: &str, class: impl Fn(&T) -> Class) {
+        let old: T = serde_json::from_str(json).unwrap();
+        assert_eq!((class(&old), serde_json::to_string(&old).unwrap().as_str()), (Class::Target, json));
+        let json = json.replace(r#""reason":"#, r#""class":"transient","reason":"#);
+        assert_eq!(class(&serde_json::from_str(&json).unwrap()), Class::Transient);
+    }
+    check(r#"{"decision":"roll-back","reason":"r","by":"guard"}"#, |d| match d {
+        Decision::RollBack { class, .. } => *class,
+        other => panic!("{other:?}"),
+    });
+    check(r#"{"step":"rolling-back","reason":"r","failures":[]}"#, |s| match s {
+        Step::RollingBack { class, .. } => *class,
+        other => panic!("{other:?}"),
+    });
+    for json in [
+        r#"{"outcome":"rolled-back","reason":"r","failures":[]}"#,
+        r#"{"outcome":"rollback-failed","reason":"r","text":"t"}"#,
+    ] {
+        check(json, |o| match o {
+            Outcome::RolledBack { class, .. } | Outcome::RollbackFailed { class, .. } => *class,
+            other => panic!("{other:?}"),
+        });
+    }
+    let state: State = serde_json::from_str("{}").unwrap();
+    assert_eq!((state.setback, state.rollbacks.len()), (None, 0));
+}

@@ -25,7 +25,8 @@ pub(super) fn faring(status: &Status, configured: &[String]) -> String {
     if status.health.is_empty() {
         return configured.iter().map(|c| safe(c)).collect::<Vec<_>>().join(" · ");
     }
-    status.health.iter().map(fares).collect::<Vec<_>>().join(" · ")
+    let nothing_else = configured.is_empty().then(|| "no checks are configured".to_owned());
+    status.health.iter().map(fares).chain(nothing_else).collect::<Vec<_>>().join(" · ")
 }
 
 /// Says how the checks of what runs fared; `None` where nothing is known.

@@ -442,7 +442,9 @@ fn retries(snapshot: &Snapshot, status: &Status) -> Vec<RetryStatus> {
             }
         });
     let setback = snapshot.state.setback.iter().filter_map(|s| setback(snapshot, s));
-    setback.filter(|s| wanted(&s.revision)).chain(retries).collect()
+    // While it is tried again, what became of it the last time is history.
+    let waiting = |r: &Oid| wanted(r) && under_way != Some(r);
+    setback.filter(|s| waiting(&s.revision)).chain(retries).collect()
 }
 
 /// A rollback that was not the target's fault.

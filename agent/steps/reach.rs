@@ -79,7 +79,11 @@ impl Steps {
     }
 
     async fn prove(&self, store: &Store, remote: &str, revision: &Oid) -> Result<(), Unproven> {
-        let mut haves = store.parents(revision)?;
+        let mut haves = match store.parents(revision) {
+            // Then all of its history comes.
+            Err(StoreError::Missing(_)) => Vec::new(),
+            parents => parents?,
+        };
         haves.truncate(wire::HAVES_MAX);
         let incoming = self.link.probe(remote, revision, haves).await.map_err(Unproven::Fetch)?;
         match import::look(store, revision, Limits::default(), incoming.pack).await {

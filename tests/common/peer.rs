@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
 };
 
 pub const MAIN: &str = "refs/heads/main";
@@ -40,7 +40,8 @@ pub fn say(socket: &OwnedFd, frame: &str, fds: &[OwnedFd]) -> rustix::io::Result
     if !fds.is_empty() {
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(frame.as_bytes())], &mut control, SendFlags::NOSIGNAL).map(drop)
+    rustix::net::sendmsg(socket, &[IoSlice::new(frame.as_bytes())], &mut control, SendFlags::NOSIGNAL)
+        .map(drop)
 }
 
 pub fn hear(socket: &OwnedFd) -> Option<String> {

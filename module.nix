@@ -481,6 +481,7 @@ in
     };
 
     systemd.services.pullagent = serviceOf "pullagent.service" {
+      # systemctl, systemd-run and journalctl are in the path of every unit of NixOS.
       path = [
         config.nix.package
         # For evaluations: inputs of flakes that are Git repositories.
@@ -496,8 +497,11 @@ in
     # It is told by the reconciler what to watch, so nothing but its own unit restarts it, and a change of its unit
     # restarts nothing else.
     systemd.services.pullagent-gateway = serviceOf "pullagent-gateway.service" {
-      # For SSH remotes.
-      path = [ pkgs.openssh ];
+      # For SSH remotes, and for those that are a path.
+      path = [
+        pkgs.openssh
+        pkgs.gitMinimal
+      ];
       environment = outside;
       serviceConfig.LoadCredential = map (s: "${s.name}:${s.path}") secrets;
     };

@@ -299,7 +299,7 @@ fn proxy_and_certificates_go_to_whoever_reaches_out() {
         assert_eq!(environment["NIX_REMOTE"], nix, "{name}");
     }
     let path = |name: &str| units["services"][name]["path"].to_string();
-    assert!(path("pullagent-gateway").contains("openssh"));
+    assert!(["git-minimal", "openssh"].iter().all(|tool| path("pullagent-gateway").contains(tool)));
     assert!(["nix", "git-minimal", "openssh"].iter().all(|tool| path("pullagent").contains(tool)));
 }
 

@@ -57,6 +57,9 @@ pkgs.testers.runNixOSTest {
 
     with subtest("the unit comes up, with a remote that was missing at first"):
         web1.wait_for_unit("pullagent.service")
+        web1.wait_for_unit("pullagent.socket")
+        web1.wait_for_unit("pullagent-gateway.service")
+        web1.succeed("test $(systemctl show --value -p User pullagent-gateway.service) = pullagent-gateway")
         web1.succeed("test $(stat -c %a /var/lib/pullagent) = 700")
         web1.wait_until_succeeds("test -e /run/pullagent/status.json")
 

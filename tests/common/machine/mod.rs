@@ -12,6 +12,8 @@
 //! assert_eq!(machine.view().running.as_deref(), Some(old.as_str()));
 //! ```
 //!
+//! [`Managed`] is such a machine with pullagent on it, its units as the module installs them.
+//!
 //! The machine has a network of two: itself (10.80.0.2) and the forge (10.80.0.1, `git.example.org`). The forge runs
 //! in the same place but beside the machine, not in it: it must go on serving while the machine reboots or loses its
 //! power, and must not count among the machine's units and processes.

@@ -90,6 +90,11 @@ pub const GATEWAY_CAN: &[Attempt] = &[
          -i $CREDENTIALS_DIRECTORY/deploy.sshKeyFile git@git.example.org \"git-upload-pack '/srv/repos/infra.git'\"",
     ),
     (
+        "fetch from a path that belongs to root",
+        "export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'; \
+         printf 0000 | git-upload-pack /srv/own.git",
+    ),
+    (
         "open the reconciler's socket",
         "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_SEQPACKET, 0) && \
          connect(S, pack_sockaddr_un(\"/run/pullagent/gateway.sock\")) or die $!'",

@@ -26,6 +26,7 @@ chmod 755 /srv; umask 022
 mkdir -p -m 700 /var/lib/pullagent
 touch /var/lib/pullagent/planted /root/planted /home/planted /dev/shm/planted
 mkdir -p /var/lib/pullagent/roots
+git init -q --bare /srv/own.git
 touch /srv/private; chown nobody /srv/private; chmod 600 /srv/private
 systemd-run --quiet --unit=orders nc -lkU /run/pullagent/control.sock
 while ! [ -S /run/pullagent/control.sock ]; do sleep 0.01; done

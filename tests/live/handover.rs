@@ -160,3 +160,18 @@ fn an_older_agent_on_a_newer_journal_is_careful() {
     assert_eq!(host.machine.view().profile.as_deref(), confirmed["toplevel"].as_str());
     assert_eq!(runs_from(&host, "pullagent.service"), host.package);
 }
+
+/// Whatever becomes of the socket's unit: as long as the agent runs, its gateway finds it.
+#[test]
+fn a_stopped_socket_cuts_nobody_off() {
+    let Some(host) = boot(Via::Https, "30s") else { return };
+    in_sync(&host);
+    host.machine
+        .check("systemctl stop pullagent.socket && systemctl kill --signal=KILL pullagent-gateway.service");
+    let revision = host.push(&web(host.system.clone().label("new"), "new"));
+    host.wait_for_outcome(&revision, "confirmed");
+    host.machine.check("systemctl restart pullagent.service");
+    assert!(host.machine.is_active("pullagent.socket"));
+    let revision = host.push(&web(host.system.clone().label("newer"), "newer"));
+    host.wait_for_outcome(&revision, "confirmed");
+}

@@ -42,7 +42,7 @@ fn a_closed_firewall_rolls_back() {
     let service = format!(
         "Type=oneshot\nRemainAfterExit=yes\nExecStart=/usr/sbin/nft '{rules}'\nExecStop=/usr/sbin/nft delete table ip shut"
     );
-    rolls_back(|_, system| system.service("firewall", &service), "can still be updated");
+    rolls_back(|_, system| system.service("firewall", &service), "updatable");
 }
 
 #[test]

@@ -110,10 +110,18 @@ impl Link {
     /// Makes `channel` the gateway from now on. What an earlier one was asked has failed.
     pub async fn attach(&self, channel: ReconcilerEnd) {
         self.lose();
-        self.line.replace(Some(Rc::new(channel)));
-        self.met.send_modify(|n| *n += 1);
+        let line = Rc::new(channel);
         let sources = self.sources.borrow().clone();
-        if let Err(error) = self.tell(&Request::Watch { sources }).await {
+        // It learns what to watch before anybody can ask it for anything.
+        if let Err(error) = tell(&line, &Request::Watch { sources: sources.clone() }).await {
+            tracing::warn!("{error}");
+        }
+        self.line.replace(Some(line));
+        self.met.send_modify(|n| *n += 1);
+        let newer = self.sources.borrow().clone();
+        if newer != sources
+            && let Err(error) = self.tell(&Request::Watch { sources: newer }).await
+        {
             tracing::warn!("{error}");
         }
     }
@@ -238,10 +246,7 @@ impl Link {
 
     async fn tell(&self, request: &Request) -> Result<(), FetchError> {
         let line = self.line.borrow().clone().ok_or_else(|| gone("none is connected"))?;
-        match timeout(READS_WITHIN, line.send(request, None)).await {
-            Ok(sent) => sent.map_err(|e| gone(&host::chain(&e))),
-            Err(_) => Err(gone("it does not read what it is asked")),
-        }
+        tell(&line, request).await
     }
 
     async fn listen(
@@ -358,6 +363,14 @@ impl Pace {
         if !early.is_zero() {
             sleep(early).await;
         }
+    }
+}
+
+/// Sends a request to a gateway, which has to read it in time.
+async fn tell(line: &ReconcilerEnd, request: &Request) -> Result<(), FetchError> {
+    match timeout(READS_WITHIN, line.send(request, None)).await {
+        Ok(sent) => sent.map_err(|e| gone(&host::chain(&e))),
+        Err(_) => Err(gone("it does not read what it is asked")),
     }
 }
 

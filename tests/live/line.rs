@@ -1,7 +1,6 @@
 //! The line from a push to a confirmed system, and back.
 
-use crate::common::machine::{Managed, Via};
-use crate::common::machine::{System, wait_until};
+use crate::common::machine::{Fault, Forge, Managed, Step, System, Verb, Via, wait_until};
 use crate::host::{LIMIT, Look, boot_with, web};
 
 /// A service that no target wants: an operator starts it by hand.
@@ -45,12 +44,53 @@ fn the_line(via: Via) {
     assert_eq!(host.page(), "fixed");
     assert!(machine.is_active("manual.service"));
 
+    // Whoever may write to the forge may not deploy; and the forge may not rewrite what was accepted.
+    refused(&host, "unsigned", |forge| forge.commit(&host.repo, "main", &host.system, None));
+    let mallory = machine.forge().signer("mallory");
+    refused(&host, "unknown-key", |forge| forge.commit(&host.repo, "main", &host.system, Some(&mallory)));
+    refused(&host, "not-fast-forward", |forge| {
+        host.repo.git(&["update-ref", "refs/heads/main", &host.revision]);
+        forge.commit(&host.repo, "main", &host.system, Some(&host.alice))
+    });
+
+    // A test branch runs and is not made permanent; without it the host goes back.
+    let permanent = machine.view().profile;
+    host.repo.git(&["update-ref", "refs/heads/test-web1", &revision]);
+    let trial = web(fixed.clone().label("trial"), "trial");
+    let tried = machine.forge().commit(&host.repo, "test-web1", &trial, Some(&host.alice));
+    host.wait_for_outcome(&tried, "tested");
+    assert_eq!((host.page().as_str(), host.word().as_str()), ("trial", "testing"));
+    assert_eq!([&machine.view().profile, &machine.view().boot_default], [&permanent; 2]);
+    host.repo.git(&["update-ref", "-d", "refs/heads/test-web1"]);
+    wait_until("the way back", LIMIT, || host.page() == "fixed" && host.word() == "in-sync");
+
+    // The agent is killed in the middle of the switch, between a new /etc and a new system: the switch goes on alone.
+    let last = web(fixed.label("last"), "last").fault(Verb::Test, Step::CurrentSystem, Fault::Wait(2));
+    let revision = host.push(&last);
+    let toplevel = machine.build_at(&last, &revision);
+    machine.wait_for_step(&toplevel, Verb::Test, Step::CurrentSystem);
+    machine.check("systemctl kill --signal=KILL pullagent.service");
+    host.wait_for_outcome(&revision, "confirmed");
+    assert_eq!(host.page(), "last");
+
     // And it is what the next boot starts.
     machine.reboot();
     wait_until("the page after a reboot", LIMIT, || machine.succeeds("curl -sf http://127.0.0.1:8000/"));
-    assert_eq!(host.page(), "fixed");
+    assert_eq!(host.page(), "last");
     host.wait_for_status("in-sync", &revision);
     nothing_is_left(&host);
+}
+
+/// Has somebody make a commit on `main` that the host must refuse, for this reason, without changing anything; then the
+/// forge's administrator puts `main` back.
+fn refused(host: &Managed, code: &str, commit: impl FnOnce(&Forge) -> String) {
+    let (before, main) = (host.machine.view().running, host.repo.git(&["rev-parse", "refs/heads/main"]));
+    let bad = commit(host.machine.forge());
+    assert_eq!(host.wait_for_outcome(&bad, "refused")["code"], code);
+    assert_eq!(host.word(), "refused");
+    assert_eq!(host.machine.view().running, before);
+    host.repo.git(&["update-ref", "refs/heads/main", &main]);
+    wait_until("the host to be in sync", LIMIT, || host.word() == "in-sync");
 }
 
 /// No unit of an ended deployment is left, and none of ours counts as failed.

@@ -10,6 +10,9 @@ use pullagent::trust::{
 use super::forge::{Forge, MAIN, NOW, TEST, insert};
 use super::sshsig::with_header;
 
+/// The message of a tip that says where it is to be tried.
+const TRY: &str = "Try\n\nDeploy-To: test-web1";
+
 fn code(verdict: Result<Accepted, Refusal>) -> Result<u32, Code> {
     verdict.map(|a| a.commits).map_err(|r| r.code)
 }
@@ -168,12 +171,13 @@ fn r12_a_second_id_of_the_anchor_does_not_wedge_the_host() {
     assert_eq!(code(offer_after(&forge, &anchor, &child)), Ok(1));
     assert_eq!(code(offer_after(&forge, &anchor, &honest)), Ok(0));
     assert_eq!(code(offer_after(&forge, &after(&variant), &child)), Ok(1), "an introduction heals too");
-    let verdict = trust::verify_test(&mut forge.read(), &child, &anchor, None, &forge.policy(), &TEST);
-    assert_eq!(code(verdict), Ok(1));
+    let trial = forge.signed("alice", TRY);
+    let verdict = trust::verify_test(&mut forge.read(), &trial, &anchor, None, &forge.policy(), &TEST);
+    assert_eq!(code(verdict), Ok(2));
     let unsigned = forge.unsigned("Three");
     assert_eq!(code(offer_after(&forge, &anchor, &unsigned)), Err(Code::Unsigned));
     // The same tree and words signed anew are another commit, not the anchor.
-    forge.git(&["reset", "-q", "--hard", "main~3"]);
+    forge.git(&["reset", "-q", "--hard", "main~4"]);
     let again = forge.signed_at(1_700_000_001, "alice", "One");
     assert_eq!(code(offer_after(&forge, &anchor, &again)), Err(Code::NotFastForward));
 }
@@ -181,9 +185,9 @@ fn r12_a_second_id_of_the_anchor_does_not_wedge_the_host() {
 #[test]
 fn r16_an_older_test_tip() {
     let forge = Forge::new();
-    let first = forge.signed_at(1_700_000_100, "alice", "Try");
+    let first = forge.signed_at(1_700_000_100, "alice", TRY);
     forge.git(&["reset", "-q", "--hard", "HEAD~1"]);
-    let second = forge.signed_at(1_700_000_200, "alice", "Try again");
+    let second = forge.signed_at(1_700_000_200, "alice", TRY);
     let offer = |tip: &Oid, previous: Option<(&Oid, i64)>| {
         let main = forge.anchor();
         code(trust::verify_test(&mut forge.read(), tip, &main, previous, &forge.policy(), &TEST))
@@ -278,7 +282,7 @@ fn p12_revoked_key_inside() {
 #[test]
 fn p20_tip_dated_in_the_future() {
     let forge = Forge::new();
-    let ahead = |secs: u64| forge.signed_at(NOW + secs, "alice", "Later");
+    let ahead = |secs: u64| forge.signed_at(NOW + secs, "alice", "Later\n\nDeploy-To: main test-web1");
     assert_eq!(code(forge.offer(&ahead(FUTURE_SECS_MAX))), Ok(1));
     let late = ahead(FUTURE_SECS_MAX + 1);
     assert_eq!(code(forge.offer(&late)), Err(Code::FutureCommit));

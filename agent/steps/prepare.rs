@@ -145,11 +145,11 @@ impl Steps {
         }
     }
 
-    /// Probes the checks that both systems have, and returns those that are red already: they can't speak against
-    /// the new system.
+    /// Probes the checks that both systems have, as the old one has them, and returns those that are red already: they
+    /// can't speak against the new system. (What a check of the new system finds before its time says nothing.)
     async fn baseline(&self, new: &Settings) -> Vec<String> {
-        let both = |name: &String| self.settings.health.checks.contains_key(name);
-        let checks = new.health.checks.iter().filter(|(name, _)| both(name));
+        let both = |name: &String| new.health.checks.contains_key(name);
+        let checks = self.settings.health.checks.iter().filter(|(name, _)| both(name));
         let probes = checks.map(async |(name, check)| {
             let result = probe::run(check, self.manager).await;
             // A probe that can't do its work says nothing about the old system, so it excuses nothing.

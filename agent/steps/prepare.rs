@@ -85,13 +85,16 @@ impl Steps {
     pub(super) fn configuration_of(&self, toplevel: &StorePath) -> Result<Option<Settings>, Failure> {
         let path = toplevel.join(CONFIG_IN_SYSTEM);
         let failure = |code: &str, text| Failure { class: Class::Target, code: code.to_owned(), text };
-        if !path.exists() && self.settings.activation.allow_removal {
-            return Ok(None);
+        let lacks = if path.exists() { self.missing_unit(toplevel) } else { Some("pullagent") };
+        if let Some(lacks) = lacks.filter(|_| !self.settings.activation.allow_removal) {
+            let text = format!(
+                "the new system has no {lacks}, so the host could not be updated any more \
+                 (activation.allowRemoval would permit it)"
+            );
+            return Err(failure("no-agent", text));
         }
         if !path.exists() {
-            let text = "the new system has no pullagent, so the host could not be updated any more \
-                        (activation.allowRemoval would permit it)";
-            return Err(failure("no-agent", text.to_owned()));
+            return Ok(None);
         }
         match config::load(&path) {
             Ok(loaded) => Ok(Some(loaded.settings)),

@@ -93,6 +93,12 @@ fn a_system_without_pullagent_is_refused_unless_that_is_allowed() {
     let refused = host.push(&bare(&host, "refused"));
     let ended = host.wait_for_outcome(&refused, "abandoned");
     assert_eq!(ended["code"], "no-agent");
+    for unit in ["pullagent.service", "pullagent.socket", "pullagent-gateway.service"] {
+        let lacking = host.push(&web(host.system.clone().label(unit).without_unit(unit), unit));
+        let ended = host.wait_for_outcome(&lacking, "abandoned");
+        assert_eq!(ended["code"], "no-agent");
+        assert!(ended["text"].as_str().unwrap().contains(unit), "{ended}");
+    }
     assert_eq!(host.page(), "one");
 
     let mut settings = host.settings.clone();

@@ -36,6 +36,7 @@ impl Steps {
 
     async fn try_prepare(&self, d: &Deployment) -> Result<Event, Stop> {
         self.tidy_store().await;
+        self.end_earlier_guards(d).await.map_err(|e| again(d, "guard", &e))?;
         let built = Built::journaled(d);
         let new = self.configuration_of(built.toplevel())?;
         if let Some(new) = &new {
@@ -189,17 +190,26 @@ impl Steps {
         }
     }
 
+    /// Carries out what earlier deployments still owe: their agent could not have it done, or its journal was lost. Else
+    /// their timers would do it in the middle of this one.
+    async fn end_earlier_guards(&self, d: &Deployment) -> Result<(), guard::GuardError> {
+        let boot_id = facts::observe(&self.host)?.boot_id;
+        for owed in guard::sweep(&self.guards_dir(), std::slice::from_ref(&d.id), &boot_id)? {
+            tracing::warn!(guard = %owed.display(), "the guard of an earlier deployment is still at work");
+            // No timer lives longer than the boot that it was set in.
+            if guard::read_plan(&owed).is_ok_and(|plan| plan.boot_id == boot_id) {
+                guard::fire_now(&owed, self.manager, self.roll_back_max()).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn write_plan(
         &self,
         d: &Deployment,
         old: &StorePath,
         boot_id: &str,
     ) -> Result<GuardPlan, guard::GuardError> {
-        let keep = std::slice::from_ref(&d.id);
-        let left = guard::sweep(&self.guards_dir(), keep, boot_id)?;
-        if !left.is_empty() {
-            tracing::warn!("guards of ended deployments are still at work: {left:?}");
-        }
         let dir = self.guard_dir(&d.id);
         let activation = &self.settings.activation;
         let until = activation.switch_timeout.0 * 2 + activation.window.0 + GUARD_MARGIN;

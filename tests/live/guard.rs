@@ -134,6 +134,26 @@ fn a_rollback_that_is_killed_is_done_again() {
     machine.wait_for(&format!("grep -q rolled-back {guard}/result.json"));
 }
 
+/// Nothing else is begun while a rollback is still owed: its timer would undo whatever runs by then.
+#[test]
+fn a_rollback_that_is_owed_comes_before_the_next_deployment() {
+    let Some(host) = boot(Via::Https, "120s") else { return };
+    let (revision, guard) = on_probation(&host, &undecided(&host, "undecided"));
+    host.machine.check("systemctl stop web.service");
+    let kill = "systemctl kill --signal=KILL 'pullagent-guard-*-fire-*.service'";
+    wait_until("a rollback given up", LIMIT, || {
+        host.machine.run(kill);
+        host.history().iter().any(|d| d["revision"] == revision && d["outcome"] == "rollback-failed")
+    });
+    assert_eq!(host.word(), "rollback-failed");
+
+    let next = host.push(&web(host.system.clone().label("next"), "next"));
+    let result = format!("grep -q rolled-back {guard}/result.json");
+    wait_until("the rollback that was owed", LIMIT, || host.machine.succeeds(&result));
+    host.wait_for_outcome(&next, "confirmed");
+    assert_eq!(host.page(), "next");
+}
+
 /// The switch itself is killed, and the agent with it: what is left is torn, and rolled back.
 #[test]
 fn a_switch_that_is_killed_with_its_agent_is_rolled_back() {

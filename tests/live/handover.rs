@@ -167,6 +167,18 @@ fn an_older_agent_on_a_newer_journal_is_careful() {
     assert_eq!(runs_from(&host, "pullagent.service"), host.package);
 }
 
+/// Somebody stops the gateway: the host must not be deaf until somebody else thinks of it.
+#[test]
+fn a_stopped_gateway_comes_back() {
+    let Some(host) = boot(Via::Https, "30s") else { return };
+    in_sync(&host);
+    host.machine.check("systemctl stop pullagent-gateway.service");
+    let revision = host.push(&web(host.system.clone().label("new"), "new"));
+    host.wait_for_outcome(&revision, "confirmed");
+    host.machine.check("systemctl stop pullagent.service");
+    wait_until("its end with the agent's", LIMIT, || !host.machine.is_active("pullagent-gateway.service"));
+}
+
 /// Whatever becomes of the socket's unit: as long as the agent runs, its gateway finds it.
 #[test]
 fn a_stopped_socket_cuts_nobody_off() {

@@ -191,6 +191,9 @@ fn write_temp(path: &Path, bytes: &[u8], mode: u32) -> Result<Temp, FileError> {
     let open = OpenOptions::new().write(true).create_new(true).mode(mode).open(&name);
     let mut file = open.map_err(io_error("create", &name))?;
     let temp = Temp(name);
+    // The process's mask (our unit has `UMask=0077`) was taken off the mode.
+    let exactly = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    file.set_permissions(exactly).map_err(io_error("set the mode of", &temp.0))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error("write", &temp.0))?;
     Ok(temp)
 }

@@ -25,6 +25,12 @@ fn the_line(via: Via) {
     assert_eq!([&view.running, &view.profile, &view.boot_default], [&expected; 3]);
     assert_eq!(machine.check("systemctl --failed --plain --no-legend"), "", "nothing is left failed");
 
+    let anybody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    machine.check(&format!(
+        "{anybody} {0}/bin/pullagent status && {anybody} {0}/bin/pullagent history",
+        host.package
+    ));
+
     // The next one breaks the service, and forgets the one that an operator has started.
     let broken =
         good.clone().label("broken").etc("web/nginx.conf", "no configuration").without_unit("manual.service");

@@ -44,7 +44,8 @@
 //!   elsewhere (demo, quick tests); both speak the same [`wire`].
 //! - How often a target was rolled back for a reason that may pass is counted in [`model::State`] like its resets, not read
 //!   off the history, so that an operator's `retry` can forget it; so are the rollbacks that suspend a host.
-//! - [`guard`] and the switch are plain detached processes; systemd's timers and units will take their place.
+//! - Where systemd does not run the host (demo, quick tests), [`guard`] and the switch are plain detached processes instead
+//!   of timers and units.
 
 pub mod model;
 

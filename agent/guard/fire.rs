@@ -9,10 +9,13 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::GuardError;
-use super::plan::{GuardPlan, decide, read_decision, read_plan, read_result, write_result};
-use crate::host::files::{self, FileError, io_error};
+use super::plan::{
+    GuardPlan, decide_late, has_begun, lock_path, mark_begin, read_decision, read_plan, read_result,
+    write_result,
+};
+use crate::host::files::{FileError, io_error};
 use crate::host::{chain, clock, detach, facts, job, switch, systemd};
-use crate::model::{Arbiter, Class, Decision, GuardResult, HostFacts, StorePath};
+use crate::model::{Decision, GuardResult, HostFacts, StorePath};
 
 /// How often a timer looks whether it was decided already.
 const LOOK: Duration = Duration::from_secs(1);
@@ -112,8 +115,7 @@ pub async fn fire(dir: &Path) -> Result<Fired, GuardError> {
     if let Some(result) = read_result(dir)? {
         return Ok(Fired::Ended(result));
     }
-    let reason = "nobody confirmed the new system in time".to_owned();
-    let decision = decide(dir, &Decision::RollBack { reason, by: Arbiter::Guard, class: Class::Target })?;
+    let decision = decide_late(dir)?;
     if let Decision::Confirm | Decision::Superseded = decision {
         return Ok(Fired::Stands(decision));
     }
@@ -139,20 +141,19 @@ enum Standing {
 
 async fn roll_back(dir: &Path, plan: &GuardPlan) -> Result<GuardResult, GuardError> {
     end_switch(plan).await;
-    // Tells a later run, should this one die, that it was us who brought the old system back.
-    let began = dir.join("rolling-back");
+    let mut began = has_begun(dir);
     let mut said = String::from("the host does not run it after a switch that reported success");
     for attempt in 0..=TRIES {
         match standing(plan)? {
             Standing::Rebooted => return Ok(GuardResult::NothingToDo),
             Standing::Foreign => return Ok(GuardResult::Superseded),
-            Standing::Old if began.exists() => return Ok(GuardResult::RolledBack),
+            Standing::Old if began => return Ok(GuardResult::RolledBack),
             Standing::Old => return Ok(GuardResult::NothingToDo),
             Standing::Tried if attempt == TRIES => break,
             Standing::Tried => {}
         }
-        // Without it, a later run would say "nothing to do" instead of "rolled back".
-        files::write_atomic(&began, b"", files::PRIVATE).ok();
+        mark_begin(dir);
+        began = true;
         if attempt > 0 {
             tokio::time::sleep(BETWEEN_TRIES).await;
         }
@@ -208,7 +209,7 @@ fn judge(plan: &GuardPlan, facts: &HostFacts) -> Standing {
 async fn lock(dir: &Path, plan: &GuardPlan) -> Result<File, GuardError> {
     let longest = Duration::from_millis(plan.switch_limit_ms) * TRIES + LOCK_MARGIN;
     let until = clock::boottime_ms().saturating_add(longest.as_millis() as u64);
-    let lock = open_lock(&dir.join("lock"))?;
+    let lock = open_lock(&lock_path(dir))?;
     while !try_lock(&lock, dir)? {
         if clock::boottime_ms() >= until {
             return Err(GuardError::Busy(dir.to_owned()));

@@ -8,6 +8,7 @@
 //! guard/<id>/decision     confirm, roll back, or superseded: the first to create it decides
 //! guard/<id>/result.json  how a rollback ended
 //! guard/<id>/lock         held while a rollback is carried out
+//! guard/<id>/prepared-*   decision and result of a rollback, ready to be renamed: it takes no room on a full disk
 //! ```
 //! The agent prepares it ([`write_plan`], [`pin`], [`selftest`]) and adds timers ([`arm`]): of systemd where it runs the
 //! host, otherwise processes that wait. One that finds its deadline passed and nothing decided fires. Timers are never

@@ -17,12 +17,14 @@ use crate::host::manager::Manager;
 use crate::host::nix::Nix;
 use crate::host::systemd::{self, Transient};
 use crate::host::units::{self, Kind};
-use crate::host::{facts, switch};
+use crate::host::{self, clock, facts, switch};
 use crate::model::{Decision, StorePath};
 
 const SELFTEST_TIME: Duration = Duration::from_secs(20);
 /// How often a rollback whose process died is started anew by one [`fire_now`].
 const RUNS_MAX: u32 = 3;
+/// How long to wait before another try to start one.
+const BETWEEN_STARTS: Duration = Duration::from_secs(5);
 /// How many rollback processes of one deployment are recorded before we give up.
 const RECORDS_MAX: u32 = 30;
 
@@ -81,27 +83,39 @@ pub async fn arm(dir: &Path, manager: Manager, until_boottime_ms: u64) -> Result
 
 /// Has the pinned binary do what was decided (roll back, if nothing was), and waits for it at most `limit`.
 ///
-/// It is started in a process that outlives us, unless one runs already; if that dies, once more.
+/// It is started in a process that outlives us, unless one runs already; if that dies, once more. Where none can be
+/// started (the disk is full, for one), a timer may still do it, so that is waited for.
 pub async fn fire_now(dir: &Path, manager: Manager, limit: Duration) -> Result<Fired, GuardError> {
     let dir = absolute(dir)?;
-    let mut state = JobState::Absent;
-    for _ in 0..RUNS_MAX {
+    let until = clock::boottime_ms().saturating_add(limit.as_millis() as u64);
+    let mut runs = 0;
+    loop {
         if let Some(fired) = outcome(&dir)? {
             return Ok(fired);
         }
-        let run = next_run(&dir, manager, limit).await?;
-        state = job::wait(&run, limit).await?;
-        if state == JobState::Running {
-            break;
+        let over = clock::boottime_ms() >= until;
+        let run = match next_run(&dir, manager, limit).await {
+            Ok(run) => run,
+            Err(error) if over => return Err(error),
+            Err(error) => {
+                tracing::warn!("the rollback can't be started: {}", host::chain(&error));
+                tokio::time::sleep(BETWEEN_STARTS).await;
+                continue;
+            }
+        };
+        let state = job::wait(&run, limit).await?;
+        runs += 1;
+        if runs < RUNS_MAX && state != JobState::Running {
+            continue;
         }
-    }
-    match outcome(&dir)? {
-        Some(fired) => Ok(fired),
-        None => Err(GuardError::NoResult(match state {
-            JobState::Running => "it still runs".into(),
-            JobState::Ended(record) => format!("{:?}", record.result),
-            JobState::Absent | JobState::Lost => "its process was killed".into(),
-        })),
+        return match outcome(&dir)? {
+            Some(fired) => Ok(fired),
+            None => Err(GuardError::NoResult(match state {
+                JobState::Running => "it still runs".into(),
+                JobState::Ended(record) => format!("{:?}", record.result),
+                JobState::Absent | JobState::Lost => "its process was killed".into(),
+            })),
+        };
     }
 }
 

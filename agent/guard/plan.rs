@@ -9,12 +9,16 @@ use serde::{Deserialize, Serialize};
 use super::GuardError;
 use crate::host::facts::HostPaths;
 use crate::host::files::{self, Created, io_error};
-use crate::model::{Decision, DeploymentId, GuardFacts, GuardResult, Oid, StorePath};
+use crate::model::{Arbiter, Class, Decision, DeploymentId, GuardFacts, GuardResult, Oid, StorePath};
 
 /// The rules that [`GuardPlan`] follows. Fields may be added under the same number; older versions ignore them.
 pub const SCHEMA: u32 = 1;
 /// How long any file of a guard may be, in bytes.
 const FILE_MAX: u64 = 1 << 20;
+/// Says that the guard has begun to switch back.
+const BEGAN: &str = "rolling-back";
+/// What is written beforehand is called so until it counts.
+const PREPARED: &str = "prepared-";
 
 /// What is tried and what to go back to. Written once; an ABI between versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,6 +75,7 @@ impl GuardPlan {
 pub fn write_plan(dir: &Path, plan: &GuardPlan) -> Result<GuardPlan, GuardError> {
     fs::create_dir_all(dir).map_err(io_error("make directory", dir))?;
     files::sync_dir(files::parent(dir))?;
+    reserve(dir)?;
     let path = plan_path(dir);
     let json = to_json(&path, plan)?;
     match files::create_once(&path, &json, FILE_MAX)? {
@@ -87,6 +92,29 @@ pub fn write_plan(dir: &Path, plan: &GuardPlan) -> Result<GuardPlan, GuardError>
             Ok(plan.clone())
         }
     }
+}
+
+/// Makes all the files that a rollback leaves, so that it takes no room on a disk that the new system has filled.
+fn reserve(dir: &Path) -> Result<(), GuardError> {
+    files::create_once(&lock_path(dir), b"", FILE_MAX)?;
+    for (path, json) in [
+        (decision_path(dir), to_json(&decision_path(dir), &too_late())?),
+        (result_path(dir), to_json(&result_path(dir), &GuardResult::RolledBack)?),
+        (dir.join(BEGAN), Vec::new()),
+    ] {
+        files::create_once(&prepared(&path), &json, FILE_MAX)?;
+    }
+    Ok(())
+}
+
+fn prepared(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{PREPARED}{name}"))
+}
+
+fn too_late() -> Decision {
+    let reason = "nobody confirmed the new system in time".to_owned();
+    Decision::RollBack { reason, by: Arbiter::Guard, class: Class::Target }
 }
 
 /// Reads the plan in `dir`.
@@ -107,7 +135,7 @@ pub fn read_plan(dir: &Path) -> Result<GuardPlan, GuardError> {
 
 /// Decides the fate of the deployment unless that was done before; returns the decision in force.
 pub fn decide(dir: &Path, decision: &Decision) -> Result<Decision, GuardError> {
-    let path = dir.join("decision");
+    let path = decision_path(dir);
     // One that stands can be told without writing, also on a full disk; it is made durable here as well, since
     // whoever took it may have died before that.
     if let Some(standing) = read_decision(dir)? {
@@ -120,9 +148,31 @@ pub fn decide(dir: &Path, decision: &Decision) -> Result<Decision, GuardError> {
     }
 }
 
+/// Decides at the deadline: to roll back, unless that was decided before; returns the decision in force.
+pub(super) fn decide_late(dir: &Path) -> Result<Decision, GuardError> {
+    let path = decision_path(dir);
+    match files::rename_once(&prepared(&path), &path, FILE_MAX) {
+        Ok(Created::Won) => Ok(too_late()),
+        Ok(Created::Lost(bytes)) => from_json(&path, &bytes),
+        // It may have been done before, or another version wrote the plan.
+        Err(_) => decide(dir, &too_late()),
+    }
+}
+
+/// Marks that the guard switches back, so that a later run knows whose doing it was. Nothing but words depends on it.
+pub(super) fn mark_begin(dir: &Path) {
+    let path = dir.join(BEGAN);
+    files::rename_once(&prepared(&path), &path, FILE_MAX).ok();
+}
+
+/// Tells whether the guard has begun to switch back.
+pub(super) fn has_begun(dir: &Path) -> bool {
+    dir.join(BEGAN).exists()
+}
+
 /// Reads the decision, if one was taken.
 pub fn read_decision(dir: &Path) -> Result<Option<Decision>, GuardError> {
-    read_json(&dir.join("decision"))
+    read_json(&decision_path(dir))
 }
 
 /// Reads how a rollback ended, if one did.
@@ -138,6 +188,11 @@ pub fn facts(dir: &Path) -> Result<GuardFacts, GuardError> {
 /// Writes how a rollback ended.
 pub(super) fn write_result(dir: &Path, result: &GuardResult) -> Result<(), GuardError> {
     let path = result_path(dir);
+    if *result == GuardResult::RolledBack
+        && let Ok(Created::Won) = files::rename_once(&prepared(&path), &path, FILE_MAX)
+    {
+        return Ok(());
+    }
     Ok(files::write_atomic(&path, &to_json(&path, result)?, files::PRIVATE)?)
 }
 
@@ -187,6 +242,14 @@ fn is_done(dir: &Path, boot_id: &str) -> bool {
 
 pub(super) fn plan_path(dir: &Path) -> PathBuf {
     dir.join("plan.json")
+}
+
+pub(super) fn lock_path(dir: &Path) -> PathBuf {
+    dir.join("lock")
+}
+
+fn decision_path(dir: &Path) -> PathBuf {
+    dir.join("decision")
 }
 
 fn result_path(dir: &Path) -> PathBuf {

@@ -75,7 +75,24 @@ pub fn create_once(path: &Path, bytes: &[u8], max: u64) -> Result<Created, FileE
     let temp = write_temp(path, bytes, PRIVATE)?;
     let linked = fs::hard_link(&temp.0, path);
     drop(temp);
-    match linked {
+    created(linked, path, max)
+}
+
+/// Gives the whole and durable file at `prepared` the name `path` unless that exists; of several at once exactly one
+/// wins. It takes neither a block nor an inode, so it works on a full disk. `max` bounds what a loser reads.
+pub fn rename_once(prepared: &Path, path: &Path, max: u64) -> Result<Created, FileError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    let renamed = match renameat_with(CWD, prepared, CWD, path, RenameFlags::NOREPLACE) {
+        // Not every file system knows the flag (OpenZFS before 2.2).
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(prepared, path),
+        renamed => renamed.map_err(io::Error::from),
+    };
+    created(renamed, path, max)
+}
+
+fn created(done: io::Result<()>, path: &Path, max: u64) -> Result<Created, FileError> {
+    match done {
         Ok(()) => sync_dir(parent(path)).map(|()| Created::Won),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             sync_dir(parent(path))?;
@@ -174,6 +191,9 @@ fn write_temp(path: &Path, bytes: &[u8], mode: u32) -> Result<Temp, FileError> {
     let open = OpenOptions::new().write(true).create_new(true).mode(mode).open(&name);
     let mut file = open.map_err(io_error("create", &name))?;
     let temp = Temp(name);
+    // The process's mask (our unit has `UMask=0077`) was taken off the mode.
+    let exactly = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    file.set_permissions(exactly).map_err(io_error("set the mode of", &temp.0))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error("write", &temp.0))?;
     Ok(temp)
 }
@@ -193,6 +213,20 @@ fn temp_name(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use std::sync::Barrier;
+
+    #[test]
+    fn what_was_prepared_is_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("decision");
+        for (name, won) in [("first", true), ("second", false)] {
+            let prepared = dir.path().join(name);
+            fs::write(&prepared, name).unwrap();
+            let created = rename_once(&prepared, &path, 100).unwrap();
+            assert_eq!(created == Created::Won, won);
+            assert_eq!((prepared.exists(), fs::read(&path).unwrap().as_slice()), (!won, &b"first"[..]));
+        }
+        assert!(rename_once(&dir.path().join("first"), &path, 100).is_err(), "it was taken");
+    }
 
     #[test]
     fn atomic_writes_replace_and_leave_nothing_behind() {

@@ -67,11 +67,18 @@ impl Manager {
         }
     }
 
-    /// Ends what an earlier run of ours has left running although nobody waits for it any more.
+    /// Ends what an earlier run of ours has left running although nobody waits for it any more. What has to run to its end
+    /// keeps its directory: its record goes there, or its unit would count as failed.
     pub async fn sweep(self) {
-        if self == Manager::Systemd {
-            systemd::stop_leftovers().await;
-            drop(std::fs::remove_dir_all(RUNS));
+        if self == Manager::Alone {
+            return;
+        }
+        systemd::stop_leftovers().await;
+        for entry in std::fs::read_dir(RUNS).into_iter().flatten().flatten() {
+            let ended = job::state(&entry.path()).await.is_ok_and(|state| state != JobState::Running);
+            if ended {
+                drop(std::fs::remove_dir_all(entry.path()));
+            }
         }
     }
 }

@@ -199,12 +199,12 @@ pub fn stop_in_background(unit: &str) {
     }
 }
 
-/// Stops whatever an earlier run of ours has left behind of kinds that are of no use without us.
+/// Stops whatever an earlier run of ours has left behind of kinds that are of no use without us, and sees them end.
 pub async fn stop_leftovers() {
     let names = [Kind::Build, Kind::Probe].map(|kind| format!("{}{}-*", units::PREFIX, kind.word()));
     for name in names {
         // There is none, most of the time.
-        drop(systemctl(["stop", "--no-block", "--", &name]).run_for_effect().await);
+        drop(systemctl(["stop", "--", &name]).run_for_effect().await);
     }
 }
 

@@ -47,6 +47,19 @@ impl Steps {
         }
     }
 
+    /// Names a unit of ours that the running system has and the new one lacks, or masks: without it nothing of us would
+    /// come up with the next boot.
+    pub(super) fn missing_unit(&self, toplevel: &StorePath) -> Option<&'static str> {
+        let ours: &[_] = match (self.manager, self.gateway_unit) {
+            (Manager::Alone, _) => &[],
+            (Manager::Systemd, None) => &[units::RECONCILER],
+            (Manager::Systemd, Some(gateway)) => &[units::RECONCILER, units::SOCKET, gateway],
+        };
+        let units = toplevel.join(UNITS_IN_SYSTEM);
+        // A unit is masked by a link to /dev/null, which is no file.
+        ours.iter().find(|unit| !units.join(unit).is_file()).copied()
+    }
+
     /// Sees to it that our units can still be watched and restarted while a system is tried that has none of them: systemd
     /// forgets units whose files are gone.
     pub(super) async fn outlive_removal(&self, d: &Deployment) -> Result<(), Box<dyn Error + Send + Sync>> {

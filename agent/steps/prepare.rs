@@ -36,6 +36,7 @@ impl Steps {
 
     async fn try_prepare(&self, d: &Deployment) -> Result<Event, Stop> {
         self.tidy_store().await;
+        self.end_earlier_guards(d).await.map_err(|e| again(d, "guard", &e))?;
         let built = Built::journaled(d);
         let new = self.configuration_of(built.toplevel())?;
         if let Some(new) = &new {
@@ -85,13 +86,16 @@ impl Steps {
     pub(super) fn configuration_of(&self, toplevel: &StorePath) -> Result<Option<Settings>, Failure> {
         let path = toplevel.join(CONFIG_IN_SYSTEM);
         let failure = |code: &str, text| Failure { class: Class::Target, code: code.to_owned(), text };
-        if !path.exists() && self.settings.activation.allow_removal {
-            return Ok(None);
+        let lacks = if path.exists() { self.missing_unit(toplevel) } else { Some("pullagent") };
+        if let Some(lacks) = lacks.filter(|_| !self.settings.activation.allow_removal) {
+            let text = format!(
+                "the new system has no {lacks}, so the host could not be updated any more \
+                 (activation.allowRemoval would permit it)"
+            );
+            return Err(failure("no-agent", text));
         }
         if !path.exists() {
-            let text = "the new system has no pullagent, so the host could not be updated any more \
-                        (activation.allowRemoval would permit it)";
-            return Err(failure("no-agent", text.to_owned()));
+            return Ok(None);
         }
         match config::load(&path) {
             Ok(loaded) => Ok(Some(loaded.settings)),
@@ -145,11 +149,11 @@ impl Steps {
         }
     }
 
-    /// Probes the checks that both systems have, and returns those that are red already: they can't speak against
-    /// the new system.
+    /// Probes the checks that both systems have, as the old one has them, and returns those that are red already: they
+    /// can't speak against the new system. (What a check of the new system finds before its time says nothing.)
     async fn baseline(&self, new: &Settings) -> Vec<String> {
-        let both = |name: &String| self.settings.health.checks.contains_key(name);
-        let checks = new.health.checks.iter().filter(|(name, _)| both(name));
+        let both = |name: &String| new.health.checks.contains_key(name);
+        let checks = self.settings.health.checks.iter().filter(|(name, _)| both(name));
         let probes = checks.map(async |(name, check)| {
             let result = probe::run(check, self.manager).await;
             // A probe that can't do its work says nothing about the old system, so it excuses nothing.
@@ -186,17 +190,26 @@ impl Steps {
         }
     }
 
+    /// Carries out what earlier deployments still owe: their agent could not have it done, or its journal was lost. Else
+    /// their timers would do it in the middle of this one.
+    async fn end_earlier_guards(&self, d: &Deployment) -> Result<(), guard::GuardError> {
+        let boot_id = facts::observe(&self.host)?.boot_id;
+        for owed in guard::sweep(&self.guards_dir(), std::slice::from_ref(&d.id), &boot_id)? {
+            tracing::warn!(guard = %owed.display(), "the guard of an earlier deployment is still at work");
+            // No timer lives longer than the boot that it was set in.
+            if guard::read_plan(&owed).is_ok_and(|plan| plan.boot_id == boot_id) {
+                guard::fire_now(&owed, self.manager, self.roll_back_max()).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn write_plan(
         &self,
         d: &Deployment,
         old: &StorePath,
         boot_id: &str,
     ) -> Result<GuardPlan, guard::GuardError> {
-        let keep = std::slice::from_ref(&d.id);
-        let left = guard::sweep(&self.guards_dir(), keep, boot_id)?;
-        if !left.is_empty() {
-            tracing::warn!("guards of ended deployments are still at work: {left:?}");
-        }
         let dir = self.guard_dir(&d.id);
         let activation = &self.settings.activation;
         let until = activation.switch_timeout.0 * 2 + activation.window.0 + GUARD_MARGIN;

@@ -111,7 +111,7 @@ impl Steps {
         Ok(())
     }
 
-    fn roll_back_max(&self) -> Duration {
+    pub(super) fn roll_back_max(&self) -> Duration {
         // The guard tries twice, and may have to wait for a switch to end.
         let once = millis(self.settings.activation.switch_timeout.0);
         Duration::from_millis(3 * once) + GUARD_MARGIN

@@ -134,6 +134,26 @@ fn a_rollback_that_is_killed_is_done_again() {
     machine.wait_for(&format!("grep -q rolled-back {guard}/result.json"));
 }
 
+/// Nothing else is begun while a rollback is still owed: its timer would undo whatever runs by then.
+#[test]
+fn a_rollback_that_is_owed_comes_before_the_next_deployment() {
+    let Some(host) = boot(Via::Https, "120s") else { return };
+    let (revision, guard) = on_probation(&host, &undecided(&host, "undecided"));
+    host.machine.check("systemctl stop web.service");
+    let kill = "systemctl kill --signal=KILL 'pullagent-guard-*-fire-*.service'";
+    wait_until("a rollback given up", LIMIT, || {
+        host.machine.run(kill);
+        host.history().iter().any(|d| d["revision"] == revision && d["outcome"] == "rollback-failed")
+    });
+    assert_eq!(host.word(), "rollback-failed");
+
+    let next = host.push(&web(host.system.clone().label("next"), "next"));
+    let result = format!("grep -q rolled-back {guard}/result.json");
+    wait_until("the rollback that was owed", LIMIT, || host.machine.succeeds(&result));
+    host.wait_for_outcome(&next, "confirmed");
+    assert_eq!(host.page(), "next");
+}
+
 /// The switch itself is killed, and the agent with it: what is left is torn, and rolled back.
 #[test]
 fn a_switch_that_is_killed_with_its_agent_is_rolled_back() {
@@ -148,6 +168,30 @@ fn a_switch_that_is_killed_with_its_agent_is_rolled_back() {
     machine.check("systemctl kill --signal=KILL pullagent.service 'pullagent-switch-*.service'");
     host.wait_for_outcome(&revision, "rolled-back");
     runs_old_again(&host);
+}
+
+/// The new system leaves neither a block nor an inode on the disk that the guard writes to.
+#[test]
+fn a_system_that_fills_the_disk_is_rolled_back() {
+    let Some(host) = boot(Via::Https, "5s") else { return };
+    wait_until("the first system to be in sync", LIMIT, || host.word() == "in-sync");
+    let (machine, state) = (&host.machine, "/var/lib/pullagent");
+    machine.check(&format!(
+        "systemctl stop pullagent.service; cp -a {state} /tmp/kept
+         mount -t tmpfs -o size=100M,nr_inodes=2000,mode=700 tmpfs {state}
+         cp -a /tmp/kept/. {state}; systemctl start pullagent.service"
+    ));
+    let fill = format!("dd if=/dev/zero bs=64k >> {state}/fill; touch {state}/fill$i; i=$((i + 1))");
+    let fill = format!("ExecStart=/bin/sh -c 'i=0; while :; do {fill}; done 2> /dev/null'");
+    let revision = host.push(&undecided(&host, "full").service("fill", &fill));
+    wait_until("the new system", LIMIT, || {
+        machine.succeeds("curl -sf http://127.0.0.1:8000/ | grep -qx full")
+    });
+    runs_old_again(&host);
+    machine.check(&format!("rm {state}/fill*; systemctl restart pullagent.service"));
+    host.wait_for_outcome(&revision, "rolled-back");
+    let next = host.push(&web(host.system.clone().label("next"), "next"));
+    host.wait_for_outcome(&next, "confirmed");
 }
 
 /// A power cut is a rollback: the old system is what boots, until the new one is confirmed.

@@ -93,6 +93,12 @@ fn a_system_without_pullagent_is_refused_unless_that_is_allowed() {
     let refused = host.push(&bare(&host, "refused"));
     let ended = host.wait_for_outcome(&refused, "abandoned");
     assert_eq!(ended["code"], "no-agent");
+    for unit in ["pullagent.service", "pullagent.socket", "pullagent-gateway.service"] {
+        let lacking = host.push(&web(host.system.clone().label(unit).without_unit(unit), unit));
+        let ended = host.wait_for_outcome(&lacking, "abandoned");
+        assert_eq!(ended["code"], "no-agent");
+        assert!(ended["text"].as_str().unwrap().contains(unit), "{ended}");
+    }
     assert_eq!(host.page(), "one");
 
     let mut settings = host.settings.clone();
@@ -159,6 +165,18 @@ fn an_older_agent_on_a_newer_journal_is_careful() {
     wait_until("the page of before", LIMIT, || host.page() == "waiting");
     assert_eq!(host.machine.view().profile.as_deref(), confirmed["toplevel"].as_str());
     assert_eq!(runs_from(&host, "pullagent.service"), host.package);
+}
+
+/// Somebody stops the gateway: the host must not be deaf until somebody else thinks of it.
+#[test]
+fn a_stopped_gateway_comes_back() {
+    let Some(host) = boot(Via::Https, "30s") else { return };
+    in_sync(&host);
+    host.machine.check("systemctl stop pullagent-gateway.service");
+    let revision = host.push(&web(host.system.clone().label("new"), "new"));
+    host.wait_for_outcome(&revision, "confirmed");
+    host.machine.check("systemctl stop pullagent.service");
+    wait_until("its end with the agent's", LIMIT, || !host.machine.is_active("pullagent-gateway.service"));
 }
 
 /// Whatever becomes of the socket's unit: as long as the agent runs, its gateway finds it.

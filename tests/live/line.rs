@@ -25,6 +25,12 @@ fn the_line(via: Via) {
     assert_eq!([&view.running, &view.profile, &view.boot_default], [&expected; 3]);
     assert_eq!(machine.check("systemctl --failed --plain --no-legend"), "", "nothing is left failed");
 
+    let anybody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    machine.check(&format!(
+        "{anybody} {0}/bin/pullagent status && {anybody} {0}/bin/pullagent history",
+        host.package
+    ));
+
     // The next one breaks the service, and forgets the one that an operator has started.
     let broken =
         good.clone().label("broken").etc("web/nginx.conf", "no configuration").without_unit("manual.service");
@@ -73,10 +79,20 @@ fn the_line(via: Via) {
     host.wait_for_outcome(&revision, "confirmed");
     assert_eq!(host.page(), "last");
 
+    // And once more while the boot loader is being written, which is done again.
+    let last = web(last.label("really"), "really").fault(Verb::Boot, Step::BootLoader, Fault::Wait(3));
+    let revision = host.push(&last);
+    let toplevel = machine.build_at(&last, &revision);
+    machine.wait_for_step(&toplevel, Verb::Boot, Step::BootLoader);
+    machine.check("systemctl kill --signal=KILL pullagent.service");
+    host.wait_for_outcome(&revision, "confirmed");
+    let ended = "systemctl list-units --all --plain --no-legend 'pullagent-root-*'";
+    wait_until("the end of both calls", LIMIT, || machine.check(ended).is_empty());
+
     // And it is what the next boot starts.
     machine.reboot();
     wait_until("the page after a reboot", LIMIT, || machine.succeeds("curl -sf http://127.0.0.1:8000/"));
-    assert_eq!(host.page(), "last");
+    assert_eq!(host.page(), "really");
     host.wait_for_status("in-sync", &revision);
     nothing_is_left(&host);
 }

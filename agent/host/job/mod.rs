@@ -238,10 +238,12 @@ pub async fn wait(dir: &Path, limit: Duration) -> Result<JobState, JobError> {
 /// does not run.
 pub async fn request_stop(dir: &Path) -> Result<(), JobError> {
     if state(dir).await? == JobState::Running {
-        files::create_once(&dir.join("stop"), b"", RECORD_MAX)?;
+        let noted = files::create_once(&dir.join("stop"), b"", RECORD_MAX);
         if let Some(file) = unit::read(dir)? {
-            systemd::stop(&file.unit).await?;
+            // The note says whose wish it was; without it, on a full disk, the unit is stopped all the same.
+            return Ok(systemd::stop(&file.unit).await?);
         }
+        noted?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Owns what systemd says about the units of the host at one moment, all in one answer. What it means is judged elsewhere.
 
+use std::collections::BTreeSet;
+
 use super::systemd::{self, SystemdError};
 use super::units;
 
@@ -56,14 +58,21 @@ impl UnitState {
     }
 }
 
-/// Returns the state of all units of the host that [can be missed](UnitState::is_of_host).
+/// Returns the state of all units of the host that [can be missed](UnitState::is_of_host), and of those `named`: systemd
+/// forgets a unit that does nothing and lists it no more.
 ///
 /// # Errors
 /// systemd does not answer.
-pub async fn look() -> Result<Vec<UnitState>, SystemdError> {
+pub async fn look<'a>(named: impl IntoIterator<Item = &'a String>) -> Result<Vec<UnitState>, SystemdError> {
     let patterns = KINDS.map(|kind| format!("*.{kind}"));
-    let text = systemd::show_many(PROPERTIES, &patterns, SAID_MAX).await?;
-    Ok(read(&text))
+    let mut units = read(&systemd::show_many(PROPERTIES, &patterns, SAID_MAX).await?);
+    let listed: BTreeSet<&str> = units.iter().map(|u| u.name.as_str()).collect();
+    let forgotten: Vec<String> =
+        named.into_iter().filter(|name| !listed.contains(name.as_str())).cloned().collect();
+    if !forgotten.is_empty() {
+        units.extend(read(&systemd::show_many(PROPERTIES, &forgotten, SAID_MAX).await?));
+    }
+    Ok(units)
 }
 
 /// Reads blocks of `Name=value` lines, with an empty line between two.
@@ -109,12 +118,15 @@ mod tests {
                     Id=pullagent-switch-3-aaaaaaa.service\nLoadState=loaded\nActiveState=active\n\n\
                     Id=pullagent.service\nLoadState=loaded\nActiveState=activating\nJob=317\nConditionResult=no\n";
         let units = read(text);
-        assert_eq!(units.iter().map(|u| u.name.as_str()).collect::<Vec<_>>(), [
-            "nginx.service",
-            "pullagent.service"
-        ]);
+        assert_eq!(
+            units.iter().map(|u| u.name.as_str()).collect::<Vec<_>>(),
+            ["nginx.service", "pullagent.service"]
+        );
         let nginx = &units[0];
-        assert_eq!((nginx.restarts, nginx.is_wanted, nginx.is_triggered, nginx.has_job), (2, true, false, false));
+        assert_eq!(
+            (nginx.restarts, nginx.is_wanted, nginx.is_triggered, nginx.has_job),
+            (2, true, false, false)
+        );
         assert!(units[1].has_job && !units[1].condition && nginx.condition);
         assert_eq!(read(""), []);
     }

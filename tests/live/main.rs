@@ -8,6 +8,7 @@
 mod common;
 mod guard;
 mod handover;
+mod health;
 mod host;
 mod line;
 mod reach;

@@ -15,12 +15,14 @@ use self::units::Units;
 use self::watch::{Terms, Times, Verdict, Watch, failures, judge, soft_failures};
 use super::reach::Reach;
 use super::{CheckResult, GUARD_MARGIN, Steps, millis, probe};
-use crate::config::{Baseline, Check, Settings, Severity, UnitFailures};
+use crate::config::{Baseline, Check, Settings, UnitFailures};
 use crate::gateway::link;
 use crate::guard::{self, GuardPlan};
 use crate::host::manager::Manager;
 use crate::host::{self, clock, facts};
-use crate::model::{Arbiter, Class, Decision, Deployment, Happened, Sighting, Stage, Trial, UNITS, UPDATABLE};
+use crate::model::{
+    Arbiter, Class, Decision, Deployment, Happened, Sighting, Stage, Trial, UNITS, UPDATABLE,
+};
 
 /// How often the host itself is looked at between the checks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -79,7 +81,8 @@ impl Steps {
             Ok(new) => new,
             Err(failure) => return self.decide(d, &roll_back(failure.text, Class::Target), vec![]),
         };
-        let (subjects, mut watches) = self.watches(new.as_ref(), d, trial).into_iter().unzip();
+        let (subjects, mut watches): (Vec<_>, Vec<_>) =
+            self.watches(new.as_ref(), d, trial).into_iter().unzip();
         // From now on the new system's remotes count, even if the agent is the old one.
         self.link.watch(link::sources(new.as_ref().unwrap_or(&self.settings))).await;
         let remotes = new.iter().flat_map(|new| new.remotes.iter().map(|r| r.name.clone())).collect();
@@ -100,15 +103,11 @@ impl Steps {
     /// system. What the new system is to repair is not tried.
     pub(super) async fn red_before(&self, new: &Settings) -> Vec<String> {
         let old: BTreeMap<String, Check> = checks(&self.settings).into_iter().collect();
-        let kept = |(name, check): &(String, Check)| {
-            // A script of the new system may not be there yet, so the old one's is tried.
-            let both = old.contains_key(name) || new.health.script_directories.is_empty();
-            both && check.baseline == Baseline::MustNotRegress
-        };
-        let scripts = old.iter().filter(|(name, _)| name.contains('/')).map(|(n, c)| (n.clone(), c.clone()));
-        let configured = new.health.checks.iter().map(|(name, check)| (name.clone(), check.clone()));
-        let known = configured.filter(|(name, _)| old.contains_key(name)).chain(scripts).filter(kept);
-        let tries = known.map(async |(name, check)| self.is_red(&check).await.then_some(name));
+        let named = new.health.checks.iter().filter(|(name, _)| old.contains_key(*name));
+        // The new system's scripts are not there yet, so the old one's are tried.
+        let scripts = old.iter().filter(|(name, _)| name.contains('/'));
+        let known = named.chain(scripts).filter(|(_, check)| check.baseline == Baseline::MustNotRegress);
+        let tries = known.map(async |(name, check)| self.is_red(check).await.then(|| name.clone()));
         futures_util::future::join_all(tries).await.into_iter().flatten().collect()
     }
 

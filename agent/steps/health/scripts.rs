@@ -18,7 +18,9 @@ pub(super) fn checks_in(dir: &Path) -> Vec<(String, Check)> {
         for entry in entries.flatten().take(CHECKS_MAX) {
             let path = entry.path();
             let runs = |m: std::fs::Metadata| m.is_file() && m.permissions().mode() & 0o111 != 0;
-            let (Some(program), Ok(name)) = (path.to_str(), entry.file_name().into_string()) else { continue };
+            let (Some(program), Ok(name)) = (path.to_str(), entry.file_name().into_string()) else {
+                continue;
+            };
             if std::fs::metadata(&path).is_ok_and(runs) {
                 let check = Check::command(vec![program.to_owned()], true, severity);
                 found.push((format!("{folder}/{name}"), check));

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use crate::config::Health;
 use crate::guard::GuardPlan;
-use crate::host::unit_states::{self, UnitState};
 use crate::host;
+use crate::host::unit_states::{self, UnitState};
 use crate::model::StorePath;
 use crate::steps::CheckResult;
 
@@ -42,7 +42,7 @@ impl Units {
 
     /// Looks at all units once.
     pub(super) async fn attempt(&self) -> CheckResult {
-        match unit_states::look().await {
+        match unit_states::look(&self.active_before).await {
             Ok(units) => self.judge(&units),
             Err(error) => CheckResult::broken(host::chain(&error)),
         }
@@ -53,7 +53,9 @@ impl Units {
         match troubles.len() {
             0 => CheckResult::good(),
             n if n <= NAMED_MAX => CheckResult::bad(troubles.join("; ")),
-            n => CheckResult::bad(format!("{}; and {} more", troubles[..NAMED_MAX].join("; "), n - NAMED_MAX)),
+            n => {
+                CheckResult::bad(format!("{}; and {} more", troubles[..NAMED_MAX].join("; "), n - NAMED_MAX))
+            }
         }
     }
 
@@ -150,11 +152,13 @@ mod tests {
         assert_eq!(text(&[unit("new.service", "failed", "failed")]), "new.service failed (exit-code)");
         assert_eq!(text(&[unit("old.service", "failed", "failed")]), "");
         assert_eq!(text(&[unit("flaky-1.service", "failed", "failed")]), "");
-        let waits = UnitState { result: "signal".to_owned(), ..unit("web.service", "activating", "auto-restart") };
+        let waits =
+            UnitState { result: "signal".to_owned(), ..unit("web.service", "activating", "auto-restart") };
         assert_eq!(text(std::slice::from_ref(&waits)), "web.service failed (signal)");
         // A service that ends well and is started again is at work.
         assert_eq!(text(&[UnitState { result: "success".to_owned(), ..waits }]), "");
-        let many: Vec<UnitState> = (0..7).map(|n| unit(&format!("{n}.service"), "failed", "failed")).collect();
+        let many: Vec<UnitState> =
+            (0..7).map(|n| unit(&format!("{n}.service"), "failed", "failed")).collect();
         assert!(text(&many).ends_with("4.service failed (exit-code); and 2 more"));
     }
 

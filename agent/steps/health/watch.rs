@@ -176,7 +176,8 @@ mod tests {
 
     /// Checks `web` and `updatable` as a table of tries: `+` green, `-` red, `?` not yet, one every five seconds.
     fn run(web: &str, updatable: &str, red_before: &[&str]) -> Vec<Watch> {
-        let check: Check = serde_json::from_value(serde_json::json!({ "http": "http://127.0.0.1/" })).unwrap();
+        let check: Check =
+            serde_json::from_value(serde_json::json!({ "http": "http://127.0.0.1/" })).unwrap();
         let red_before = red_before.iter().map(|&name| name.to_owned()).collect();
         let path = "/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-old".parse().unwrap();
         let trial = Trial { old: path, boot_id: String::new(), deadline_boottime_ms: 0, red_before };

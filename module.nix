@@ -160,9 +160,24 @@ let
   };
 
   check = record {
-    http = mkNullable types.str "Address (`http://` or `https://`) that must answer with a 2xx status.";
+    http = mkNullable types.str ''
+      Address (`http://` or `https://`) that must answer with a 2xx status. Redirects are not followed.
+    '';
+    tcp = mkNullable types.str ''
+      Address and port that must accept a connection, such as `127.0.0.1:22`.
+    '';
+    dns = mkNullable types.str "Name that the host must be able to resolve.";
+    unit = mkNullable types.str ''
+      systemd unit that must be active, by its full name: `postgresql.service`, `boot-complete.target`. One that is
+      starting is waited for.
+    '';
     command = mkNullable (types.listOf types.str) ''
       Program, as an absolute path, and its arguments. Healthy when it exits with 0; 75 means "not yet".
+    '';
+    status = mkNullable (types.ints.between 100 599) "For `http`: the status that must come instead of 2xx.";
+    expect = mkNullable types.str ''
+      For `http`: text that the first MiB of the answer must contain. For `tcp`: how what the other side says first must
+      begin, such as `SSH-`.
     '';
     privileged = mkOption {
       type = types.bool;
@@ -180,9 +195,25 @@ let
       default = "hard";
       description = "Whether a failure rolls back (`hard`) or is only reported (`soft`).";
     };
+    baseline = mkOption {
+      type = types.enum [
+        "must-not-regress"
+        "require"
+      ];
+      default = "must-not-regress";
+      description = ''
+        What it means that the check is red before the switch already, in two of three tries. `must-not-regress`: then it
+        is only reported, for the new system did not break it. `require`: it must turn green all the same.
+      '';
+    };
     timeout = mkDuration "10s" "How long one try may take.";
     interval = mkDuration "5s" "Pause between two tries.";
     startPeriod = mkDuration "30s" "Failures this early after the switch do not count.";
+    successThreshold = mkOption {
+      type = types.ints.positive;
+      default = 1;
+      description = "How many successes in a row mean healthy.";
+    };
     failureThreshold = mkOption {
       type = types.ints.positive;
       default = 3;
@@ -221,6 +252,9 @@ let
     // {
       serviceConfig = filled installed.${name}.Service // (more.serviceConfig or { });
     };
+
+  ssh = config.services.openssh or { };
+  answersSsh = (ssh.enable or false) && (ssh.listenAddresses or [ ]) == [ ];
 
   # For whoever speaks TLS.
   outside = config.networking.proxy.envVars // {
@@ -457,14 +491,49 @@ in
             '';
           };
         };
-        health.checks = mkOption {
-          type = types.attrsOf check;
-          default = { };
-          example = lib.literalExpression ''{ web.http = "http://127.0.0.1/healthz"; }'';
-          description = ''
-            What healthy means, by name. Each check sets exactly one of `http` and `command`. A check that the
-            running system has too, and that failed before the switch, is only reported. Without any check a system counts as healthy when it was switched to.
-          '';
+        health = {
+          unitFailures = mkOption {
+            type = types.enum [
+              "hard"
+              "soft"
+              "ignore"
+            ];
+            default = "hard";
+            description = ''
+              What it means that a unit failed since the switch, is restarted again and again, or ran before and does not
+              any more although the new system wants it to: a rollback (`hard`), a line in the report (`soft`), or nothing.
+              Units that were failing before the switch do not count.
+            '';
+          };
+          ignoreUnits = mkOption {
+            type = types.listOf types.str;
+            default = [ ];
+            example = [ "backup-*.service" ];
+            description = "Units that never count for that, by full name; `*` stands for any text.";
+          };
+          scriptDirectories = mkOption {
+            type = types.listOf types.path;
+            default = [ ];
+            example = [ "/etc/greenboot/check" ];
+            description = ''
+              Folders with programs in {file}`required.d` and {file}`wanted.d`, as greenboot has them. Each program is a
+              check that runs as root: what is required rolls back when it fails, what is wanted is reported.
+            '';
+          };
+          checks = mkOption {
+            type = types.attrsOf check;
+            default = { };
+            example = lib.literalExpression ''
+              {
+                web.http = "http://127.0.0.1/healthz";
+                database.unit = "postgresql.service";
+              }
+            '';
+            description = ''
+              What else healthy means, by name. Each check sets exactly one of `http`, `tcp`, `dns`, `unit` and `command`.
+              Where {option}`services.openssh` is enabled and listens on all addresses, there is a check `ssh` already.
+            '';
+          };
         };
       };
       default = { };
@@ -507,6 +576,14 @@ in
       assertion = !(lib.hasPrefix builtins.storeDir s.path);
       message = "${s.option} lies in the Nix store, which every user of the host can read: '${s.path}'.";
     }) secrets;
+
+    # A host that its administrators can't log in to any more is not healthy.
+    services.pullagent.settings.health.checks = lib.mkIf answersSsh {
+      ssh = lib.mkDefault {
+        tcp = "127.0.0.1:${toString (lib.head ssh.ports)}";
+        expect = "SSH-";
+      };
+    };
 
     environment.systemPackages = [ cfg.package ];
     environment.etc."pullagent/config.json".source = configFile;

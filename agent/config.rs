@@ -6,6 +6,7 @@
 //! because a rollback may hand an older agent a newer file.
 
 mod check;
+mod health;
 mod signer;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Oid, Operation};
 use crate::trust;
 
+pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
 pub use signer::{Moment, Role, Signer, SigningKey};
 
 /// The version of the file's layout that this program writes and understands best.
@@ -249,57 +251,6 @@ pub enum Drift {
     Enforce,
 }
 
-/// What healthy means.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Health {
-    /// Reserved: units whose failure does not count.
-    pub ignore_units: Vec<String>,
-    /// Checks by name.
-    pub checks: BTreeMap<String, Check>,
-}
-
-/// One check. Exactly one of `http` and `command` is set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Check {
-    /// An address (`http://` or `https://`) that must answer with a 2xx status.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<String>,
-    /// A program and its arguments that must exit with 0; 75 means "not yet".
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub command: Option<Vec<String>>,
-    /// Whether the command runs as root and outside any sandbox, instead of as a user without any rights.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub privileged: bool,
-    /// Whether a failure rolls back.
-    #[serde(default)]
-    pub severity: Severity,
-    /// How long one try may take.
-    #[serde(default = "default_check_timeout")]
-    pub timeout: Span,
-    /// The pause between two tries.
-    #[serde(default = "default_check_interval")]
-    pub interval: Span,
-    /// Failures this early after the switch do not count.
-    #[serde(default = "default_start_period")]
-    pub start_period: Span,
-    /// How many failures in a row mean unhealthy.
-    #[serde(default = "default_failure_threshold")]
-    pub failure_threshold: u32,
-}
-
-/// Whether a failing check rolls back.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    /// It does.
-    #[default]
-    Hard,
-    /// It is reported.
-    Soft,
-}
-
 fn default_state_directory() -> PathBuf {
     PathBuf::from("/var/lib/pullagent")
 }
@@ -325,22 +276,6 @@ fn default_stale_after() -> Span {
 
 fn is_false(value: &bool) -> bool {
     !value
-}
-
-fn default_check_timeout() -> Span {
-    Span::secs(10)
-}
-
-fn default_check_interval() -> Span {
-    Span::secs(5)
-}
-
-fn default_start_period() -> Span {
-    Span::secs(30)
-}
-
-fn default_failure_threshold() -> u32 {
-    3
 }
 
 impl Default for Source {

@@ -122,6 +122,7 @@ fn plan(root: &Path, old: &StorePath, new: &StorePath) -> GuardPlan {
         old_checks: serde_json::json!({}),
         agent_version: "0.1.0".into(),
         baseline_units: Vec::new(),
+        failing_units: Vec::new(),
     }
 }
 

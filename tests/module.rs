@@ -122,7 +122,7 @@ fn every_key_that_means_something_is_an_option() {
     let whole = serde_json::to_value(read(&rendered).settings).unwrap();
     let mut missing = lacking(&whole, &rendered, "");
     missing.sort();
-    let reserved = ["activation.reboot", "exporter", "health.ignoreUnits", "hints", "hooks", "webhooks"];
+    let reserved = ["activation.reboot", "exporter", "hints", "hooks", "webhooks"];
     assert_eq!(missing, reserved);
     let schema = config::schema().to_string();
     let said = schema.matches("\"Reserved").count();
@@ -142,6 +142,17 @@ fn what_a_user_sets_arrives() {
     assert_eq!(settings.trust.ref_binding, trust::RefBinding::Strict);
     assert_eq!(settings.trust.merges, trust::Merges::Vouch);
     assert_eq!(settings.build.eval_memory_max, Some(1 << 31));
+}
+
+/// A host that can be logged in to has to stay so, unless its administrators say otherwise.
+#[test]
+fn a_host_with_ssh_is_checked_for_it() {
+    let check = |name: &str| read(&eval(name)).settings.health.checks.get("ssh").cloned();
+    let usual = check("ssh.usual").unwrap();
+    assert_eq!((usual.tcp.as_deref(), usual.expect.as_deref()), (Some("127.0.0.1:2222"), Some("SSH-")));
+    let own = check("ssh.own").unwrap();
+    assert_eq!((own.tcp, own.unit.as_deref()), (None, Some("sshd.service")));
+    assert_eq!((check("ssh.bound"), check("rendered")), (None, None));
 }
 
 /// Keys that the module does not declare pass through, and the check at build time names them.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{ConfigError, Remote, SCHEMA, Settings};
-use crate::model::{Operation, SshAddress, UPDATABLE, is_plain_file};
+use crate::model::{Operation, SshAddress, is_plain_file};
 
 impl Settings {
     /// Refuses what makes no sense, naming the key.
@@ -29,7 +29,7 @@ impl Settings {
         self.check_remotes()?;
         self.check_branches()?;
         self.check_source()?;
-        self.check_checks()?;
+        self.health.check()?;
         if self.trust.signers.is_empty() {
             return wrong("trust.signers", "nobody may sign; name at least one signer with a key".to_owned());
         }
@@ -104,24 +104,6 @@ impl Settings {
         }
         let text = format!("'{}' is not a folder inside the repository", self.source.subdir);
         Err(ConfigError::Value { key: "source.subdir".to_owned(), text })
-    }
-
-    fn check_checks(&self) -> Result<(), ConfigError> {
-        for (name, check) in &self.health.checks {
-            if name == UPDATABLE {
-                let text = "the name is taken by the check that is built in; choose another".to_owned();
-                return Err(ConfigError::Value { key: format!("health.checks.{name}"), text });
-            }
-            let text = match (&check.http, &check.command) {
-                (Some(url), None) if url.starts_with("http://") || url.starts_with("https://") => continue,
-                (None, Some(argv)) if argv.first().is_some_and(|p| Path::new(p).is_absolute()) => continue,
-                (Some(url), None) => format!("'{url}' is neither http:// nor https://"),
-                (None, Some(_)) => "the command's program must be an absolute path".to_owned(),
-                (None, None) | (Some(_), Some(_)) => "set exactly one of 'http' and 'command'".to_owned(),
-            };
-            return Err(ConfigError::Value { key: format!("health.checks.{name}"), text });
-        }
-        Ok(())
     }
 }
 

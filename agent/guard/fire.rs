@@ -258,6 +258,7 @@ mod tests {
             old_checks: serde_json::Value::Null,
             agent_version: "0".into(),
             baseline_units: Vec::new(),
+            failing_units: Vec::new(),
         };
         // running, /etc, lists left, expected
         let table = [

@@ -55,6 +55,9 @@ pub struct GuardPlan {
     /// The units that were active before: a rollback sees them run again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub baseline_units: Vec<String>,
+    /// The units that were failing before: they can't speak against the new system.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing_units: Vec<String>,
 }
 
 impl GuardPlan {
@@ -291,6 +294,7 @@ mod tests {
             old_checks: serde_json::json!({ "web": { "http": "http://127.0.0.1/" } }),
             agent_version: "0.1.0".into(),
             baseline_units: Vec::new(),
+            failing_units: Vec::new(),
         }
     }
 

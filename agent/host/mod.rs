@@ -17,6 +17,7 @@ pub mod service;
 pub mod switch;
 pub mod systemd;
 pub mod text;
+pub mod unit_states;
 pub mod units;
 
 /// Returns an error with its whole chain as one line, for a record that is written where no edge prints it.

@@ -16,9 +16,7 @@ use super::units::{self, Kind};
 const ASK_TIME: Duration = Duration::from_secs(20);
 /// How long systemd may take to start a unit: longer than a start that times out (90 s).
 const START_TIME: Duration = Duration::from_secs(120);
-/// How many active units are looked at.
-pub const UNITS_MAX: usize = 2048;
-/// How much `systemctl` may print about them.
+/// How much `journalctl` may print.
 const LIST_MAX: usize = 1 << 20;
 /// What of our environment each unit gets, where we have it; NixOS gives every unit both.
 const PASSED_ON: [&str; 2] = ["PATH", "LOCALE_ARCHIVE"];
@@ -160,8 +158,13 @@ pub async fn state(unit: &str) -> Result<UnitState, SystemdError> {
     }
 }
 
+/// Returns the `ActiveState` of a unit; `inactive` also where there is no such unit.
+pub async fn active_state(unit: &str) -> Result<String, SystemdError> {
+    Ok(show(unit, &["ActiveState"]).await?.concat())
+}
+
 async fn is_waiting(timer: &str) -> Result<bool, SystemdError> {
-    Ok(show(timer, &["ActiveState"]).await? == ["active"])
+    Ok(active_state(timer).await? == "active")
 }
 
 /// When systemd counts `OnStartupSec=` from, in milliseconds of `CLOCK_MONOTONIC`.
@@ -239,22 +242,16 @@ pub async fn start_all(names: &[String], limit: Duration) -> Result<(), CommandE
     command.time_limit(limit).run_for_effect().await
 }
 
-/// Returns the units that run and that a rollback has to see running again: not sessions of users, and
-/// nothing of ours.
-pub async fn active_units() -> Result<Vec<String>, SystemdError> {
-    let types = "--type=service,socket,timer,path";
-    let list = systemctl(["list-units", "--state=active", types, "--plain", "--no-legend", "--full"]);
-    let asked = list.stdout_max(LIST_MAX).run().await;
-    let output = asked.map_err(|source| SystemdError::Ask { unit: "all units".to_owned(), source })?;
-    Ok(restorable(&String::from_utf8_lossy(&output.stdout)))
-}
-
-/// Reads the names off what `systemctl list-units` prints.
-fn restorable(list: &str) -> Vec<String> {
-    const NOT_OURS_TO_START: [&str; 4] = ["user@", "user-runtime-dir@", "run-", units::PREFIX];
-    let names = list.lines().filter_map(|line| line.split_whitespace().next());
-    let wanted = |name: &&str| !NOT_OURS_TO_START.iter().any(|prefix| name.starts_with(prefix));
-    names.filter(wanted).take(UNITS_MAX).map(str::to_owned).collect()
+/// Returns what systemd says of each unit that it knows by one of these patterns, as blocks of `Name=value`.
+pub(super) async fn show_many(
+    properties: &str,
+    patterns: &[String],
+    said_max: usize,
+) -> Result<String, SystemdError> {
+    let command = systemctl(["show", "--property", properties, "--"]).args(patterns.iter().cloned());
+    let output = command.stdout_max(said_max).run().await;
+    let output = output.map_err(|source| SystemdError::Ask { unit: "all units".to_owned(), source })?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Returns the last lines that the programs of a unit have printed, oldest first; what systemd itself says about
@@ -273,18 +270,6 @@ fn systemctl<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_an_operator_would_miss_is_restored() {
-        let list = "nginx.service      loaded active running Web\n\
-                    backup.timer       loaded active waiting Backup\n\
-                    user@1000.service  loaded active running User\n\
-                    run-u5.service     loaded active running /bin/sleep\n\
-                    pullagent.service  loaded active running Us\n\
-                    pullagent-switch-3-aaaaaaa.service loaded active running Switch\n";
-        assert_eq!(restorable(list), ["nginx.service", "backup.timer", "pullagent.service"]);
-        assert_eq!(restorable(""), Vec::<String>::new());
-    }
 
     #[test]
     fn a_directory_that_plays_a_host_has_no_systemd() {

@@ -6,6 +6,8 @@ use super::{Class, Oid, StorePath};
 
 /// The name of the built-in check that the host can still be updated; no configured check may have it.
 pub const UPDATABLE: &str = "updatable";
+/// The name of the built-in check that no unit came to harm; no configured check may have it.
+pub const UNITS: &str = "units";
 
 /// The state of the host at one moment, as far as decisions need it.
 ///

@@ -14,7 +14,7 @@ pub use event::{
     Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
     SwitchEnd, Verification,
 };
-pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UPDATABLE};
+pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};

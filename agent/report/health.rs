@@ -19,14 +19,13 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<CheckFacts> {
 
 /// Says how the checks of the deployment under way fare.
 pub(super) fn faring(status: &Status, configured: &[String]) -> String {
-    if configured.is_empty() && status.health.is_empty() {
-        return "no checks are configured".to_owned();
+    if !status.health.is_empty() {
+        return status.health.iter().map(fares).collect::<Vec<_>>().join(" · ");
     }
-    if status.health.is_empty() {
-        return configured.iter().map(|c| safe(c)).collect::<Vec<_>>().join(" · ");
+    match configured.is_empty() {
+        true => "not looked at yet".to_owned(),
+        false => configured.iter().map(|c| safe(c)).collect::<Vec<_>>().join(" · "),
     }
-    let nothing_else = configured.is_empty().then(|| "no checks are configured".to_owned());
-    status.health.iter().map(fares).chain(nothing_else).collect::<Vec<_>>().join(" · ")
 }
 
 /// Says how the checks of what runs fared; `None` where nothing is known.

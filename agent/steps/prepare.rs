@@ -2,18 +2,41 @@
 
 use std::time::Duration;
 
-use super::{Built, GUARD_MARGIN, Steps, failed_step, millis, probe};
+use super::{Built, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::config::{self, Settings};
 use crate::guard::{self, GuardPlan};
 use crate::host::manager::Manager;
-use crate::host::{self, clock, command::CommandError, facts, files, switch, systemd};
-use crate::model::{Class, Deployment, Event, Failure, Happened, StorePath};
+use crate::host::unit_states::{self, UnitState};
+use crate::host::{self, clock, command::CommandError, facts, files, switch};
+use crate::model::{Class, Deployment, Event, Failure, Happened, StorePath, UNITS};
 use crate::repo::{Limits, import, store::Store};
 
 /// How long the new system's pre-switch checks may take.
 const CHECK_MAX: Duration = Duration::from_secs(60);
 /// Where a system says how its agent is configured.
 pub(super) const CONFIG_IN_SYSTEM: &str = "etc/pullagent/config.json";
+
+/// The units of the host before the switch.
+#[derive(Default)]
+struct UnitsBefore {
+    /// What a rollback has to see running again.
+    active: Vec<String>,
+    /// What can't speak against the new system.
+    failing: Vec<String>,
+}
+
+impl UnitsBefore {
+    fn of(units: &[UnitState]) -> UnitsBefore {
+        // Nobody but the system itself mounts and unmounts, so a rollback does not.
+        let restorable =
+            |u: &&UnitState| [".service", ".socket", ".timer", ".path"].iter().any(|k| u.name.ends_with(k));
+        let names = |units: &mut dyn Iterator<Item = &UnitState>| units.map(|u| u.name.clone()).collect();
+        UnitsBefore {
+            active: names(&mut units.iter().filter(|u| u.active == "active").filter(restorable)),
+            failing: names(&mut units.iter().filter(|u| u.is_failing())),
+        }
+    }
+}
 
 /// Why a deployment is not begun.
 enum Stop {
@@ -53,16 +76,21 @@ impl Steps {
                 "the host does not say which system it runs".to_owned(),
             ));
         };
+        let units = self.units_before().await;
         let red_before = match &new {
             Some(new) => {
                 let revision = &d.desired.tip.revision;
-                let (mut red, closed) = tokio::join!(self.baseline(new), self.unreachable_before(revision));
+                let (mut red, closed) = tokio::join!(self.red_before(new), self.unreachable_before(revision));
                 red.extend(closed);
+                // What is not known of the units before can't speak against the new system.
+                red.extend(units.is_none().then(|| UNITS.to_owned()));
                 red
             }
             None => Vec::new(),
         };
-        let plan = self.write_plan(d, &old, &facts.boot_id).await.map_err(|e| again(d, "guard", &e))?;
+        let units = units.unwrap_or_default();
+        let plan =
+            self.write_plan(d, &old, &facts.boot_id, units).await.map_err(|e| again(d, "guard", &e))?;
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
         Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before })
@@ -149,27 +177,18 @@ impl Steps {
         }
     }
 
-    /// Probes the checks that both systems have, as the old one has them, and returns those that are red already: they
-    /// can't speak against the new system. (What a check of the new system finds before its time says nothing.)
-    async fn baseline(&self, new: &Settings) -> Vec<String> {
-        let both = |name: &String| new.health.checks.contains_key(name);
-        let checks = self.settings.health.checks.iter().filter(|(name, _)| both(name));
-        let probes = checks.map(async |(name, check)| {
-            let result = probe::run(check, self.manager).await;
-            // A probe that can't do its work says nothing about the old system, so it excuses nothing.
-            (!result.ok && !result.not_yet && !result.broken).then(|| name.clone())
-        });
-        futures_util::future::join_all(probes).await.into_iter().flatten().collect()
-    }
-
-    /// Returns what runs now. Without it a rollback restores less, which is no reason not to try the new system.
-    async fn active_units(&self) -> Vec<String> {
-        match self.manager {
-            Manager::Alone => Vec::new(),
-            Manager::Systemd => systemd::active_units().await.unwrap_or_else(|error| {
+    /// Returns what runs now and what fails now. Without it a rollback restores less and no unit can be blamed, which is no
+    /// reason not to try the new system.
+    async fn units_before(&self) -> Option<UnitsBefore> {
+        if self.manager == Manager::Alone {
+            return None;
+        }
+        match unit_states::look([]).await {
+            Ok(units) => Some(UnitsBefore::of(&units)),
+            Err(error) => {
                 tracing::warn!("what runs now can't be noted for a rollback: {}", host::chain(&error));
-                Vec::new()
-            }),
+                None
+            }
         }
     }
 
@@ -209,6 +228,7 @@ impl Steps {
         d: &Deployment,
         old: &StorePath,
         boot_id: &str,
+        units: UnitsBefore,
     ) -> Result<GuardPlan, guard::GuardError> {
         let dir = self.guard_dir(&d.id);
         let activation = &self.settings.activation;
@@ -228,7 +248,8 @@ impl Steps {
             switch_limit_ms: millis(activation.switch_timeout.0),
             old_checks: serde_json::to_value(&self.settings.health.checks).unwrap_or_default(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            baseline_units: self.active_units().await,
+            baseline_units: units.active,
+            failing_units: units.failing,
         };
         let plan = guard::write_plan(&dir, &plan)?;
         guard::pin(&dir, old, Some(&self.nix)).await?;

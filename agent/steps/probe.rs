@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
 
-use crate::config::Check;
+use crate::config::{Check, Kind as CheckKind};
 use crate::host::command::{self, Command, CommandError};
 use crate::host::manager::Manager;
+use crate::host::systemd;
 use crate::host::units::Kind;
 
 /// The hidden verb.
@@ -21,16 +23,45 @@ const MARGIN: Duration = Duration::from_secs(2);
 const SAID_MAX: usize = 16 << 10;
 /// What a command exits with to say "not yet" (sysexits.h: EX_TEMPFAIL).
 const EXIT_NOT_YET: i32 = 75;
+/// How much of a page is looked through.
+const BODY_MAX: usize = 1 << 20;
 /// How long a reason may be.
 const REASON_MAX: usize = 300;
 
-/// What the child is to do: the check, as JSON in its one argument.
+/// What the child is to do: one look at the network of this host, as JSON in its one argument.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProbeSpec {
-    /// The address to ask.
-    pub http: String,
+    /// What to look at.
+    pub look: Look,
     /// How long that may take, in milliseconds.
     pub timeout_ms: u64,
+}
+
+/// What to look at.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Look {
+    /// Ask for a page.
+    Http {
+        /// Its address.
+        url: String,
+        /// The status that must come; `None`: any 2xx.
+        status: Option<u16>,
+        /// What its body must contain.
+        expect: Option<String>,
+    },
+    /// Open a connection.
+    Tcp {
+        /// Where to.
+        address: String,
+        /// How what the other side says first must begin.
+        expect: Option<String>,
+    },
+    /// Resolve a name.
+    Dns {
+        /// The name.
+        name: String,
+    },
 }
 
 /// What one try came to.
@@ -60,6 +91,10 @@ impl CheckResult {
         }
     }
 
+    fn not_yet(text: impl Into<String>) -> CheckResult {
+        CheckResult { not_yet: true, ..CheckResult::bad(text) }
+    }
+
     pub(super) fn broken(text: impl Into<String>) -> CheckResult {
         CheckResult { broken: true, ..CheckResult::bad(text) }
     }
@@ -71,11 +106,33 @@ impl CheckResult {
 
 /// Tries a check once.
 pub(super) async fn run(check: &Check, manager: Manager) -> CheckResult {
-    let kind = if check.privileged { Kind::PrivilegedProbe } else { Kind::Probe };
-    match (&check.http, &check.command) {
-        (Some(url), _) => run_http(url, manager, check.timeout.0).await,
-        (None, Some(argv)) => run_command(argv, manager, kind, check.timeout.0).await,
-        (None, None) => CheckResult::bad("the check has neither 'http' nor 'command'"),
+    let limit = check.timeout.0;
+    let expect = || check.expect.clone();
+    let look = match check.kind() {
+        Some(CheckKind::Command(argv)) => {
+            let kind = if check.privileged { Kind::PrivilegedProbe } else { Kind::Probe };
+            return run_command(argv, manager, kind, limit).await;
+        }
+        Some(CheckKind::Unit(unit)) => return look_at_unit(unit, manager).await,
+        Some(CheckKind::Http(url)) => {
+            Look::Http { url: url.to_owned(), status: check.status, expect: expect() }
+        }
+        Some(CheckKind::Tcp(address)) => Look::Tcp { address: address.to_owned(), expect: expect() },
+        Some(CheckKind::Dns(name)) => Look::Dns { name: name.to_owned() },
+        None => return CheckResult::bad("the check does not say what to look at"),
+    };
+    run_look(look, manager, limit).await
+}
+
+async fn look_at_unit(unit: &str, manager: Manager) -> CheckResult {
+    if manager == Manager::Alone {
+        return CheckResult::broken("no systemd runs this host");
+    }
+    match systemd::active_state(unit).await.as_deref() {
+        Ok("active" | "reloading" | "refreshing") => CheckResult::good(),
+        Ok("activating") => CheckResult::not_yet(format!("{unit} is starting")),
+        Ok(state) => CheckResult::bad(format!("{unit} is {state}")),
+        Err(error) => CheckResult::broken(crate::host::chain(error)),
     }
 }
 
@@ -85,15 +142,15 @@ async fn run_command(argv: &[String], manager: Manager, kind: Kind, limit: Durat
     match manager.run_for_effect(kind, command).await {
         Ok(()) => CheckResult::good(),
         Err(CommandError::Failed { end: command::Ending::Code(EXIT_NOT_YET), .. }) => {
-            CheckResult { ok: false, not_yet: true, broken: false, text: "not yet".to_owned() }
+            CheckResult::not_yet("not yet")
         }
         Err(e) => CheckResult::bad(crate::host::chain(&e)),
     }
 }
 
-async fn run_http(url: &str, manager: Manager, limit: Duration) -> CheckResult {
+async fn run_look(look: Look, manager: Manager, limit: Duration) -> CheckResult {
     let timeout_ms = super::millis(limit);
-    let spec = match serde_json::to_string(&ProbeSpec { http: url.to_owned(), timeout_ms }) {
+    let spec = match serde_json::to_string(&ProbeSpec { look, timeout_ms }) {
         Ok(spec) => spec,
         Err(e) => return CheckResult::broken(e.to_string()),
     };
@@ -112,7 +169,7 @@ async fn run_http(url: &str, manager: Manager, limit: Duration) -> CheckResult {
 /// The child: asks, and prints a [`CheckResult`].
 pub fn probe_main(spec: &str) -> ExitCode {
     let result = match serde_json::from_str::<ProbeSpec>(spec) {
-        Ok(spec) => ask(&spec),
+        Ok(spec) => look_once(spec),
         Err(e) => CheckResult::bad(format!("the probe's order can't be read: {e}")),
     };
     match serde_json::to_string(&result) {
@@ -124,10 +181,46 @@ pub fn probe_main(spec: &str) -> ExitCode {
     }
 }
 
-fn ask(spec: &ProbeSpec) -> CheckResult {
+fn look_once(spec: ProbeSpec) -> CheckResult {
+    let limit = Duration::from_millis(spec.timeout_ms);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return CheckResult::broken(e.to_string()),
+    };
+    let looked = runtime.block_on(async {
+        let look = async {
+            match &spec.look {
+                Look::Http { url, status, expect } => ask(url, *status, expect.as_deref(), limit).await,
+                Look::Tcp { address, expect } => connect(address, expect.as_deref()).await,
+                Look::Dns { name } => resolve(name).await,
+            }
+        };
+        tokio::time::timeout(limit, look).await
+    });
+    // A name that is being resolved holds up a thread, which is not waited for.
+    runtime.shutdown_background();
+    looked.unwrap_or_else(|_| {
+        CheckResult::bad(format!(
+            "{} does not answer within {}",
+            spec.look,
+            humantime::format_duration(limit)
+        ))
+    })
+}
+
+impl std::fmt::Display for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Look::Http { url, .. } => f.write_str(url),
+            Look::Tcp { address, .. } => f.write_str(address),
+            Look::Dns { name } => write!(f, "the resolver asked for {name}"),
+        }
+    }
+}
+
+async fn ask(url: &str, status: Option<u16>, expect: Option<&str>, limit: Duration) -> CheckResult {
     // An error only says that some provider is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let limit = Duration::from_millis(spec.timeout_ms);
     // What answers is this host's own service: no proxy, and a redirect is an answer, too.
     let client = reqwest::Client::builder()
         .timeout(limit)
@@ -135,22 +228,62 @@ fn ask(spec: &ProbeSpec) -> CheckResult {
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("pullagent/", env!("CARGO_PKG_VERSION")))
         .build();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let (client, runtime) = match (client, runtime) {
-        (Ok(client), Ok(runtime)) => (client, runtime),
-        (Err(e), _) => return CheckResult::broken(crate::host::chain(&e)),
-        (_, Err(e)) => return CheckResult::broken(e.to_string()),
+    let client = match client {
+        Ok(client) => client,
+        Err(e) => return CheckResult::broken(crate::host::chain(&e)),
     };
-    // Sending sets a timer, which only works inside of the runtime.
-    match runtime.block_on(async { client.get(&spec.http).send().await }) {
-        Ok(answer) if answer.status().is_success() => CheckResult::good(),
-        Ok(answer) => CheckResult::bad(format!("{} answers {}", spec.http, answer.status())),
-        Err(e) if e.is_timeout() => CheckResult::bad(format!(
-            "{} does not answer within {}",
-            spec.http,
-            humantime::format_duration(limit)
-        )),
-        Err(e) => CheckResult::bad(format!("{} can't be reached: {}", spec.http, innermost(&e))),
+    let mut answer = match client.get(url).send().await {
+        Ok(answer) => answer,
+        Err(e) if e.is_timeout() => {
+            let limit = humantime::format_duration(limit);
+            return CheckResult::bad(format!("{url} does not answer within {limit}"));
+        }
+        Err(e) => return CheckResult::bad(format!("{url} can't be reached: {}", innermost(&e))),
+    };
+    let got = answer.status();
+    if status.map_or(!got.is_success(), |wanted| got.as_u16() != wanted) {
+        return CheckResult::bad(format!("{url} answers {got}"));
+    }
+    let Some(expect) = expect else { return CheckResult::good() };
+    let mut body = Vec::new();
+    while body.len() < BODY_MAX {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(e) => return CheckResult::bad(format!("{url} breaks off: {}", innermost(&e))),
+        }
+        if String::from_utf8_lossy(&body).contains(expect) {
+            return CheckResult::good();
+        }
+    }
+    match String::from_utf8_lossy(&body).contains(expect) {
+        true => CheckResult::good(),
+        false => CheckResult::bad(format!("{url} answers without '{expect}' in it")),
+    }
+}
+
+async fn connect(address: &str, expect: Option<&str>) -> CheckResult {
+    let mut stream = match tokio::net::TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(e) => return CheckResult::bad(format!("{address} can't be reached: {e}")),
+    };
+    let Some(expect) = expect else { return CheckResult::good() };
+    let mut said = vec![0; expect.len()];
+    match stream.read_exact(&mut said).await {
+        Ok(_) if said == expect.as_bytes() => CheckResult::good(),
+        Ok(_) => {
+            let said = String::from_utf8_lossy(&said).into_owned();
+            CheckResult::bad(format!("{address} begins with {said:?}, not with '{expect}'"))
+        }
+        Err(e) => CheckResult::bad(format!("{address} does not say '{expect}': {e}")),
+    }
+}
+
+async fn resolve(name: &str) -> CheckResult {
+    match tokio::net::lookup_host((name, 0)).await.map(|mut addresses| addresses.next()) {
+        Ok(Some(_)) => CheckResult::good(),
+        Ok(None) => CheckResult::bad(format!("{name} has no address")),
+        Err(e) => CheckResult::bad(format!("{name} can't be resolved: {e}")),
     }
 }
 

@@ -18,8 +18,18 @@ pub fn boot(via: Via, window: &str) -> Option<Managed> {
 
 /// Does so with a first system that has more to it.
 pub fn boot_with(via: Via, window: &str, more: impl FnOnce(System) -> System) -> Option<Managed> {
+    boot_soaking(via, "1s", window, more)
+}
+
+/// Does so with another soak time.
+pub fn boot_soaking(
+    via: Via,
+    soak: &str,
+    window: &str,
+    more: impl FnOnce(System) -> System,
+) -> Option<Managed> {
     let configure = |settings: &mut Value| {
-        settings["activation"] = json!({ "soak": "1s", "window": window, "switchTimeout": "60s" });
+        settings["activation"] = json!({ "soak": soak, "window": window, "switchTimeout": "60s" });
         settings["health"] = json!({ "checks": { "web": {
             "http": "http://127.0.0.1:8000/",
             "interval": "1s", "timeout": "5s", "startPeriod": "2s", "failureThreshold": 2

@@ -167,6 +167,28 @@ in
 
   changed = rendered changedHost;
 
+  ssh =
+    let
+      with' =
+        more:
+        rendered (host [
+          {
+            services.openssh = {
+              enable = true;
+              ports = [ 2222 ];
+            };
+          }
+          more
+        ]);
+    in
+    {
+      usual = with' { };
+      own = with' (settings {
+        health.checks.ssh.unit = "sshd.service";
+      });
+      bound = with' { services.openssh.listenAddresses = [ { addr = "10.0.0.1"; } ]; };
+    };
+
   # What a change of the configuration, and one of a secret's place, does to the units.
   before = unitsOf withSecret;
   after = {

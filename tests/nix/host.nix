@@ -28,6 +28,7 @@ in
     nix.package = option some "the host's nix";
     security.pki.caBundle = option types.str "/etc/ssl/certs/ca-certificates.crt";
     services.comin.enable = option types.bool false;
+    services.openssh = option some { };
     system.autoUpgrade.enable = option types.bool false;
     system.configurationRevision = option (types.nullOr types.str) null;
     systemd.services = option (types.attrsOf unit) { };

@@ -540,7 +540,7 @@ fn advice(kind: BadKind, revision: &Oid) -> String {
     let retry = format!("pullagent retry {}", revision.short());
     match kind {
         BadKind::RollbackFailed => {
-            "look at the host now: neither system is whole. A reboot starts the one at 'boot'".to_owned()
+            "look at the host now: neither system may be whole. A reboot starts the one at 'boot'".to_owned()
         }
         BadKind::Refused | BadKind::BuildFailed | BadKind::RolledBack | BadKind::CalledOff => {
             format!("push a fix; or try the same again: {retry}")

@@ -415,7 +415,7 @@ impl Page<'_> {
             "auth" => "check the token and what it may read",
             "not-found" => "check the remote's address, and what the token may read",
             "tls" => "check the remote's certificate, 'caFile' and this host's clock",
-            "local" => "check this host's files and configuration",
+            "local" => "check this host's files and the gateway ('journalctl -u pullagent-gateway')",
             "protocol" => "check that the address is that of a Git repository",
             _ => "check the network and the remote",
         }

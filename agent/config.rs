@@ -6,6 +6,7 @@
 //! because a rollback may hand an older agent a newer file.
 
 mod check;
+mod signer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Oid, Operation};
 use crate::trust;
+
+pub use signer::{Moment, Role, Signer, SigningKey};
 
 /// The version of the file's layout that this program writes and understands best.
 pub const SCHEMA: u32 = 1;
@@ -184,9 +187,12 @@ pub struct Trust {
     /// Requires a PIN or fingerprint, not just a touch, of FIDO keys.
     #[serde(default)]
     pub require_user_verification: bool,
-    /// Reserved: which tips must name their branch.
-    #[serde(default = "default_ref_binding")]
-    pub ref_binding: String,
+    /// Which tips must name their branch in a line `Deploy-To: <branch>` of their message.
+    #[serde(default)]
+    pub ref_binding: trust::RefBinding,
+    /// Whether the commits that a signed merge brings in must be signed, too.
+    #[serde(default)]
+    pub merges: trust::Merges,
     /// After how long without an answer of any remote status calls the host stale.
     #[serde(default = "default_stale_after")]
     pub stale_after: Span,
@@ -199,27 +205,6 @@ pub enum TrustMode {
     /// From the configuration of the running system.
     #[default]
     Static,
-}
-
-/// One person or machine that signs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Signer {
-    /// Public keys as in `~/.ssh/id_ed25519.pub`: type, base64, optional comment.
-    pub keys: Vec<String>,
-    /// What the signatures are good for.
-    #[serde(default = "default_roles")]
-    pub roles: Vec<Role>,
-}
-
-/// What a signature is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    /// May sign the commit that is deployed.
-    Deployer,
-    /// May sign commits below it.
-    Contributor,
 }
 
 /// Limits of evaluation and build.
@@ -334,16 +319,8 @@ fn default_username() -> String {
     "pullagent".to_owned()
 }
 
-fn default_ref_binding() -> String {
-    "test".to_owned()
-}
-
 fn default_stale_after() -> Span {
     Span::secs(24 * 3600)
-}
-
-fn default_roles() -> Vec<Role> {
-    vec![Role::Deployer]
 }
 
 fn is_false(value: &bool) -> bool {
@@ -480,32 +457,23 @@ impl Settings {
     /// # Errors
     /// A key can't be read or is too weak, or two signers share one.
     pub fn policy(&self) -> Result<trust::Policy, ConfigError> {
-        let parse = |key: String, line: &String| {
-            let wrong = |e: trust::KeyError| ConfigError::Value { key: key.clone(), text: e.to_string() };
-            trust::PublicKey::parse(line).map_err(wrong)
-        };
-        let mut signers = Vec::new();
-        for (name, signer) in &self.trust.signers {
-            let keys = signer.keys.iter().map(|line| parse(format!("trust.signers.{name}.keys"), line));
-            let role = |role: &Role| match role {
-                Role::Deployer => trust::Role::Deployer,
-                Role::Contributor => trust::Role::Contributor,
-            };
-            signers.push(trust::Signer {
-                name: name.clone(),
-                keys: keys.collect::<Result<_, _>>()?,
-                roles: signer.roles.iter().map(role).collect(),
-            });
-        }
-        let revoked = self.trust.revoked_keys.iter().map(|line| parse("trust.revokedKeys".to_owned(), line));
+        let trust = &self.trust;
+        let signers = trust.signers.iter().map(|(name, signer)| signer.checked(name));
+        let signers = signers.collect::<Result<Vec<_>, _>>()?;
+        let revoked = trust.revoked_keys.iter().map(|line| signer::public("trust.revokedKeys", line));
         let revoked = revoked.collect::<Result<Vec<_>, _>>()?;
-        trust::Policy::new(signers, revoked, self.trust.require_user_verification)
+        let rules = trust::Rules {
+            require_user_verification: trust.require_user_verification,
+            ref_binding: trust.ref_binding,
+            merges: trust.merges,
+        };
+        trust::Policy::new(signers, revoked, rules)
             .map_err(|e| ConfigError::Value { key: "trust.signers".to_owned(), text: e.to_string() })
     }
 
-    /// Names the trust policy: changes whenever a verdict might.
+    /// Names the trust policy, and the host that it is applied to: changes whenever a verdict might.
     pub fn trust_digest(&self) -> String {
-        let trust = serde_json::to_vec(&self.trust).unwrap_or_default();
+        let trust = serde_json::to_vec(&(&self.hostname, &self.trust)).unwrap_or_default();
         format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32c::crc32c(&trust))
     }
 }

@@ -13,7 +13,7 @@ use crate::host::clock;
 use crate::model::{Oid, Operation};
 use crate::repo::local::{LocalError, LocalRepository, open_for_verify};
 use crate::report;
-use crate::trust::{self, AnchorFacts, Code, CommitLine, RangeReport, Refusal};
+use crate::trust::{self, AnchorFacts, Code, CommitLine, Context, RangeReport, Refusal};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -55,7 +55,9 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit, Fail> {
     let (from, tip) = range(options, args, &settings, &repository)?;
     let anchor = AnchorFacts::introduction(from.clone());
     let mut read = |oid: &Oid| repository.commit(oid).map_err(|e| missing(&e, oid));
-    let judged = trust::verify_range_report(&mut read, &tip, &anchor, &policy, clock::unix_secs());
+    let branch = args.branch.clone().unwrap_or_else(|| main_branch(&settings));
+    let context = Context { host: &settings.hostname, branch: &branch, now: clock::unix_secs() };
+    let judged = trust::verify_range_report(&mut read, &tip, &anchor, &policy, &context);
     let report = judged.map_err(|refusal| {
         let text = format!("{}: {refusal}", refusal.code);
         Fail::new(Exit::Failed, anyhow!(text), refusal.code.advice())
@@ -132,7 +134,8 @@ fn text(report: &RangeReport, from: &Oid, tip: &Oid) -> String {
     let mut text = String::new();
     for CommitLine { revision, subject, verdict } in &report.lines {
         match verdict {
-            Ok(signer) => {
+            Ok(signed) => {
+                let signer = &signed.signer;
                 text.push_str(&format!("✔ {}  signed by {signer}  \"{subject}\"\n", revision.short()))
             }
             Err(refusal) => {

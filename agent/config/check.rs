@@ -125,7 +125,7 @@ impl Settings {
     }
 }
 
-fn is_hostname(s: &str) -> bool {
+pub(super) fn is_hostname(s: &str) -> bool {
     let label = |c: char| c.is_ascii_alphanumeric() || c == '-';
     !s.is_empty() && s.len() <= 63 && s.chars().all(label) && !s.starts_with('-') && !s.ends_with('-')
 }

@@ -18,7 +18,7 @@ use super::store::Store;
 use super::tree::{TreeError, walk};
 use super::{pack, repack};
 use crate::model::Oid;
-use crate::trust::{self, Accepted, Code, Refusal};
+use crate::trust::{self, Accepted, Code, Context, Refusal};
 
 /// The largest job file that is read.
 const JOB_BYTES_MAX: u64 = 1 << 20;
@@ -180,7 +180,8 @@ fn receive(
 
 /// Asks for the verdict over the history. What goes wrong while reading is no verdict.
 fn judge(layers: &[&Objects], task: ImportTask) -> Result<Result<Accepted, Refusal>, Failure> {
-    let ImportTask { tip, against, policy, now, pack: _ } = task;
+    let ImportTask { tip, against, policy, host, branch, now, pack: _ } = task;
+    let context = Context { host: &host, branch: &branch, now };
     let policy = policy.parse()?;
     let failure = RefCell::new(None);
     let mut read = |oid: &Oid| {
@@ -191,10 +192,10 @@ fn judge(layers: &[&Objects], task: ImportTask) -> Result<Result<Accepted, Refus
         })
     };
     let verdict = match &against {
-        Against::Main { anchor } => trust::verify_main(&mut read, &tip, anchor, &policy, now),
+        Against::Main { anchor } => trust::verify_main(&mut read, &tip, anchor, &policy, &context),
         Against::Test { main, previous } => {
             let previous = previous.as_ref().map(|(revision, committer_time)| (revision, *committer_time));
-            trust::verify_test(&mut read, &tip, main, previous, &policy, now)
+            trust::verify_test(&mut read, &tip, main, previous, &policy, &context)
         }
     };
     failure.into_inner().map_or(Ok(verdict), Err)

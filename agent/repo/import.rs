@@ -1,6 +1,7 @@
 //! Taking a revision into the trusted store: a short-lived, limited child verifies everything in a quarantine
 //! (`child.rs`), and what it accepted is published here. Must not know where the pack came from, nor parse it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -15,7 +16,9 @@ use super::quarantine::Quarantine;
 use super::store::{Reference, Store, StoreError};
 use crate::host::command::{Command, CommandError, Ending, own_binary};
 use crate::model::Oid;
-use crate::trust::{Accepted, AnchorFacts, Policy, PolicyError, PublicKey, Refusal, Role, Signer};
+use crate::trust::{
+    Accepted, AnchorFacts, ListedKey, Policy, PolicyError, PublicKey, Refusal, Role, Rules, Signer,
+};
 
 pub use super::child::run_child;
 
@@ -37,6 +40,10 @@ pub struct ImportRequest {
     pub against: Against,
     /// Who may sign.
     pub policy: Policy,
+    /// The host's name, as its configuration says it.
+    pub host: String,
+    /// The branch that named the tip, below `refs/heads/`.
+    pub branch: String,
     /// The host's clock, unix seconds.
     pub now: u64,
     /// What the pack may be.
@@ -95,6 +102,8 @@ pub async fn import(
         tip: request.tip.clone(),
         against: request.against.clone(),
         policy: PolicyText::of(&request.policy),
+        host: request.host.clone(),
+        branch: request.branch.clone(),
         now: request.now,
         pack: pack.is_some(),
     }));
@@ -231,6 +240,8 @@ pub(super) struct ImportTask {
     pub(super) tip: Oid,
     pub(super) against: Against,
     pub(super) policy: PolicyText,
+    pub(super) host: String,
+    pub(super) branch: String,
     pub(super) now: u64,
     /// Whether a pack comes on standard input.
     pub(super) pack: bool,
@@ -258,25 +269,41 @@ pub(super) enum Report {
 pub(super) struct PolicyText {
     signers: Vec<SignerText>,
     revoked: Vec<String>,
-    require_user_verification: bool,
+    rules: Rules,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct SignerText {
     name: String,
-    keys: Vec<String>,
-    roles: std::collections::BTreeSet<Role>,
+    keys: Vec<KeyText>,
+    roles: BTreeSet<Role>,
+    test_hosts: Option<BTreeSet<String>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeyText {
+    line: String,
+    valid_from: Option<u64>,
+    valid_until: Option<u64>,
 }
 
 impl PolicyText {
     pub(super) fn of(policy: &Policy) -> PolicyText {
-        let lines = |keys: &[PublicKey]| keys.iter().map(PublicKey::to_string).collect();
-        let signer =
-            |s: &Signer| SignerText { name: s.name.clone(), keys: lines(&s.keys), roles: s.roles.clone() };
+        let key = |k: &ListedKey| KeyText {
+            line: k.public.to_string(),
+            valid_from: k.valid_from,
+            valid_until: k.valid_until,
+        };
+        let signer = |s: &Signer| SignerText {
+            name: s.name.clone(),
+            keys: s.keys.iter().map(key).collect(),
+            roles: s.roles.clone(),
+            test_hosts: s.test_hosts.clone(),
+        };
         PolicyText {
             signers: policy.signers().iter().map(signer).collect(),
-            revoked: lines(policy.revoked()),
-            require_user_verification: policy.require_user_verification(),
+            revoked: policy.revoked().iter().map(PublicKey::to_string).collect(),
+            rules: policy.rules(),
         }
     }
 
@@ -284,12 +311,17 @@ impl PolicyText {
     pub(super) fn parse(self) -> Result<Policy, Failure> {
         let malformed =
             |e: &dyn std::error::Error| Failure::crashed(&format!("the policy got lost on the way: {e}"));
-        let keys = |lines: Vec<String>| -> Result<Vec<PublicKey>, Failure> {
-            lines.iter().map(|line| line.parse()).collect::<Result<_, _>>().map_err(|e| malformed(&e))
+        let public = |line: &String| line.parse::<PublicKey>().map_err(|e| malformed(&e));
+        let key = |k: &KeyText| {
+            let (valid_from, valid_until) = (k.valid_from, k.valid_until);
+            Ok(ListedKey { public: public(&k.line)?, valid_from, valid_until })
         };
-        let signer = |s: SignerText| Ok(Signer { name: s.name, keys: keys(s.keys)?, roles: s.roles });
+        let signer = |s: SignerText| {
+            let keys = s.keys.iter().map(key).collect::<Result<_, Failure>>()?;
+            Ok(Signer { name: s.name, keys, roles: s.roles, test_hosts: s.test_hosts })
+        };
         let signers = self.signers.into_iter().map(signer).collect::<Result<_, Failure>>()?;
-        let policy = Policy::new(signers, keys(self.revoked)?, self.require_user_verification);
-        policy.map_err(|e: PolicyError| malformed(&e))
+        let revoked = self.revoked.iter().map(public).collect::<Result<_, Failure>>()?;
+        Policy::new(signers, revoked, self.rules).map_err(|e: PolicyError| malformed(&e))
     }
 }

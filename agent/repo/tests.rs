@@ -81,6 +81,8 @@ fn import(store: &Store, quarantine: &Quarantine, tip: &Oid, anchor: &Oid, mut p
         tip: tip.clone(),
         against: Against::Main { anchor: AnchorFacts::introduction(anchor.clone()) },
         policy: PolicyText::of(&policy()),
+        host: "web1".into(),
+        branch: "main".into(),
         now: FIRST_COMMIT + 1_000_000,
         pack: true,
     };

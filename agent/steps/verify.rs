@@ -118,6 +118,8 @@ impl Steps {
             tip: tip.clone(),
             against: against(&v.line),
             policy: self.trust.clone(),
+            host: self.settings.hostname.clone(),
+            branch: v.candidate.branch.clone(),
             now: clock::unix_secs(),
             limits: Limits::default(),
         };

@@ -1,12 +1,12 @@
 //! The verdict over a range: every new commit is signed by a listed key, and the tip may be deployed. Commits
 //! are judged parents first, so that rules which follow the history (rotation, thresholds) have their place.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::commit::{self, Commit, Link, ObjectFormat};
-use super::policy::{Policy, Signer};
+use super::policy::{Policy, Role, Signer};
 use super::range::{self, Lineage, Range, Read};
 use super::refusal::{Code, Fault, Refusal};
 use super::sshsig;
@@ -86,22 +86,32 @@ pub struct VerifiedCommit {
     pub subject: String,
 }
 
+/// Where and when a tip is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Context<'a> {
+    /// The host's name, as its configuration says it.
+    pub host: &'a str,
+    /// The branch that is followed, below `refs/heads/`.
+    pub branch: &'a str,
+    /// The host's clock, unix seconds, without a floor: where one is needed it is taken from the anchor's signed date.
+    pub now: u64,
+}
+
 /// Decides whether `tip` may follow `anchor` on the main branch.
 ///
 /// `read` returns the raw bytes of a commit by id; it has re-hashed them, made sure that they are a commit, and
-/// refuses with `missing-object`, `hash-mismatch` or `not-a-commit` itself. `now` is the host's clock in unix
-/// seconds, without a floor: a floor taken from signed dates would let each tip move the limit for the next.
+/// refuses with `missing-object`, `hash-mismatch` or `not-a-commit` itself.
 pub fn verify_main(
     read: &mut dyn FnMut(&Oid) -> Result<Vec<u8>, Refusal>,
     tip: &Oid,
     anchor: &AnchorFacts,
     policy: &Policy,
-    now: u64,
+    context: &Context<'_>,
 ) -> Result<Accepted, Refusal> {
     let range = descending(read, tip, anchor, Code::NotFastForward)?;
     let accepted = fold(read, tip, &range, policy)?;
     if accepted.commits > 0 {
-        not_future(&accepted, now, FUTURE_SECS_MAX)?;
+        not_future(&accepted, context.now, FUTURE_SECS_MAX)?;
     }
     Ok(accepted)
 }
@@ -110,18 +120,18 @@ pub fn verify_main(
 /// `previous`, the test tip accepted last and its committer's time in unix seconds, but its date must have
 /// risen; neither anchor nor policy are moved by it.
 ///
-/// `read` and `now` are as in [`verify_main`].
+/// `read` is as in [`verify_main`].
 pub fn verify_test(
     read: &mut dyn FnMut(&Oid) -> Result<Vec<u8>, Refusal>,
     tip: &Oid,
     main: &AnchorFacts,
     previous: Option<(&Oid, i64)>,
     policy: &Policy,
-    now: u64,
+    context: &Context<'_>,
 ) -> Result<Accepted, Refusal> {
     let range = descending(read, tip, main, Code::NotOnMain)?;
     let accepted = fold(read, tip, &range, policy)?;
-    not_future(&accepted, now, TEST_FUTURE_SECS_MAX)?;
+    not_future(&accepted, context.now, TEST_FUTURE_SECS_MAX)?;
     match previous {
         Some((shown, time)) if shown != tip && accepted.committer_time <= time => {
             let says = format!("is not newer than {}, which the test branch showed before", shown.short());
@@ -152,7 +162,17 @@ pub struct CommitLine {
     /// The first line of its message, escaped, at most 200 characters.
     pub subject: String,
     /// Who signed it, or why it is refused. The tip's verdict includes what holds for a tip only.
-    pub verdict: Result<String, Refusal>,
+    pub verdict: Result<SignedBy, Refusal>,
+}
+
+/// Whose good signature a commit carries, and what that is worth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedBy {
+    /// The signer's name.
+    pub signer: String,
+    /// The signer's roles.
+    pub roles: BTreeSet<Role>,
 }
 
 /// Judges every commit between `anchor` and `tip`, as [`verify_main`] does, without stopping at the first that
@@ -162,14 +182,14 @@ pub fn verify_range_report(
     tip: &Oid,
     anchor: &AnchorFacts,
     policy: &Policy,
-    now: u64,
+    context: &Context<'_>,
 ) -> Result<RangeReport, Refusal> {
     let range = descending(read, tip, anchor, Code::NotFastForward)?;
     let mut report = RangeReport { lines: Vec::new(), left_off: 0, refused: 0 };
     for id in range.commits.iter().rev() {
         let raw = read(id)?;
         let verdict = judge(id, &raw, policy)
-            .and_then(|judged| if id == tip { judged.as_tip(now) } else { Ok(judged.signer.name.clone()) });
+            .and_then(|judged| if id == tip { judged.as_tip(context.now) } else { Ok(judged.signed_by()) });
         report.refused += u32::from(verdict.is_err());
         if report.lines.len() < REPORT_LINES_MAX {
             report.lines.push(CommitLine {
@@ -249,12 +269,16 @@ struct Judged<'p> {
 }
 
 impl Judged<'_> {
-    /// Returns the signer's name if this commit may be deployed.
-    fn as_tip(&self, now: u64) -> Result<String, Refusal> {
+    fn signed_by(&self) -> SignedBy {
+        SignedBy { signer: self.signer.name.clone(), roles: self.signer.roles.clone() }
+    }
+
+    /// Returns who signed this commit if it may be deployed.
+    fn as_tip(&self, now: u64) -> Result<SignedBy, Refusal> {
         let id = &self.commit.id;
         deployable(self.signer).map_err(|f| f.at(id))?;
         ahead(self.commit.committer_time, now, FUTURE_SECS_MAX).map_err(|f| f.at(id))?;
-        Ok(self.signer.name.clone())
+        Ok(self.signed_by())
     }
 
     fn line(&self) -> VerifiedCommit {

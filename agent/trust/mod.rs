@@ -25,10 +25,10 @@ pub mod tree;
 
 pub use commit::{Commit, ObjectFormat};
 pub use fold::{
-    Accepted, AnchorFacts, CommitLine, FUTURE_SECS_MAX, LINES_MAX, REPORT_LINES_MAX, RangeReport,
-    TEST_FUTURE_SECS_MAX, VerifiedCommit, verify_main, verify_range_report, verify_test,
+    Accepted, AnchorFacts, CommitLine, Context, FUTURE_SECS_MAX, LINES_MAX, REPORT_LINES_MAX, RangeReport,
+    SignedBy, TEST_FUTURE_SECS_MAX, VerifiedCommit, verify_main, verify_range_report, verify_test,
 };
 pub use key::{Algorithm, KeyError, PublicKey};
-pub use policy::{Policy, PolicyError, Role, Signer};
+pub use policy::{ListedKey, Merges, Policy, PolicyError, RefBinding, Role, Rules, Signer};
 pub use range::{HISTORY_MAX, RANGE_MAX};
 pub use refusal::{Code, Refusal};

@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::blob::{Blob, put_string};
 use super::escape;
-use super::key::{self, Algorithm, Kind, PublicKey};
-use super::policy::{Policy, Signer};
+use super::key::{self, Algorithm, Kind};
+use super::policy::{ListedKey, Policy, Signer};
 use super::refusal::{Code, Fault, Refusal};
 
 const BEGIN: &[u8] = b"-----BEGIN SSH SIGNATURE-----\n";
@@ -29,8 +29,8 @@ const USER_VERIFIED: u8 = 0x04;
 pub struct Signed<'p> {
     /// The signer.
     pub signer: &'p Signer,
-    /// The key used.
-    pub key: &'p PublicKey,
+    /// The key used, with its window, which nobody has looked at yet.
+    pub key: &'p ListedKey,
 }
 
 /// Checks that `armor` is a signature over `payload` by a listed key that is not revoked, and says whose.
@@ -143,12 +143,12 @@ impl<'a> Sshsig<'a> {
         let cut = || Fault::new(Code::BadSshsig, "has a signature that is cut short or damaged");
         let mut blob = Blob::new(self.signature);
         let algorithm = blob.string().ok_or_else(cut)?;
-        if algorithm != signed.key.algorithm().as_str().as_bytes() {
+        if algorithm != signed.key.public.algorithm().as_str().as_bytes() {
             let says = format!("has a signature of type '{}' by a key of another", escape::line(algorithm));
             return Err(Fault::new(Code::SigAlgMismatch, says));
         }
         let signature = blob.string().and_then(|s| s.try_into().ok()).ok_or_else(cut)?;
-        let message = match &signed.key.kind {
+        let message = match &signed.key.public.kind {
             Kind::Ed25519 => message.to_vec(),
             Kind::SkEd25519 { application } => {
                 let (flags, counter) = blob.byte().zip(blob.take(4)).ok_or_else(cut)?;
@@ -160,7 +160,7 @@ impl<'a> Sshsig<'a> {
         if !blob.is_empty() {
             return Err(Fault::new(Code::TrailingData, "has bytes after its signature"));
         }
-        let good = signed.key.key.verify_strict(&message, &Signature::from_bytes(signature));
+        let good = signed.key.public.key.verify_strict(&message, &Signature::from_bytes(signature));
         let says = || format!("does not match its signature by {}", whose(signed));
         good.map_err(|_| Fault::new(Code::BadSignature, says()))
     }
@@ -211,13 +211,14 @@ fn look_up<'p>(public_key: &[u8], policy: &'p Policy) -> Result<Signed<'p>, Faul
 }
 
 fn whose(signed: &Signed<'_>) -> String {
-    format!("'{}' ({})", signed.signer.name, signed.key.fingerprint())
+    format!("'{}' ({})", signed.signer.name, signed.key.public.fingerprint())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::key::PublicKey;
     use super::super::key::tests::REAL;
-    use super::super::policy::Role;
+    use super::super::policy::{Role, Rules};
     use super::*;
 
     /// `ssh-keygen -Y sign -n git` over "payload\n" with the key [`REAL`].
@@ -230,9 +231,9 @@ LIDh9mME6inMzLiuHmZAA=
 -----END SSH SIGNATURE-----";
 
     fn code(payload: &str, armor: &str) -> Option<Code> {
-        let keys = vec![PublicKey::parse(REAL).unwrap()];
-        let alice = Signer { name: "alice".into(), keys, roles: [Role::Deployer].into() };
-        let policy = Policy::new(vec![alice], vec![], false).unwrap();
+        let keys = vec![PublicKey::parse(REAL).unwrap().into()];
+        let alice = Signer { name: "alice".into(), keys, roles: [Role::Deployer].into(), test_hosts: None };
+        let policy = Policy::new(vec![alice], vec![], Rules::default()).unwrap();
         verify(payload.as_bytes(), armor.as_bytes(), &policy).err().map(|r| r.code)
     }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use super::product::model::Oid;
-use super::product::trust::{Policy, Role, Signer};
+use super::product::trust::{Policy, PublicKey, Role, Rules, Signer};
 
 /// Seconds of the first commit; each one is a minute later than the one before.
 pub const FIRST_COMMIT: u64 = 1_700_000_000;
@@ -151,9 +151,10 @@ fn keys() -> &'static [String; 2] {
 
 /// Alice may deploy, nobody else.
 pub fn policy() -> Policy {
-    let keys = vec![keys()[1].trim().parse().unwrap()];
-    let alice = Signer { name: "alice".into(), keys, roles: [Role::Deployer].into() };
-    Policy::new(vec![alice], Vec::new(), false).unwrap()
+    let key: PublicKey = keys()[1].trim().parse().unwrap();
+    let keys = vec![key.into()];
+    let alice = Signer { name: "alice".into(), keys, roles: [Role::Deployer].into(), test_hosts: None };
+    Policy::new(vec![alice], Vec::new(), Rules::default()).unwrap()
 }
 
 /// The same bytes with the trailing hash put right: what a hostile server would send.

@@ -50,7 +50,9 @@ impl Host {
 
     pub fn request(&self, tip: &Oid) -> ImportRequest {
         let against = Against::Main { anchor: self.main.clone() };
-        ImportRequest { tip: tip.clone(), against, policy: git::policy(), now: NOW, limits: self.limits }
+        let (host, branch) = ("web1".into(), "main".into());
+        let (policy, now, limits) = (git::policy(), NOW, self.limits);
+        ImportRequest { tip: tip.clone(), against, policy, host, branch, now, limits }
     }
 
     /// Imports a tip of the main line; `pack` comes as a file.

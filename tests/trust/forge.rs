@@ -6,13 +6,19 @@ use std::process::{Command, Output, Stdio};
 
 use pullagent::model::Oid;
 use pullagent::trust::{
-    self, Accepted, AnchorFacts, Code, ObjectFormat, Policy, PublicKey, Refusal, Role, Signer,
+    self, Accepted, AnchorFacts, Code, Context, ObjectFormat, Policy, PublicKey, Refusal, Role, Rules, Signer,
 };
 
 use super::sshsig::{Key, Sshsig, with_header};
 
 /// The host's clock in these tests.
 pub const NOW: u64 = 1_800_000_000;
+
+/// Where a tip of the main line is judged in these tests.
+pub const MAIN: Context<'static> = Context { host: "web1", branch: "main", now: NOW };
+
+/// Where a tip of the test branch is judged in these tests.
+pub const TEST: Context<'static> = Context { host: "web1", branch: "test-web1", now: NOW };
 
 /// What `git verify-commit` says of the same object.
 #[derive(Debug, PartialEq, Eq)]
@@ -180,13 +186,15 @@ impl Forge {
     pub fn policy_with(&self, revoked: &[&Key], require_uv: bool) -> Policy {
         let signer = |name: &str, keys: &[&Key], role| Signer {
             name: name.into(),
-            keys: keys.iter().map(|k| k.public()).collect(),
+            keys: keys.iter().map(|k| k.public().into()).collect(),
             roles: [role].into(),
+            test_hosts: None,
         };
         let alice = signer("alice", &[&self.alice, &self.alice_sk], Role::Deployer);
         let bob = signer("bob", &[&self.bob], Role::Contributor);
         let revoked: Vec<PublicKey> = revoked.iter().map(|k| k.public()).collect();
-        Policy::new(vec![alice, bob], revoked, require_uv).unwrap()
+        let rules = Rules { require_user_verification: require_uv, ..Rules::default() };
+        Policy::new(vec![alice, bob], revoked, rules).unwrap()
     }
 
     /// Reads a commit as the caller of the room does.
@@ -203,7 +211,7 @@ impl Forge {
 
     /// Offers `tip` to a host that has accepted the introduction.
     pub fn offer(&self, tip: &Oid) -> Result<Accepted, Refusal> {
-        trust::verify_main(&mut self.read(), tip, &self.anchor(), &self.policy(), NOW)
+        trust::verify_main(&mut self.read(), tip, &self.anchor(), &self.policy(), &MAIN)
     }
 
     /// Stores a commit and offers it.

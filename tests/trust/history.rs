@@ -7,10 +7,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use proptest::prelude::*;
 use pullagent::model::Oid;
-use pullagent::trust::{self, AnchorFacts, Code, Policy, Refusal, Role, Signer};
+use pullagent::trust::{self, AnchorFacts, Code, Policy, Refusal, Role, Rules, Signer};
 use sha2::{Digest as _, Sha256};
 
-use super::forge::NOW;
+use super::forge::{MAIN, NOW};
 use super::sshsig::{Key, Sshsig, with_header};
 
 /// Who signed a commit of a random history.
@@ -124,15 +124,16 @@ fn build(story: &Story) -> World {
 fn policy() -> Policy {
     let signer = |name: &str, by: &[By], role| Signer {
         name: name.into(),
-        keys: by.iter().filter_map(|b| key(*b)).map(|k| k.public()).collect(),
+        keys: by.iter().filter_map(|b| key(*b)).map(|k| k.public().into()).collect(),
         roles: [role].into(),
+        test_hosts: None,
     };
     let signers = vec![
         signer("alice", &[By::Alice, By::Revoked], Role::Deployer),
         signer("bob", &[By::Bob], Role::Contributor),
     ];
     let revoked = key(By::Revoked).map(|k| k.public()).into_iter().collect();
-    Policy::new(signers, revoked, false).unwrap()
+    Policy::new(signers, revoked, Rules::default()).unwrap()
 }
 
 fn reach(story: &Story, from: usize) -> BTreeSet<usize> {
@@ -180,7 +181,7 @@ fn verdict(story: &Story, world: &World) -> Result<usize, (usize, Code)> {
     };
     let anchor = AnchorFacts::introduction(world.anchor.clone());
     let index = |id: &Oid| world.ids.iter().position(|i| i == id);
-    trust::verify_main(&mut read, &world.ids[story.tip], &anchor, &policy(), NOW)
+    trust::verify_main(&mut read, &world.ids[story.tip], &anchor, &policy(), &MAIN)
         .map(|accepted| accepted.commits as usize)
         .map_err(|r| (r.commit.as_ref().and_then(index).unwrap(), r.code))
 }

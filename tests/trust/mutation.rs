@@ -131,7 +131,7 @@ fn ssh_key_accepts(raw: &[u8], keys: &[PublicKey]) -> bool {
 }
 
 fn all_keys(corpus: &Corpus) -> Vec<PublicKey> {
-    corpus.policy.signers().iter().flat_map(|s| s.keys.clone()).collect()
+    corpus.policy.signers().iter().flat_map(|s| &s.keys).map(|k| k.public.clone()).collect()
 }
 
 #[test]

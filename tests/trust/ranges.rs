@@ -7,7 +7,7 @@ use pullagent::trust::{
     self, Accepted, AnchorFacts, Code, FUTURE_SECS_MAX, LINES_MAX, Refusal, TEST_FUTURE_SECS_MAX,
 };
 
-use super::forge::{Forge, NOW, insert};
+use super::forge::{Forge, MAIN, NOW, TEST, insert};
 use super::sshsig::with_header;
 
 fn code(verdict: Result<Accepted, Refusal>) -> Result<u32, Code> {
@@ -16,7 +16,7 @@ fn code(verdict: Result<Accepted, Refusal>) -> Result<u32, Code> {
 
 /// Offers `tip` to a host that has accepted `anchor`.
 fn offer_after(forge: &Forge, anchor: &AnchorFacts, tip: &Oid) -> Result<Accepted, Refusal> {
-    trust::verify_main(&mut forge.read(), tip, anchor, &forge.policy(), NOW)
+    trust::verify_main(&mut forge.read(), tip, anchor, &forge.policy(), &MAIN)
 }
 
 fn after(id: &Oid) -> AnchorFacts {
@@ -79,7 +79,7 @@ fn nothing_below_the_anchor_is_read_on_a_straight_line() {
         assert_ne!(*id, introduction);
         read(id)
     };
-    let verdict = trust::verify_main(&mut watched, &tip, &after(&anchor), &forge.policy(), NOW);
+    let verdict = trust::verify_main(&mut watched, &tip, &after(&anchor), &forge.policy(), &MAIN);
     assert_eq!(code(verdict), Ok(1));
 }
 
@@ -126,10 +126,10 @@ fn r08_a_missing_object_is_named_and_not_final() {
         true => Err(Refusal::new(Code::MissingObject, Some(id), "gone")),
         false => read(id),
     };
-    let verdict = trust::verify_main(&mut incomplete, &tip, &forge.anchor(), &forge.policy(), NOW);
+    let verdict = trust::verify_main(&mut incomplete, &tip, &forge.anchor(), &forge.policy(), &MAIN);
     assert_eq!(verdict.as_ref().unwrap_err().commit, Some(gone.clone()));
     assert_eq!(code(verdict), Err(Code::MissingObject));
-    let verdict = trust::verify_main(&mut incomplete, &tip, &after(&gone), &forge.policy(), NOW);
+    let verdict = trust::verify_main(&mut incomplete, &tip, &after(&gone), &forge.policy(), &MAIN);
     assert_eq!(code(verdict), Err(Code::AnchorMissing));
     assert!(!Code::MissingObject.is_final() && !Code::AnchorMissing.is_final());
 }
@@ -168,7 +168,7 @@ fn r12_a_second_id_of_the_anchor_does_not_wedge_the_host() {
     assert_eq!(code(offer_after(&forge, &anchor, &child)), Ok(1));
     assert_eq!(code(offer_after(&forge, &anchor, &honest)), Ok(0));
     assert_eq!(code(offer_after(&forge, &after(&variant), &child)), Ok(1), "an introduction heals too");
-    let verdict = trust::verify_test(&mut forge.read(), &child, &anchor, None, &forge.policy(), NOW);
+    let verdict = trust::verify_test(&mut forge.read(), &child, &anchor, None, &forge.policy(), &TEST);
     assert_eq!(code(verdict), Ok(1));
     let unsigned = forge.unsigned("Three");
     assert_eq!(code(offer_after(&forge, &anchor, &unsigned)), Err(Code::Unsigned));
@@ -186,7 +186,7 @@ fn r16_an_older_test_tip() {
     let second = forge.signed_at(1_700_000_200, "alice", "Try again");
     let offer = |tip: &Oid, previous: Option<(&Oid, i64)>| {
         let main = forge.anchor();
-        code(trust::verify_test(&mut forge.read(), tip, &main, previous, &forge.policy(), NOW))
+        code(trust::verify_test(&mut forge.read(), tip, &main, previous, &forge.policy(), &TEST))
     };
     assert_eq!(offer(&first, None), Ok(1));
     assert_eq!(offer(&second, Some((&first, 1_700_000_100))), Ok(1));
@@ -201,10 +201,16 @@ fn r17_a_test_branch_from_elsewhere() {
     let main = forge.signed("alice", "Main");
     forge.git(&["reset", "-q", "--hard", "HEAD~1"]);
     let tip = forge.signed("alice", "Beside");
-    let verdict = trust::verify_test(&mut forge.read(), &tip, &after(&main), None, &forge.policy(), NOW);
+    let verdict = trust::verify_test(&mut forge.read(), &tip, &after(&main), None, &forge.policy(), &TEST);
     assert_eq!(code(verdict), Err(Code::NotOnMain));
-    let behind =
-        trust::verify_test(&mut forge.read(), &forge.introduction, &after(&main), None, &forge.policy(), NOW);
+    let behind = trust::verify_test(
+        &mut forge.read(),
+        &forge.introduction,
+        &after(&main),
+        None,
+        &forge.policy(),
+        &TEST,
+    );
     assert_eq!(code(behind), Err(Code::NotOnMain));
 }
 
@@ -257,13 +263,13 @@ fn p12_revoked_key_inside() {
     let bobs = forge.signed("bob", "Bump");
     let tip = forge.signed("alice", "Endorse");
     let policy = forge.policy_with(&[&forge.bob, &forge.mallory], false);
-    let refusal = trust::verify_main(&mut forge.read(), &tip, &forge.anchor(), &policy, NOW).unwrap_err();
+    let refusal = trust::verify_main(&mut forge.read(), &tip, &forge.anchor(), &policy, &MAIN).unwrap_err();
     assert_eq!((refusal.code, refusal.commit.as_ref()), (Code::RevokedKey, Some(&bobs)));
     assert!(refusal.text.ends_with("of 'bob'"), "{refusal}");
     // A key that is revoked and was never listed is called revoked, and what was accepted before stays so.
     let mallorys = forge.signed("mallory", "Evil");
     let offer = |tip: &Oid, anchor: &Oid| {
-        code(trust::verify_main(&mut forge.read(), tip, &after(anchor), &policy, NOW))
+        code(trust::verify_main(&mut forge.read(), tip, &after(anchor), &policy, &MAIN))
     };
     assert_eq!(offer(&mallorys, &tip), Err(Code::RevokedKey));
     assert_eq!(offer(&tip, &bobs), Ok(1));
@@ -280,7 +286,7 @@ fn p20_tip_dated_in_the_future() {
     let above = forge.signed_at(NOW, "alice", "Now");
     assert_eq!(code(forge.offer(&above)), Ok(3), "dates below the tip are their signers' business");
     let test = |tip: &Oid| {
-        code(trust::verify_test(&mut forge.read(), tip, &after(&above), None, &forge.policy(), NOW))
+        code(trust::verify_test(&mut forge.read(), tip, &after(&above), None, &forge.policy(), &TEST))
     };
     assert_eq!(test(&ahead(TEST_FUTURE_SECS_MAX)), Ok(1));
     assert_eq!(test(&ahead(TEST_FUTURE_SECS_MAX + 1)), Err(Code::FutureCommit));
@@ -295,10 +301,10 @@ fn a_report_judges_every_commit() {
     forge.signed("mallory", "Three");
     let tip = forge.signed("bob", "Four");
     let report =
-        trust::verify_range_report(&mut forge.read(), &tip, &forge.anchor(), &forge.policy(), NOW).unwrap();
+        trust::verify_range_report(&mut forge.read(), &tip, &forge.anchor(), &forge.policy(), &MAIN).unwrap();
     let said = |line: &trust::CommitLine| {
-        let verdict = line.verdict.as_ref().map(String::as_str).map_err(|r| r.code);
-        (line.subject.clone(), verdict.map(str::to_owned))
+        let verdict = line.verdict.as_ref().map(|s| s.signer.clone()).map_err(|r| r.code);
+        (line.subject.clone(), verdict)
     };
     let expected = [
         ("Four".to_owned(), Err(Code::Unauthorised)),
@@ -310,7 +316,7 @@ fn a_report_judges_every_commit() {
     assert_eq!((report.refused, report.left_off), (3, 0));
     forge.git(&["checkout", "-q", "--orphan", "other"]);
     let other = forge.signed("alice", "Elsewhere");
-    let none = trust::verify_range_report(&mut forge.read(), &other, &forge.anchor(), &forge.policy(), NOW);
+    let none = trust::verify_range_report(&mut forge.read(), &other, &forge.anchor(), &forge.policy(), &MAIN);
     assert_eq!(none.unwrap_err().code, Code::NotFastForward);
 }
 
@@ -328,6 +334,6 @@ fn an_anchor_that_breaks_every_rule_is_still_trusted_by_hash() {
         reads.set(reads.get() + 1);
         read(id)
     };
-    trust::verify_main(&mut counted, &tip, &after(&odd), &forge.policy(), NOW).unwrap();
+    trust::verify_main(&mut counted, &tip, &after(&odd), &forge.policy(), &MAIN).unwrap();
     assert_eq!(reads.get(), 3, "the anchor, and the tip for the walk and for the verdict");
 }

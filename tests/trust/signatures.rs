@@ -288,7 +288,7 @@ fn s26_security_key_without_pin() {
             &id,
             &forge.anchor(),
             &policy,
-            super::forge::NOW,
+            &super::forge::MAIN,
         );
         verdict.map(|a| a.commits).map_err(|r| r.code)
     };

@@ -107,13 +107,38 @@ let
     };
   };
 
+  publicKey = types.strMatching "(ssh-ed25519|sk-ssh-ed25519@openssh\\.com) [A-Za-z0-9+/]+=*( .*)?";
+
+  # A day, or a second of it, in UTC.
+  moment = types.strMatching "[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?";
+
+  windowedKey = record {
+    key = mkOption {
+      type = publicKey;
+      description = "The public key, as in {file}`~/.ssh/id_ed25519.pub`.";
+    };
+    validFrom = mkNullable moment ''
+      When signatures by this key begin to count: `"2027-01-31"` means the first second of that day, UTC;
+      `"2027-01-31T12:00:00Z"` is exact. `null` means that they always did.
+    '';
+    validUntil = mkNullable moment ''
+      From when on signatures by this key no longer count, written as {option}`validFrom` is. A deployed commit is held
+      against the host's clock, a commit below it against its own commit date, so history that was signed in time
+      stays good. `null` means never. For a stolen key use
+      {option}`services.pullagent.settings.trust.revokedKeys`: a thief chooses the dates.
+    '';
+  };
+
   signer = record {
     keys = mkOption {
-      type = types.listOf (
-        types.strMatching "(ssh-ed25519|sk-ssh-ed25519@openssh\\.com) [A-Za-z0-9+/]+=*( .*)?"
-      );
-      example = [ "ssh-ed25519 AAAAC3Nza… alice@laptop" ];
-      description = "Public keys, as in {file}`~/.ssh/id_ed25519.pub`.";
+      type = types.listOf (types.either publicKey windowedKey);
+      example = lib.literalExpression ''
+        [
+          "ssh-ed25519 AAAAC3Nza… alice@laptop"
+          { key = "ssh-ed25519 AAAAC3Nzb… alice@old"; validUntil = "2027-01-31"; }
+        ]
+      '';
+      description = "Public keys, as in {file}`~/.ssh/id_ed25519.pub`; each bare, or with the time in which it counts.";
     };
     roles = mkOption {
       type = types.listOf (
@@ -128,6 +153,10 @@ let
         `contributor` only commits below it.
       '';
     };
+    testHosts = mkNullable (types.listOf types.str) ''
+      The hosts whose test branch this signer may move. `null` means every host's for a `deployer`, none for a
+      `contributor`. Whoever may move a host's test branch can run anything on that host.
+    '';
   };
 
   check = record {
@@ -353,9 +382,37 @@ in
             description = "Who may sign, by name. At least one.";
           };
           revokedKeys = mkOption {
-            type = types.listOf types.str;
+            type = types.listOf publicKey;
             default = [ ];
-            description = "Public keys that count for nothing, whatever the date of their signatures.";
+            description = ''
+              Public keys that count for nothing, whatever the date of their signatures and whoever lists them. What was
+              accepted before stays accepted.
+            '';
+          };
+          refBinding = mkOption {
+            type = types.enum [
+              "test"
+              "strict"
+            ];
+            default = "test";
+            description = ''
+              Which tips must name their branch in a line `Deploy-To: <branch>` of the commit message, as
+              {command}`git commit --trailer "Deploy-To: test-web1"` writes it: those of the test branch (`test`), or all
+              (`strict`). Where a tip has such a line it binds in any case. With `test`, a Git server can show a signed
+              commit of another branch as `main`, if it has no such line.
+            '';
+          };
+          merges = mkOption {
+            type = types.enum [
+              "every"
+              "vouch"
+            ];
+            default = "every";
+            description = ''
+              Whether the commits that a signed merge brings in must be signed, too (`every`), or the merge vouches for
+              them (`vouch`). Then only the line of first parents is verified, and a {command}`git pull` that merges
+              without looking vouches for whatever the server had.
+            '';
           };
           requireUserVerification = mkOption {
             type = types.bool;

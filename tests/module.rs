@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use pullagent::config::{self, Loaded, Span};
+use pullagent::trust;
 use serde_json::{Value, json};
 
 const GOLDEN: &str = include_str!("fixtures/config.json");
@@ -121,15 +122,7 @@ fn every_key_that_means_something_is_an_option() {
     let whole = serde_json::to_value(read(&rendered).settings).unwrap();
     let mut missing = lacking(&whole, &rendered, "");
     missing.sort();
-    let reserved = [
-        "activation.reboot",
-        "exporter",
-        "health.ignoreUnits",
-        "hints",
-        "hooks",
-        "trust.refBinding",
-        "webhooks",
-    ];
+    let reserved = ["activation.reboot", "exporter", "health.ignoreUnits", "hints", "hooks", "webhooks"];
     assert_eq!(missing, reserved);
     let schema = config::schema().to_string();
     let said = schema.matches("\"Reserved").count();
@@ -142,7 +135,12 @@ fn what_a_user_sets_arrives() {
     assert_eq!(settings.branches().len(), 1);
     assert_eq!(settings.branches()[0].0, "production");
     assert_eq!(settings.source.subdir, "hosts");
-    assert_eq!(settings.trust.signers["bob"].roles, [config::Role::Contributor]);
+    let bob = &settings.trust.signers["bob"];
+    assert_eq!(bob.roles, [config::Role::Contributor]);
+    assert_eq!(bob.test_hosts, Some(vec!["web1".to_owned()]));
+    assert_eq!(bob.keys[0].valid_until, Some(config::Moment(1_801_353_600)));
+    assert_eq!(settings.trust.ref_binding, trust::RefBinding::Strict);
+    assert_eq!(settings.trust.merges, trust::Merges::Vouch);
     assert_eq!(settings.build.eval_memory_max, Some(1 << 31));
 }
 

@@ -6,12 +6,15 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
 mod trust {
+    mod bindings;
     mod forge;
     mod history;
     mod mutation;
     mod objects;
+    mod policy;
     mod ranges;
     mod signatures;
     mod sshsig;
+    mod stones;
     mod trees;
 }

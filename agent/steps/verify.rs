@@ -82,7 +82,7 @@ impl VerifyError {
 
 impl Steps {
     pub(super) async fn verify(&self, v: &Verification) -> Happened {
-        match self.try_verify(v).await {
+        match self.verify_or_step(v).await {
             Ok(Verdict::Accepted(accepted)) => {
                 let tip = Verified::proven(*accepted, v).tip;
                 Happened::Event(match &v.line {
@@ -100,6 +100,29 @@ impl Steps {
                 }
                 failed(&v.candidate.revision, error.code(), &error)
             }
+        }
+    }
+
+    /// Verifies the tip; if it is refused and something below it would not be, verifies that instead. It is fetched by
+    /// itself, so that nothing above it gets into the trusted store. The tip is judged again afterwards, like any other:
+    /// by the same keys at once, and by the next system's keys when that runs.
+    async fn verify_or_step(&self, v: &Verification) -> Result<Verdict, VerifyError> {
+        let refused = match self.try_verify(v).await? {
+            Verdict::Refused(refusal) => refusal,
+            accepted @ Verdict::Accepted(_) => return Ok(accepted),
+        };
+        let Some(revision) = refused.stepping_stone.clone() else { return Ok(Verdict::Refused(refused)) };
+        tracing::warn!(
+            revision = v.candidate.revision.short(),
+            code = refused.code.as_str(),
+            "{refused}; {} below it is acceptable and comes first",
+            revision.short()
+        );
+        let candidate = Candidate { revision, ..v.candidate.clone() };
+        match self.try_verify(&Verification { candidate, ..v.clone() }).await? {
+            accepted @ Verdict::Accepted(_) => Ok(accepted),
+            // Its files are not acceptable, which the history does not show.
+            Verdict::Refused(_) => Ok(Verdict::Refused(refused)),
         }
     }
 

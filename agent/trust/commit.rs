@@ -249,6 +249,8 @@ pub struct Commit {
     pub subject: String,
     /// SHA-256 of the signed bytes: the same for every id under which they can be served.
     pub payload_sha256: String,
+    /// The branches that its `Deploy-To:` lines name; `None` if it has no such line.
+    pub deploy_to: Option<Vec<String>>,
 }
 
 impl Commit {
@@ -269,6 +271,7 @@ impl Commit {
             committer: person(split.committer),
             subject: subject(split.message),
             payload_sha256: sha256_hex(&split.payload),
+            deploy_to: deploy_to(split.message),
         })
     }
 }
@@ -291,6 +294,20 @@ pub(super) fn subject_of(raw: &[u8]) -> String {
 fn subject(message: &[u8]) -> String {
     let first = message.split(|b| *b == b'\n').find(|l| !l.trim_ascii().is_empty());
     escape::line(first.unwrap_or_default().trim_ascii())
+}
+
+/// Reads every line `Deploy-To: <branch> …` of a message, wherever it stands: as a trailer of git, whose names know no
+/// case, at the beginning of its line. Several branches are separated by spaces or commas.
+fn deploy_to(message: &[u8]) -> Option<Vec<String>> {
+    const NAME: &[u8] = b"deploy-to:";
+    let value = |line: &'_ [u8]| {
+        let (name, value) = line.split_at_checked(NAME.len())?;
+        name.eq_ignore_ascii_case(NAME).then(|| String::from_utf8_lossy(value).into_owned())
+    };
+    let values: Vec<String> = message.split(|b| *b == b'\n').filter_map(value).collect();
+    let separator = |c: char| c.is_whitespace() || c == ',';
+    let names = values.iter().flat_map(|v| v.split(separator)).filter(|name| !name.is_empty());
+    (!values.is_empty()).then(|| names.map(str::to_owned).collect())
 }
 
 fn person(line: &[u8]) -> String {
@@ -352,6 +369,22 @@ mod tests {
         assert_eq!((commit.author.as_str(), commit.committer.as_str()), ("A U <a@x>", "C O <c@x>"));
         assert_eq!((commit.committer_time, commit.parents.len()), (1_700_000_001, 0));
         assert_eq!(commit.payload_sha256, sha256_hex(raw.replacen(SIG, "", 1).as_bytes()));
+    }
+
+    #[test]
+    fn lines_that_bind_a_commit_to_branches_are_found_wherever_they_stand() {
+        let check = |message: &str, expected: Option<&[&str]>| {
+            let expected = expected.map(|names| names.iter().map(|n| (*n).to_owned()).collect());
+            assert_eq!(deploy_to(message.as_bytes()), expected, "{message}");
+        };
+        check("Subject\n\nBody\n", None);
+        check("Subject\n\nDeploy-To: test-web1\n", Some(&["test-web1"]));
+        check("Deploy-To: a\n\nbody\ndeploy-to:b,c  d\r\nSigned-off-by: x\n", Some(&["a", "b", "c", "d"]));
+        check("Subject\n\nDeploy-To:\n", Some(&[]));
+        check(
+            "Subject\n\n  Deploy-To: quoted\n> Deploy-To: quoted\nDeploy-To quoted\nDeploy-Tool: x\n",
+            None,
+        );
     }
 
     #[test]

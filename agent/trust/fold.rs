@@ -1,15 +1,17 @@
 //! The verdict over a range: every new commit is signed by a listed key, and the tip may be deployed. Commits
 //! are judged parents first, so that rules which follow the history (rotation, thresholds) have their place.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::commit::{self, Commit, Link, ObjectFormat};
-use super::policy::{Policy, Role, Signer};
-use super::range::{self, Lineage, Range, Read};
+use super::anchor::{AnchorFacts, complete, descending, facts};
+use super::commit;
+use super::judge::{Context, Judged, Line, SignedBy, TipRules, judge};
+use super::policy::Policy;
+use super::range::{Range, Read};
 use super::refusal::{Code, Fault, Refusal};
-use super::sshsig;
+use super::stone;
 use crate::model::Oid;
 
 /// How many lines of verified commits an [`Accepted`] carries.
@@ -17,38 +19,6 @@ pub const LINES_MAX: usize = 100;
 
 /// How many lines a [`RangeReport`] carries.
 pub const REPORT_LINES_MAX: usize = 10_000;
-
-/// How far a tip of main may be ahead of the host's clock, in seconds.
-pub const FUTURE_SECS_MAX: u64 = 24 * 60 * 60;
-
-/// How far a tip of a test branch may be ahead, in seconds. Its date must rise with every move, so a date far
-/// ahead would lock the branch.
-pub const TEST_FUTURE_SECS_MAX: u64 = 10 * 60;
-
-/// What is known of a revision that was accepted. An introduction is known by its revision only; the rest is
-/// then read from the commit itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AnchorFacts {
-    /// The commit's id.
-    pub revision: Oid,
-    /// SHA-256 of its signed bytes: recognises it under another id of the same content.
-    #[serde(default)]
-    pub payload_sha256: Option<String>,
-    /// Its root tree.
-    #[serde(default)]
-    pub tree: Option<Oid>,
-    /// Its committer's time, unix seconds.
-    #[serde(default)]
-    pub committer_time: Option<i64>,
-}
-
-impl AnchorFacts {
-    /// Returns an anchor of which only the revision is known.
-    pub fn introduction(revision: Oid) -> AnchorFacts {
-        AnchorFacts { revision, payload_sha256: None, tree: None, committer_time: None }
-    }
-}
 
 /// A revision that may be deployed, as far as its history goes. Its tree is not looked at here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,17 +56,6 @@ pub struct VerifiedCommit {
     pub subject: String,
 }
 
-/// Where and when a tip is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Context<'a> {
-    /// The host's name, as its configuration says it.
-    pub host: &'a str,
-    /// The branch that is followed, below `refs/heads/`.
-    pub branch: &'a str,
-    /// The host's clock, unix seconds, without a floor: where one is needed it is taken from the anchor's signed date.
-    pub now: u64,
-}
-
 /// Decides whether `tip` may follow `anchor` on the main branch.
 ///
 /// `read` returns the raw bytes of a commit by id; it has re-hashed them, made sure that they are a commit, and
@@ -108,12 +67,11 @@ pub fn verify_main(
     policy: &Policy,
     context: &Context<'_>,
 ) -> Result<Accepted, Refusal> {
-    let range = descending(read, tip, anchor, Code::NotFastForward)?;
-    let accepted = fold(read, tip, &range, policy)?;
-    if accepted.commits > 0 {
-        not_future(&accepted, context.now, FUTURE_SECS_MAX)?;
-    }
-    Ok(accepted)
+    let anchor = complete(read, anchor)?;
+    let range = descending(read, tip, &anchor, policy.merges(), Code::NotFastForward)?;
+    let rules = TipRules::new(policy, context, Line::Main, &anchor);
+    fold(read, tip, &range, &rules)
+        .map_err(|refusal| Refusal { stepping_stone: stone::find(read, &range, tip, &rules), ..refusal })
 }
 
 /// Decides whether `tip` may be tried on top of the accepted `main`. It may have been rewritten since
@@ -129,9 +87,10 @@ pub fn verify_test(
     policy: &Policy,
     context: &Context<'_>,
 ) -> Result<Accepted, Refusal> {
-    let range = descending(read, tip, main, Code::NotOnMain)?;
-    let accepted = fold(read, tip, &range, policy)?;
-    not_future(&accepted, context.now, TEST_FUTURE_SECS_MAX)?;
+    let main = complete(read, main)?;
+    let range = descending(read, tip, &main, policy.merges(), Code::NotOnMain)?;
+    let rules = TipRules::new(policy, context, Line::Test, &main);
+    let accepted = fold(read, tip, &range, &rules)?;
     match previous {
         Some((shown, time)) if shown != tip && accepted.committer_time <= time => {
             let says = format!("is not newer than {}, which the test branch showed before", shown.short());
@@ -165,16 +124,6 @@ pub struct CommitLine {
     pub verdict: Result<SignedBy, Refusal>,
 }
 
-/// Whose good signature a commit carries, and what that is worth.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SignedBy {
-    /// The signer's name.
-    pub signer: String,
-    /// The signer's roles.
-    pub roles: BTreeSet<Role>,
-}
-
 /// Judges every commit between `anchor` and `tip`, as [`verify_main`] does, without stopping at the first that
 /// is refused. `Err` if the range itself cannot be had: an object is missing, or the tip does not descend.
 pub fn verify_range_report(
@@ -184,12 +133,44 @@ pub fn verify_range_report(
     policy: &Policy,
     context: &Context<'_>,
 ) -> Result<RangeReport, Refusal> {
-    let range = descending(read, tip, anchor, Code::NotFastForward)?;
+    report(read, tip, anchor, policy, context, Line::Main)
+}
+
+/// The same for a tip of the test branch on top of the accepted `main`, as [`verify_test`] judges it.
+pub fn verify_test_report(
+    read: &mut dyn FnMut(&Oid) -> Result<Vec<u8>, Refusal>,
+    tip: &Oid,
+    main: &AnchorFacts,
+    policy: &Policy,
+    context: &Context<'_>,
+) -> Result<RangeReport, Refusal> {
+    report(read, tip, main, policy, context, Line::Test)
+}
+
+fn report(
+    read: &mut Read<'_>,
+    tip: &Oid,
+    anchor: &AnchorFacts,
+    policy: &Policy,
+    context: &Context<'_>,
+    line: Line,
+) -> Result<RangeReport, Refusal> {
+    let anchor = complete(read, anchor)?;
+    let refuse = match line {
+        Line::Main => Code::NotFastForward,
+        Line::Test => Code::NotOnMain,
+    };
+    let range = descending(read, tip, &anchor, policy.merges(), refuse)?;
+    let rules = TipRules::new(policy, context, line, &anchor);
     let mut report = RangeReport { lines: Vec::new(), left_off: 0, refused: 0 };
     for id in range.commits.iter().rev() {
         let raw = read(id)?;
-        let verdict = judge(id, &raw, policy)
-            .and_then(|judged| if id == tip { judged.as_tip(context.now) } else { Ok(judged.signed_by()) });
+        let verdict = judge(id, &raw, policy).and_then(|judged| {
+            if id == tip {
+                rules.check(&judged)?;
+            }
+            Ok(judged.signed_by())
+        });
         report.refused += u32::from(verdict.is_err());
         if report.lines.len() < REPORT_LINES_MAX {
             report.lines.push(CommitLine {
@@ -204,117 +185,26 @@ pub fn verify_range_report(
     Ok(report)
 }
 
-/// Finds the range from `anchor` to `tip`, which must descend from it, or from the same signed content under
-/// another id: only the tip that was accepted last can have been shown under a second one, for every other id
-/// is inside a signed payload.
-fn descending(read: &mut Read<'_>, tip: &Oid, anchor: &AnchorFacts, refuse: Code) -> Result<Range, Refusal> {
-    let known = complete(read, anchor)?;
-    let range = range::between(read, tip, &anchor.revision, known.committer_time)?;
-    if range.lineage == Lineage::Descends {
-        return Ok(range);
-    }
-    if let Some(same) = same_content(read, &range, &known)? {
-        return range::between(read, tip, &same, known.committer_time);
-    }
-    let base = anchor.revision.short();
-    let says = match (refuse, range.lineage) {
-        (Code::NotOnMain, _) => format!("does not descend from {base}, the accepted main"),
-        (_, Lineage::Older) => format!("is older than {base}, the last accepted revision"),
-        (_, Lineage::Apart | Lineage::Descends) => {
-            format!("does not descend from {base}, the last accepted revision")
-        }
-    };
-    Err(Fault::new(refuse, says).at(tip))
-}
-
-/// Fills in what is not known of an anchor from the commit itself, which must be there in any case.
-fn complete(read: &mut Read<'_>, anchor: &AnchorFacts) -> Result<AnchorFacts, Refusal> {
-    let id = &anchor.revision;
-    let raw = read(id).map_err(|refusal| match refusal.code {
-        Code::MissingObject => {
-            Fault::new(Code::AnchorMissing, "is where to start from, but is missing").at(id)
-        }
-        _ => refusal,
-    })?;
-    let read_from = facts(id, &raw)?;
-    Ok(AnchorFacts {
-        revision: id.clone(),
-        payload_sha256: anchor.payload_sha256.clone().or(read_from.payload_sha256),
-        tree: anchor.tree.clone().or(read_from.tree),
-        committer_time: anchor.committer_time.or(read_from.committer_time),
-    })
-}
-
-fn facts(id: &Oid, raw: &[u8]) -> Result<AnchorFacts, Refusal> {
-    let format = ObjectFormat::of(id);
-    let Link { tree, committer_time, .. } = commit::link(raw, format).map_err(|f| f.at(id))?;
-    let payload_sha256 = Some(commit::payload_sha256(raw, format));
-    Ok(AnchorFacts { revision: id.clone(), payload_sha256, tree: Some(tree), committer_time })
-}
-
-fn same_content(read: &mut Read<'_>, range: &Range, anchor: &AnchorFacts) -> Result<Option<Oid>, Refusal> {
-    for id in &range.commits {
-        let candidate = facts(id, &read(id)?)?;
-        if candidate.tree == anchor.tree && candidate.payload_sha256 == anchor.payload_sha256 {
-            return Ok(Some(id.clone()));
-        }
-    }
-    Ok(None)
-}
-
-/// A commit with a good signature by a listed key.
-struct Judged<'p> {
-    commit: Commit,
-    signer: &'p Signer,
-}
-
-impl Judged<'_> {
-    fn signed_by(&self) -> SignedBy {
-        SignedBy { signer: self.signer.name.clone(), roles: self.signer.roles.clone() }
-    }
-
-    /// Returns who signed this commit if it may be deployed.
-    fn as_tip(&self, now: u64) -> Result<SignedBy, Refusal> {
-        let id = &self.commit.id;
-        deployable(self.signer).map_err(|f| f.at(id))?;
-        ahead(self.commit.committer_time, now, FUTURE_SECS_MAX).map_err(|f| f.at(id))?;
-        Ok(self.signed_by())
-    }
-
-    fn line(&self) -> VerifiedCommit {
-        let (revision, subject) = (self.commit.id.clone(), self.commit.subject.clone());
-        VerifiedCommit { revision, signer: self.signer.name.clone(), subject }
-    }
-}
-
-/// Judges one new commit by itself.
-fn judge<'p>(id: &Oid, raw: &[u8], policy: &'p Policy) -> Result<Judged<'p>, Refusal> {
-    let judged = || {
-        let format = ObjectFormat::of(id);
-        if commit::link(raw, format)?.parents.is_empty() {
-            return Err(Fault::new(Code::ForeignRoot, "begins a history of its own"));
-        }
-        let split = commit::split_raw(raw, format)?;
-        let signer = sshsig::verify_raw(&split.payload, &split.armor, policy)?.signer;
-        Ok(Judged { commit: Commit::from_split(id, split)?, signer })
-    };
-    judged().map_err(|fault: Fault| fault.at(id))
+fn line(judged: &Judged<'_>) -> VerifiedCommit {
+    let (revision, subject) = (judged.commit.id.clone(), judged.commit.subject.clone());
+    VerifiedCommit { revision, signer: judged.signer.name.clone(), subject }
 }
 
 /// Judges the range, parents first, and its tip.
-fn fold(read: &mut Read<'_>, tip: &Oid, range: &Range, policy: &Policy) -> Result<Accepted, Refusal> {
+fn fold(read: &mut Read<'_>, tip: &Oid, range: &Range, rules: &TipRules<'_>) -> Result<Accepted, Refusal> {
     let mut lines = VecDeque::new();
     let mut last = None;
     for id in &range.commits {
-        let judged = judge(id, &read(id)?, policy)?;
-        lines.push_front(judged.line());
+        let judged = judge(id, &read(id)?, rules.policy)?;
+        lines.push_front(line(&judged));
         lines.truncate(LINES_MAX);
         last = Some(judged);
     }
-    let Some(Judged { commit, signer }) = last else {
+    let Some(judged) = last else {
         return unmoved(tip, &read(tip)?);
     };
-    deployable(signer).map_err(|f| f.at(&commit.id))?;
+    rules.check(&judged)?;
+    let (commit, signer) = (judged.commit, judged.signer);
     let anchor = AnchorFacts {
         revision: commit.id.clone(),
         payload_sha256: Some(commit.payload_sha256.clone()),
@@ -354,26 +244,4 @@ fn unmoved(tip: &Oid, raw: &[u8]) -> Result<Accepted, Refusal> {
         lines: Vec::new(),
         anchor,
     })
-}
-
-fn deployable(signer: &Signer) -> Result<(), Fault> {
-    if signer.may_deploy() {
-        return Ok(());
-    }
-    let says = format!("is signed by '{}', who may contribute but not deploy", signer.name);
-    Err(Fault::new(Code::Unauthorised, says))
-}
-
-fn not_future(accepted: &Accepted, now: u64, limit: u64) -> Result<(), Refusal> {
-    ahead(accepted.committer_time, now, limit).map_err(|f| f.at(&accepted.revision))
-}
-
-/// Refuses a date that is more than `limit` seconds ahead of `now`.
-fn ahead(committer_time: i64, now: u64, limit: u64) -> Result<(), Fault> {
-    let ahead = u64::try_from(committer_time).unwrap_or(0).saturating_sub(now);
-    if ahead <= limit {
-        return Ok(());
-    }
-    let says = format!("is dated {} hours ahead of this host's clock", ahead.div_ceil(60 * 60));
-    Err(Fault::new(Code::FutureCommit, says))
 }

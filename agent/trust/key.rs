@@ -28,7 +28,7 @@ pub enum KeyError {
     #[error("the base64 part of '{0}' is not a key of that type")]
     Damaged(String),
     /// Small order: there are signatures by it that fit almost any message.
-    #[error("the key {0} is weak: anyone can sign for it")]
+    #[error("the key {0} is weak, anyone can sign for it (weak-key)")]
     Weak(String),
 }
 
@@ -136,6 +136,12 @@ fn read(algorithm: Algorithm, blob: &[u8]) -> Option<(Kind, VerifyingKey)> {
         Kind::SkEd25519 { application } => application.starts_with(b"ssh:"),
     };
     (named && ours && fields.is_empty()).then_some((kind, key))
+}
+
+/// Tells whether a key in its wire form is of ours but of small order.
+pub(super) fn is_weak(blob: &[u8]) -> bool {
+    let algorithm = Blob::new(blob).string().and_then(Algorithm::from_name);
+    algorithm.and_then(|algorithm| read(algorithm, blob)).is_some_and(|(_, key)| key.is_weak())
 }
 
 /// Returns the fingerprint of a key in its wire form.

@@ -12,22 +12,27 @@
 //!               form, no other    before any curve   fast-forward only
 //! ```
 
+mod anchor;
 mod blob;
 pub mod commit;
 mod escape;
 mod fold;
+mod judge;
 mod key;
 mod policy;
 mod range;
 mod refusal;
 pub mod sshsig;
+mod stone;
 pub mod tree;
 
+pub use anchor::AnchorFacts;
 pub use commit::{Commit, ObjectFormat};
 pub use fold::{
-    Accepted, AnchorFacts, CommitLine, Context, FUTURE_SECS_MAX, LINES_MAX, REPORT_LINES_MAX, RangeReport,
-    SignedBy, TEST_FUTURE_SECS_MAX, VerifiedCommit, verify_main, verify_range_report, verify_test,
+    Accepted, CommitLine, LINES_MAX, REPORT_LINES_MAX, RangeReport, VerifiedCommit, verify_main,
+    verify_range_report, verify_test, verify_test_report,
 };
+pub use judge::{Context, FUTURE_SECS_MAX, SignedBy, TEST_FUTURE_SECS_MAX};
 pub use key::{Algorithm, KeyError, PublicKey};
 pub use policy::{ListedKey, Merges, Policy, PolicyError, RefBinding, Role, Rules, Signer};
 pub use range::{HISTORY_MAX, RANGE_MAX};

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::commit::{self, COMMIT_BYTES_MAX, Link, ObjectFormat, PARENTS_MAX};
+use super::policy::Merges;
 use super::refusal::{Code, Fault, Refusal};
 use crate::model::Oid;
 
@@ -29,6 +30,22 @@ pub(super) struct Range {
     pub commits: Vec<Oid>,
     /// How the tip stands to the anchor.
     pub lineage: Lineage,
+    /// The anchor.
+    pub anchor: Oid,
+    /// The parents of each of the commits; only the first one where signed merges vouch for the others.
+    parents: HashMap<Oid, Vec<Oid>>,
+}
+
+impl Range {
+    /// Returns the parents of a commit that count; none for one that is not in the range.
+    pub fn parents(&self, id: &Oid) -> &[Oid] {
+        self.parents.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns the first parent of a commit of the range.
+    pub fn first_parent(&self, id: &Oid) -> Option<&Oid> {
+        self.parents(id).first()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +58,8 @@ pub(super) enum Lineage {
     Apart,
 }
 
-/// Walks from `tip` down to `anchor`, whose commit date is `anchor_time` if that is known.
+/// Walks from `tip` down to `anchor`, whose commit date is `anchor_time` if that is known; where signed merges vouch for
+/// what they bring in, along first parents only.
 ///
 /// The anchor's own history is read only if something older than the anchor, a root, or something odd is met:
 /// a side branch may have forked below the anchor, and what both share is trusted by hash. Without such a
@@ -51,13 +69,15 @@ pub(super) fn between(
     tip: &Oid,
     anchor: &Oid,
     anchor_time: Option<i64>,
+    merges: Merges,
 ) -> Result<Range, Refusal> {
     let format = ObjectFormat::of(anchor);
     if ObjectFormat::of(tip) != format {
         let text = format!("the branch has ids of another hash function than {}", anchor.short());
         return Err(Refusal::new(Code::ObjectFormat, Some(tip), text));
     }
-    let mut walk = Walk { read, format, anchor, anchor_time, trusted: None, found: HashMap::new(), edges: 0 };
+    let (trusted, found) = (None, HashMap::new());
+    let mut walk = Walk { read, format, anchor, anchor_time, merges, trusted, found, edges: 0 };
     walk.run(tip)?;
     Ok(walk.range(tip))
 }
@@ -67,6 +87,7 @@ struct Walk<'w, 'r> {
     format: ObjectFormat,
     anchor: &'w Oid,
     anchor_time: Option<i64>,
+    merges: Merges,
     /// The anchor and all its ancestors, once they are needed.
     trusted: Option<HashSet<Oid>>,
     /// Every commit met, with its parents. Those met before `trusted` was read may be in it.
@@ -88,7 +109,11 @@ impl Walk<'_, '_> {
                     continue;
                 }
             }
-            let parents = self.new_link(&raw).map_err(|f| f.at(&id))?.parents;
+            let mut parents = self.new_link(&raw).map_err(|f| f.at(&id))?.parents;
+            match self.merges {
+                Merges::Every => {}
+                Merges::Vouch => parents.truncate(1),
+            }
             pending.extend(parents.iter().cloned());
             self.found.insert(id, parents);
         }
@@ -145,7 +170,7 @@ impl Walk<'_, '_> {
         Ok(seen)
     }
 
-    fn range(&self, tip: &Oid) -> Range {
+    fn range(self, tip: &Oid) -> Range {
         let commits = self.parents_first(tip);
         let reached = |id: &Oid| self.found.get(id).is_some_and(|parents| parents.contains(self.anchor));
         let lineage = if tip == self.anchor || commits.iter().any(reached) {
@@ -155,7 +180,7 @@ impl Walk<'_, '_> {
         } else {
             Lineage::Apart
         };
-        Range { commits, lineage }
+        Range { commits, lineage, anchor: self.anchor.clone(), parents: self.found }
     }
 
     /// Lists the new commits in the order in which a verdict over them is made.
@@ -211,7 +236,7 @@ mod tests {
         fn between(&self, anchor: usize, tip: usize) -> Result<Range, Refusal> {
             let missing = |id: &Oid| Refusal::new(Code::MissingObject, Some(id), "missing");
             let mut read = |id: &Oid| self.objects.get(id).cloned().ok_or_else(|| missing(id));
-            between(&mut read, &id(tip), &id(anchor), Some(anchor as i64))
+            between(&mut read, &id(tip), &id(anchor), Some(anchor as i64), Merges::Every)
         }
 
         fn count(&self, anchor: usize, tip: usize) -> Result<usize, Code> {

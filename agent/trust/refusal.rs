@@ -54,7 +54,9 @@ codes! {
     /// The key is in `revokedKeys`.
     RevokedKey = "revoked-key", lasting, "Find out where the commit came from, then sign the change again with a key that is not revoked.";
     /// The signer may not sign what is deployed.
-    Unauthorised = "unauthorised", lasting, "Let a deployer add a signed commit on top, for example `git commit --allow-empty -S`.";
+    Unauthorised = "unauthorised", lasting, "Let somebody who may deploy here add a signed commit on top, for example `git commit --allow-empty -S`.";
+    /// The commit does not say that it is meant for this branch.
+    WrongTarget = "wrong-target", lasting, "Name the branch when you commit: `git commit --amend -S --trailer \"Deploy-To: <branch>\"`. Below a signed commit or merge the line does not matter.";
     /// The signature does not belong to these bytes.
     BadSignature = "bad-signature", lasting, "The commit was altered after it was signed; sign it again and check the Git server.";
     /// A header follows the signature.
@@ -129,6 +131,10 @@ codes! {
     TreeTooLarge = "tree-too-large", lasting, "Take large files out of the repository.";
     /// The tip claims to be from the future.
     FutureCommit = "future-commit", passing, "Check the clocks of this host and of the signer; the revision is tried again by itself.";
+    /// The key's time is over.
+    KeyExpired = "key-expired", passing, "Sign with a key that still counts, and check this host's clock.";
+    /// The key's time has not come yet.
+    KeyNotYetValid = "key-not-yet-valid", passing, "Wait for the key's `validFrom`, or sign with another key; check this host's clock.";
     /// The anchor is not in what the remote sent.
     AnchorMissing = "anchor-missing", passing, "Check that the remote is the repository this host was installed from, with its full history.";
     /// An object was not sent.
@@ -164,12 +170,15 @@ pub struct Refusal {
     pub commit: Option<Oid>,
     /// What to tell people, such as `commit 1a2b3c4 is not signed`.
     pub text: String,
+    /// The newest commit below the refused tip of main that would be accepted in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stepping_stone: Option<Oid>,
 }
 
 impl Refusal {
     /// Returns a refusal in the caller's own words.
     pub fn new(code: Code, commit: Option<&Oid>, text: impl Into<String>) -> Refusal {
-        Refusal { code, commit: commit.cloned(), text: text.into() }
+        Refusal { code, commit: commit.cloned(), text: text.into(), stepping_stone: None }
     }
 }
 
@@ -224,6 +233,8 @@ mod tests {
         let passing: Vec<_> = Code::ALL.iter().filter(|c| !c.is_final()).map(|c| c.as_str()).collect();
         let expected = [
             "future-commit",
+            "key-expired",
+            "key-not-yet-valid",
             "anchor-missing",
             "missing-object",
             "hash-mismatch",

@@ -205,9 +205,16 @@ fn look_up<'p>(public_key: &[u8], policy: &'p Policy) -> Result<Signed<'p>, Faul
         let whose = found.map(|(s, _)| format!(" of '{}'", s.name)).unwrap_or_default();
         return Err(Fault::new(Code::RevokedKey, format!("is signed with the revoked key {shown}{whose}")));
     }
-    let says = || format!("is signed with a key that is not listed, {shown}");
-    let (signer, key) = found.ok_or_else(|| Fault::new(Code::UnknownKey, says()))?;
-    Ok(Signed { signer, key })
+    match found {
+        Some((signer, key)) => Ok(Signed { signer, key }),
+        None if key::is_weak(public_key) => {
+            let says = format!("is signed with a weak key, for which anyone can sign, {shown}");
+            Err(Fault::new(Code::WeakKey, says))
+        }
+        None => {
+            Err(Fault::new(Code::UnknownKey, format!("is signed with a key that is not listed, {shown}")))
+        }
+    }
 }
 
 fn whose(signed: &Signed<'_>) -> String {

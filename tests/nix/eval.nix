@@ -109,9 +109,17 @@ let
       ];
       source.subdir = "hosts";
       trust.signers.bob = {
-        keys = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpibaC0QC5rtjWVaBd7AOA6Z0zQ0eZmZEv3Xa5mreHk bob@laptop" ];
+        keys = [
+          {
+            key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpibaC0QC5rtjWVaBd7AOA6Z0zQ0eZmZEv3Xa5mreHk bob@laptop";
+            validUntil = "2027-01-31";
+          }
+        ];
         roles = [ "contributor" ];
+        testHosts = [ "web1" ];
       };
+      trust.refBinding = "strict";
+      trust.merges = "vouch";
       build.evalMemoryMax = 2147483648;
       activation.soak = duration;
     })

@@ -167,6 +167,13 @@ let
       merge = path: defs: if all (d: d == null) defs then null else item.merge path defs;
     };
 
+  either =
+    one: other:
+    mkType "${one.description or one.name} or ${other.name}" (v: one.check v || other.check v)
+    // {
+      merge = path: defs: (if all one.check defs then one else other).merge path defs;
+    };
+
   submodule =
     module:
     mkType "submodule" isAttrs
@@ -182,6 +189,7 @@ let
     inherit
       anything
       attrsOf
+      either
       listOf
       nullOr
       submodule

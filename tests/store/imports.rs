@@ -85,10 +85,12 @@ fn a_tip_in_the_store_needs_no_pack() {
     let (mut repo, mut host) = small();
     host.follow(&repo);
     repo.git(&["checkout", "-q", "-b", "test-web1"]);
-    let test = repo.change("x", "tried");
+    repo.write("x", "tried");
+    let test = repo.commit("Try x\n\nDeploy-To: test-web1 main\n");
     let main = host.main.clone();
     let request = ImportRequest {
         against: Against::Test { main: main.clone(), previous: None },
+        branch: "test-web1".into(),
         ..host.request(&test)
     };
     let pack = repo.pack(&test, &[&main.revision]);
@@ -108,10 +110,14 @@ fn an_older_test_tip_is_refused() {
     let (mut repo, mut host) = small();
     host.follow(&repo);
     let main = host.main.clone();
-    let test = repo.change("x", "tried");
+    repo.write("x", "tried");
+    let test = repo.commit("Try x\n\nDeploy-To: test-web1\n");
     let previous = Some((main.revision.clone(), i64::MAX));
-    let request =
-        ImportRequest { against: Against::Test { main: main.clone(), previous }, ..host.request(&test) };
+    let request = ImportRequest {
+        against: Against::Test { main: main.clone(), previous },
+        branch: "test-web1".into(),
+        ..host.request(&test)
+    };
     let Ok(Verdict::Refused(refusal)) = host.ask(&request, Some(&repo.pack(&test, &[&main.revision]))) else {
         panic!("not refused")
     };

@@ -33,11 +33,8 @@ fn o02_unknown_header_is_signed_and_fine() {
 fn o03_nul_byte() {
     let forge = Forge::new();
     forge.refuses(&odd(&forge, |p| replace(p, "Open", "Op\0en")), Code::NulByte, Git::Accepts);
-    forge.refuses(
-        &odd(&forge, |p| replace(p, "author A", "author \0A")),
-        Code::NulByte,
-        Git::Varies("accepts"),
-    );
+    // Unlike a message, git can't read a header with a NUL in it either.
+    forge.refuses(&odd(&forge, |p| replace(p, "author A", "author \0A")), Code::NulByte, Git::Rejects);
 }
 
 #[test]
@@ -76,8 +73,8 @@ fn o07_five_thousand_parents() {
     let forge = Forge::new();
     let line = format!("parent {}\n", forge.introduction);
     let many = |n: usize| odd(&forge, |p| replace(p, &line, &line.repeat(n)));
-    forge.refuses(&many(5_000), Code::TooManyParents, Git::Varies("accepts"));
-    forge.refuses(&many(65), Code::TooManyParents, Git::Varies("accepts"));
+    forge.refuses(&many(5_000), Code::TooManyParents, Git::OldAccepts);
+    forge.refuses(&many(65), Code::TooManyParents, Git::OldAccepts);
     forge.accepts(&many(64));
 }
 
@@ -88,7 +85,7 @@ fn commits_without_a_readable_date_are_refused() {
         let committer = "committer A U Thor <a@example.org> ";
         replace(p, &format!("{committer}1700000000"), &format!("{committer}soon"))
     });
-    forge.refuses(&raw, Code::BadHeader, Git::Varies("accepts"));
+    forge.refuses(&raw, Code::BadHeader, Git::OldAccepts);
 }
 
 #[test]

@@ -168,7 +168,10 @@ impl Forge {
         let key = signer.map(|signer| format!("user.signingKey={}", signer.key_file.display()));
         let mut args = vec!["-c", "gpg.format=ssh"];
         args.extend(key.iter().flat_map(|key| ["-c", key]));
+        // A tip of a test branch has to say that it is meant for it.
+        let target = branch.starts_with("test-").then(|| format!("Deploy-To: {branch}"));
         args.extend(["commit-tree", "-m", "change", &tree]);
+        args.extend(target.iter().flat_map(|line| ["-m", line]));
         args.extend(key.iter().map(|_| "-S"));
         if !parent.is_empty() {
             args.extend(["-p", &parent]);

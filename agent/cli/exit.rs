@@ -190,7 +190,7 @@ pub fn config_hint(error: &ConfigError) -> &'static str {
         ConfigError::Read { .. } => {
             "the NixOS module writes it; another file is named with --config, which a flake prints: \
              nix eval --json .#nixosConfigurations.<host>.config.services.pullagent.settings"
-        },
+        }
         ConfigError::TooLarge(_) | ConfigError::Parse(_) | ConfigError::Value { .. } => {
             "every problem at once: pullagent config check; all keys: pullagent config schema"
         }

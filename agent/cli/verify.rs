@@ -15,7 +15,7 @@ use crate::host::clock;
 use crate::model::{Oid, Operation};
 use crate::repo::local::{LocalError, LocalRepository, TreeFault, TreeSeen, open_for_verify};
 use crate::report;
-use crate::trust::{self, Accepted, AnchorFacts, Code, CommitLine, Context, Policy, Refusal, SignedBy};
+use crate::trust::{self, AnchorFacts, Code, CommitLine, Context, Policy, Refusal};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -179,37 +179,28 @@ fn judge(repo: &LocalRepository, policy: &Policy, question: &Question) -> Result
     if let Err(refusal) = &verdict {
         incomplete(refusal, repo, question)?;
     }
-    let report = trust::verify_range_report(&mut read, tip, &anchor, policy, &context).ok();
+    let report = match operation {
+        Operation::Switch => trust::verify_range_report(&mut read, tip, &anchor, policy, &context),
+        Operation::Test => trust::verify_test_report(&mut read, tip, &anchor, policy, &context),
+    };
     let (lines, left_off) = report.map_or((Vec::new(), 0), |report| (report.lines, report.left_off));
     let mut judgement = Judgement { lines, left_off, refusal: None, tree: None };
     match verdict {
-        Ok(accepted) => {
-            judgement.accept(&accepted, policy);
-            match repo.check_tree(&accepted.tree) {
-                Ok(seen) => judgement.tree = Some(seen),
-                Err(TreeFault::Refused(refusal)) => {
-                    judgement.refuse(Refusal { commit: Some(tip.clone()), ..refusal });
-                }
-                // A clone without trees can't be looked into; that is said, and is no verdict.
-                Err(TreeFault::Unread(LocalError::Missing(_))) if repo.is_partial() => {}
-                Err(TreeFault::Unread(e)) => return Err(unreadable(e)),
+        Ok(accepted) => match repo.check_tree(&accepted.tree) {
+            Ok(seen) => judgement.tree = Some(seen),
+            Err(TreeFault::Refused(refusal)) => {
+                judgement.refuse(Refusal { commit: Some(tip.clone()), ..refusal });
             }
-        }
+            // A clone without trees can't be looked into; that is said, and is no verdict.
+            Err(TreeFault::Unread(LocalError::Missing(_))) if repo.is_partial() => {}
+            Err(TreeFault::Unread(e)) => return Err(unreadable(e)),
+        },
         Err(refusal) => judgement.refuse(refusal),
     }
     Ok(judgement)
 }
 
 impl Judgement {
-    /// The lines speak of each commit by itself; the last word on the tip has the verdict for its branch.
-    fn accept(&mut self, accepted: &Accepted, policy: &Policy) {
-        let signer = policy.signers().iter().find(|s| Some(&s.name) == accepted.signer.as_ref());
-        let line = self.lines.iter_mut().find(|line| line.revision == accepted.revision);
-        if let Some((signer, line)) = signer.zip(line) {
-            line.verdict = Ok(SignedBy { signer: signer.name.clone(), roles: signer.roles.clone() });
-        }
-    }
-
     fn refuse(&mut self, refusal: Refusal) {
         let at = |line: &&mut CommitLine| Some(&line.revision) == refusal.commit.as_ref();
         if let Some(line) = self.lines.iter_mut().find(at) {

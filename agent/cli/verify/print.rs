@@ -55,6 +55,9 @@ struct Why<'a> {
     commit: &'a Option<Oid>,
     text: &'a str,
     advice: &'static str,
+    /// What the host would deploy first; what it says then may let the rest follow.
+    #[serde(rename = "steppingStone")]
+    stepping_stone: &'a Option<Oid>,
 }
 
 /// Returns what `--json` prints.
@@ -89,8 +92,8 @@ fn line(CommitLine { revision, subject, verdict }: &CommitLine) -> Line<'_> {
 }
 
 fn why(refusal: &Refusal) -> Why<'_> {
-    let Refusal { code, commit, text } = refusal;
-    Why { code: *code, commit, text, advice: code.advice() }
+    let Refusal { code, commit, text, stepping_stone } = refusal;
+    Why { code: *code, commit, text, advice: code.advice(), stepping_stone }
 }
 
 /// Returns what is printed otherwise.
@@ -99,7 +102,14 @@ pub fn text(question: &Question, judgement: &Judgement) -> String {
     if judgement.left_off > 0 {
         text.push_str(&format!("  … and {} older commits, judged too\n", judgement.left_off));
     }
-    text + &summary(question, judgement)
+    text.push_str(&summary(question, judgement));
+    if let Some(stone) = judgement.refusal.as_ref().and_then(|refusal| refusal.stepping_stone.as_ref()) {
+        let stone = stone.short();
+        text.push_str(&format!(
+            "  the host would deploy {stone} first, and judge the rest by what that says\n"
+        ));
+    }
+    text
 }
 
 fn sentence(CommitLine { revision, subject, verdict }: &CommitLine) -> String {

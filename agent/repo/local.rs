@@ -129,7 +129,10 @@ impl LocalRepository {
 
     /// Returns whether this clone leaves objects at its remote (`git clone --filter`).
     pub fn is_partial(&self) -> bool {
-        self.repository.config_snapshot().string("extensions.partialClone").is_some()
+        let config = self.repository.config_snapshot();
+        let mut remotes = config.plumbing().sections_by_name("remote").into_iter().flatten();
+        remotes.any(|remote| remote.value("promisor").is_some_and(|value| value == "true"))
+            || config.string("extensions.partialClone").is_some()
     }
 
     /// Returns the bytes of commit `oid`, after comparing them with the id.

@@ -69,7 +69,7 @@ fn an_amended_commit_names_its_branch_once() {
     desk.git(&["commit", "-q", "--allow-empty", "-m", "Subject"]);
     for _ in 0..2 {
         desk.git(&["commit", "-q", "--amend", "--allow-empty", "--no-edit"]);
-        desk.git(&["-c", "core.editor=true", "commit", "-q", "--amend", "--allow-empty"]);
+        desk.sh("GIT_EDITOR=true git commit -q --amend --allow-empty");
     }
     assert_eq!(message(&desk), format!("Subject\n\n{LINE}"));
     desk.git(&["commit", "-q", "--amend", "--allow-empty", "-m", "Another"]);

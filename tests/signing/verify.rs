@@ -10,7 +10,7 @@ fn there_is_one_line_for_each_commit() {
     desk.trust("renovate", json!({ "keys": [desk.key("bot")], "roles": ["contributor"] }));
     let begin = desk.git(&["rev-parse", "HEAD"]);
     desk.commit("bot", "Update");
-    desk.commit("alice", "Endorse");
+    let endorsed = desk.commit("alice", "Endorse");
     let range = format!("{begin}..HEAD");
     let ran = desk.verify(&[&range]);
     let lines: Vec<&str> = ran.out.lines().collect();
@@ -30,7 +30,7 @@ fn there_is_one_line_for_each_commit() {
     desk.commit("bot", "Last");
     let ran = desk.verify(&[&range]);
     let lines: Vec<&str> = ran.out.lines().collect();
-    assert!(ran.code == 3 && lines.len() == 6, "{ran:?}");
+    assert!(ran.code == 3 && lines.len() == 7, "{ran:?}");
     for (line, code, subject) in
         [(0, "unauthorised", "Last"), (1, "unsigned", "Forgot"), (2, "unknown-key", "Backdoor")]
     {
@@ -42,6 +42,7 @@ fn there_is_one_line_for_each_commit() {
         );
     }
     assert!(lines[5].contains("would be refused for main on web1: 3 of 5 commits"), "{ran:?}");
+    assert!(lines[6].contains("deploy") && lines[6].contains(&endorsed[..7]), "{ran:?}");
 }
 
 #[test]
@@ -144,7 +145,7 @@ fn the_files_of_the_tip_are_held_to_the_rules() {
 fn what_was_asked_wrongly_is_explained() {
     let desk = Desk::new();
     for (args, code, words) in [
-        (&["nowhere"][..], 2, &["no branch", "hint: "][..]),
+        (&["main..nowhere"][..], 2, &["no branch", "hint: "][..]),
         (&[], 2, &["nothing to start from", "FROM..TIP"]),
         (&["--repo", "/nonexistent", "HEAD"], 1, &["failed to open", "--repo"]),
         (&["--config", "/nonexistent", "HEAD"], 1, &["failed to read configuration", "nix eval --json"]),

@@ -15,7 +15,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(60);
 const PAGE: &str = include_str!("../../docs/signing.md");
 /// What a newcomer answers to questions for a passphrase.
 const ASKPASS: &str = "#!/bin/sh\necho\n";
-const GPG_CONF: &str = "batch\npinentry-mode loopback\npassphrase ''\n";
+const GPG_CONF: &str = "batch\npinentry-mode loopback\npassphrase-file ";
 
 /// A person who follows the page.
 struct Newcomer {
@@ -127,6 +127,9 @@ async fn list(world: &mut World, key: &str) {
     let tip = world.alice.commit(change).await.unwrap();
     world.alice.push("main").await.unwrap();
     deployed(world, "the new key", &tip).await;
+    // On a host with systemd, the switch restarts an agent whose configuration changed.
+    world.agent.stop().await.unwrap();
+    world.agent.start().await.unwrap();
 }
 
 fn configuration(world: &World) -> serde_json::Value {
@@ -169,7 +172,9 @@ async fn the_page_leads_to_an_accepted_push_with_a_gpg_key() {
     let mut world = world("page-gpg").await;
     let you = Newcomer::new(&world);
     you.run(&you.home, "mkdir -m 700 .gnupg");
-    std::fs::write(you.home.join(".gnupg/gpg.conf"), GPG_CONF).unwrap();
+    let passphrase = you.home.join(".gnupg/passphrase");
+    std::fs::write(&passphrase, "\n").unwrap();
+    std::fs::write(you.home.join(".gnupg/gpg.conf"), format!("{GPG_CONF}{}\n", passphrase.display())).unwrap();
     std::fs::write(you.home.join(".gnupg/gpg-agent.conf"), "allow-loopback-pinentry\n").unwrap();
     you.run(&you.home, "gpg --quick-generate-key 'You <you@example.org>' ed25519 sign never");
     you.follow("1. A key", "gpg");

@@ -7,6 +7,7 @@
 
 mod trust {
     mod bindings;
+    mod catalogue;
     mod forge;
     mod history;
     mod mutation;

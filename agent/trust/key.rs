@@ -239,11 +239,28 @@ pub(super) mod tests {
 
     #[test]
     fn keys_of_small_order_are_weak() {
-        let mut identity = [0; 32];
-        identity[0] = 1;
-        for point in [identity, [0; 32]] {
-            let error = PublicKey::parse(&line("ssh-ed25519", &[b"ssh-ed25519", &point])).unwrap_err();
-            assert!(matches!(error, KeyError::Weak(_)), "{error}");
+        // The eight points of small order, by y; each with both signs, and the two that can be written a second way.
+        const Y: [&str; 7] = [
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ];
+        let mut weak = 0;
+        for y in Y {
+            for sign in [0, 0x80] {
+                let digits = y.as_bytes().chunks(2);
+                let byte = |d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap();
+                let mut point: Vec<u8> = digits.map(byte).collect();
+                point[31] |= sign;
+                let error = PublicKey::parse(&line("ssh-ed25519", &[b"ssh-ed25519", &point])).unwrap_err();
+                assert!(matches!(error, KeyError::Weak(_) | KeyError::Damaged(_)), "{y} {sign}: {error}");
+                weak += usize::from(matches!(error, KeyError::Weak(_)));
+            }
         }
+        assert!(weak >= 8, "{weak}");
     }
 }

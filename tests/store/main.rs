@@ -10,6 +10,7 @@ mod git;
 mod host;
 mod hostile;
 mod imports;
+mod rows;
 mod watch;
 
 /// The pieces that unit tests use too call us by this name.

@@ -295,6 +295,24 @@ fn p15_a_revocation_that_cannot_be_read_stops_everything() {
         let error = config_error(|t| t["revokedKeys"] = vec![revoked].into());
         assert!(error.contains("'trust.revokedKeys'"), "{revoked:?}: {error}");
     }
+    // The agent does not start, with a revocation that it can't read as little as without its configuration.
+    let root = forge.path("root");
+    std::fs::create_dir(&root).unwrap();
+    let golden = include_str!("../fixtures/config.json");
+    let bad = golden.replace(r#""revokedKeys": []"#, r#""revokedKeys": ["/etc/pullagent/revoked"]"#);
+    assert_ne!(golden, bad);
+    std::fs::write(forge.path("bad.json"), bad).unwrap();
+    for (file, complaint) in
+        [("bad.json", "'trust.revokedKeys'"), ("none.json", "failed to read configuration")]
+    {
+        let file = forge.path(file);
+        let args = ["--root", root.to_str().unwrap(), "--config", file.to_str().unwrap(), "run"];
+        let output = forge.run(env!("CARGO_BIN_EXE_pullagent"), &args, &[], b"");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(complaint), "{said}");
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "it began nothing");
+    }
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub struct LocalRepository {
 /// from the object directories `beside`, which is where Git keeps a push while its hooks look at it.
 pub fn open_for_verify(dir: &Path, beside: &[PathBuf]) -> Result<LocalRepository, LocalError> {
     let open = |source| LocalError::Open { path: dir.to_owned(), source };
-    let (found, _) = gix::discover::upwards(dir).map_err(|e| open(e.into()))?;
+    let (found, _) = gix::discover::upwards(dir).map_err(open)?;
     let found = found.into_repository_and_work_tree_directories().0;
     // Isolated: no system, user or environment configuration. Whoever names the directory trusts it to be read, and
     // reading runs nothing; without `Trust::Full` gitoxide lowers limits for repositories of another owner.

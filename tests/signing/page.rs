@@ -174,7 +174,8 @@ async fn the_page_leads_to_an_accepted_push_with_a_gpg_key() {
     you.run(&you.home, "mkdir -m 700 .gnupg");
     let passphrase = you.home.join(".gnupg/passphrase");
     std::fs::write(&passphrase, "\n").unwrap();
-    std::fs::write(you.home.join(".gnupg/gpg.conf"), format!("{GPG_CONF}{}\n", passphrase.display())).unwrap();
+    std::fs::write(you.home.join(".gnupg/gpg.conf"), format!("{GPG_CONF}{}\n", passphrase.display()))
+        .unwrap();
     std::fs::write(you.home.join(".gnupg/gpg-agent.conf"), "allow-loopback-pinentry\n").unwrap();
     you.run(&you.home, "gpg --quick-generate-key 'You <you@example.org>' ed25519 sign never");
     you.follow("1. A key", "gpg");

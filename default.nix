@@ -34,9 +34,13 @@ pkgs.rustPlatform.buildRustPackage {
   };
   cargoLock.lockFile = ./Cargo.lock;
 
-  # Made by the program itself, so they are never out of date. Cross builds can't run it and go without.
+  # Manual and completions are made by the program itself, so they are never out of date. Cross builds can't run it and go
+  # without.
   nativeBuildInputs = [ pkgs.installShellFiles ];
-  postInstall = lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
+  postInstall = ''
+    install -D -m 755 -t $out/share/pullagent/hooks agent/cli/hook/*
+  ''
+  + lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
     mkdir manual
     $out/bin/pullagent man manual
     installManPage manual/*

@@ -48,6 +48,7 @@
             rustfmt
             fcgiwrap
             git
+            gnupg
             nginx
             openssh
             openssl

@@ -82,6 +82,7 @@ fn the_rendered_configuration_says_what_the_golden_file_says() {
     assert_eq!(ours.unknown, Vec::<String>::new());
     assert_eq!(ours.settings, golden.settings);
     assert_eq!(eval("crossRendered"), rendered);
+    assert_eq!(eval("evaluated"), rendered, "people who sign can do without the build");
 }
 
 /// The module and the agent each have their defaults; this keeps them the same.

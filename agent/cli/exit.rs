@@ -187,7 +187,10 @@ impl From<ConfigError> for Fail {
 /// Returns what to do about a configuration that can't be used.
 pub fn config_hint(error: &ConfigError) -> &'static str {
     match error {
-        ConfigError::Read { .. } => "the NixOS module writes it; another file is named with --config",
+        ConfigError::Read { .. } => {
+            "the NixOS module writes it; another file is named with --config, which a flake prints: \
+             nix eval --json .#nixosConfigurations.<host>.config.services.pullagent.settings"
+        }
         ConfigError::TooLarge(_) | ConfigError::Parse(_) | ConfigError::Value { .. } => {
             "every problem at once: pullagent config check; all keys: pullagent config schema"
         }

@@ -27,6 +27,10 @@ mod retry;
 
 mod verify;
 
+mod allowed_signers;
+
+mod hook;
+
 mod config;
 
 pub mod demo;
@@ -108,8 +112,12 @@ enum Verb {
     History(history::Args),
     /// Say why a revision runs, or does not
     Explain(explain::Args),
-    /// Check the signatures of a local repository as this host would, without the agent
+    /// Check the signatures of a local repository as a host would, without the agent
     Verify(verify::Args),
+    /// Print the signers as the allowed-signers file that Git and OpenSSH read
+    AllowedSigners(allowed_signers::Args),
+    /// Print a Git hook: for commits that name their branch, and for pushes that hosts accept
+    Hook(hook::Args),
     /// Stop deploying; what is being tried right now is still brought to its end
     Suspend(suspend::Args),
     /// Deploy again after a suspension
@@ -163,6 +171,8 @@ fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
         Verb::History(args) => history::run(options, &args)?,
         Verb::Explain(args) => explain::run(options, &args)?,
         Verb::Verify(args) => verify::run(options, &args)?,
+        Verb::AllowedSigners(args) => allowed_signers::run(options, &args)?,
+        Verb::Hook(args) => hook::run(&args)?,
         Verb::Suspend(args) => suspend::run(options, &args)?,
         Verb::Resume => resume::run(options)?,
         Verb::Retry(args) => retry::run(options, &args)?,

@@ -1,10 +1,15 @@
-//! Reading commits of an ordinary repository on this machine, bare or with a work tree, for verifying by hand. Reads
-//! what Git itself would read (packed and loose objects, alternates), except replace refs; trusts nothing it reads.
+//! Reading commits and trees of an ordinary repository on this machine, bare or with a work tree, for verifying by hand
+//! and in hooks. Reads what Git itself would read (packed and loose objects, alternates, the quarantine of a push),
+//! except replace refs; trusts nothing it reads.
 
 use std::path::{Path, PathBuf};
 
+use gix_odb::Header as _;
+
 use super::objects::{Kind, to_gix, to_oid};
 use crate::model::Oid;
+use crate::trust::tree::{self, Budget, check_tree};
+use crate::trust::{ObjectFormat, Refusal};
 
 /// Says why a repository on this machine cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -28,9 +33,17 @@ pub enum LocalError {
     /// The object is not there.
     #[error("object '{0}' is missing")]
     Missing(Oid),
-    /// The object is there and is no commit.
-    #[error("object '{0}' is a {1}, not a commit")]
-    NotACommit(Oid, String),
+    /// The object is there and is something else.
+    #[error("object '{0}' is a {1}, not a {2}")]
+    WrongKind(Oid, String, &'static str),
+    /// Objects that are kept elsewhere can't be read.
+    #[error("failed to open the object directory '{path}'")]
+    Objects {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The object, or the way to it, is damaged.
     #[error("failed to read object '{oid}'")]
     Read {
@@ -41,55 +54,176 @@ pub enum LocalError {
     },
 }
 
+/// What was found out about a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TreeSeen {
+    /// All of it is within the rules.
+    Whole,
+    /// The names are; some files are not in this clone, so their sizes don't count.
+    WithoutSomeFiles,
+}
+
+/// Why a tree was not found to be within the rules.
+#[derive(Debug)]
+pub enum TreeFault {
+    /// It breaks one.
+    Refused(Refusal),
+    /// It can't be read.
+    Unread(LocalError),
+}
+
 /// An ordinary repository, open for reading.
 pub struct LocalRepository {
     path: PathBuf,
     repository: gix::Repository,
+    /// Object directories beside the repository's own.
+    beside: Vec<gix_odb::Handle>,
 }
 
-/// Opens the repository at `dir`: a bare one, a `.git` directory, or the top of a work tree.
-pub fn open_for_verify(dir: &Path) -> Result<LocalRepository, LocalError> {
+/// Opens the repository that `dir` is, or lies in: a bare one, a `.git` directory, or a work tree. Objects are also read
+/// from the object directories `beside`, which is where Git keeps a push while its hooks look at it.
+pub fn open_for_verify(dir: &Path, beside: &[PathBuf]) -> Result<LocalRepository, LocalError> {
+    let open = |source| LocalError::Open { path: dir.to_owned(), source };
+    let (found, _) = gix::discover::upwards(dir).map_err(open)?;
+    let found = found.into_repository_and_work_tree_directories().0;
     // Isolated: no system, user or environment configuration. Whoever names the directory trusts it to be read, and
     // reading runs nothing; without `Trust::Full` gitoxide lowers limits for repositories of another owner.
     let options = gix::open::Options::isolated()
         .with(gix::sec::Trust::Full)
         .config_overrides(["core.useReplaceRefs=false"]);
-    let opened = gix::ThreadSafeRepository::open_opts(dir, options);
-    let repository = opened.map_err(|source| LocalError::Open { path: dir.to_owned(), source })?;
-    Ok(LocalRepository { path: dir.to_owned(), repository: repository.to_thread_local() })
+    let repository = gix::ThreadSafeRepository::open_opts(found, options).map_err(open)?.to_thread_local();
+    let beside = beside.iter().map(|path| {
+        let opened = gix_odb::at_opts(path, repository.object_hash(), None, Default::default());
+        opened.map_err(|source| LocalError::Objects { path: path.clone(), source })
+    });
+    Ok(LocalRepository { path: dir.to_owned(), beside: beside.collect::<Result<_, _>>()?, repository })
 }
 
 impl LocalRepository {
     /// Returns the commit that `revision` names: a full object id, a full reference name such as `refs/heads/main`,
-    /// `HEAD`, or the name of a local branch. Never guesses: no abbreviated ids, no other name spaces.
+    /// `HEAD`, or the name of a local branch, else of a remote-tracking one such as `origin/main`. Never guesses: no
+    /// abbreviated ids, no tags.
     pub fn resolve(&self, revision: &str) -> Result<Oid, LocalError> {
         if let Ok(oid) = revision.parse() {
             return Ok(oid);
         }
-        let full = match revision {
-            "HEAD" => revision.to_owned(),
-            name if name.starts_with("refs/") => revision.to_owned(),
-            name => format!("refs/heads/{name}"),
+        let names = match revision {
+            "HEAD" => vec![revision.to_owned()],
+            name if name.starts_with("refs/") => vec![revision.to_owned()],
+            name => vec![format!("refs/heads/{name}"), format!("refs/remotes/{name}")],
         };
         let no_such = || LocalError::NoSuchRevision { path: self.path.clone(), name: revision.to_owned() };
-        let reference = self.repository.try_find_reference(full.as_str()).map_err(|_| no_such())?;
-        let mut reference = reference.ok_or_else(no_such)?;
-        let id = reference.follow_to_object().map_err(|_| no_such())?;
-        Ok(to_oid(&id))
+        for name in names {
+            let reference = self.repository.try_find_reference(name.as_str()).map_err(|_| no_such())?;
+            if let Some(mut reference) = reference {
+                return Ok(to_oid(&reference.follow_to_object().map_err(|_| no_such())?));
+            }
+        }
+        Err(no_such())
+    }
+
+    /// Returns whether the history of this clone is cut off (`git clone --depth`).
+    pub fn is_shallow(&self) -> bool {
+        self.repository.is_shallow().unwrap_or(false)
+    }
+
+    /// Returns whether this clone leaves objects at its remote (`git clone --filter`).
+    pub fn is_partial(&self) -> bool {
+        let config = self.repository.config_snapshot();
+        let mut remotes = config.plumbing().sections_by_name("remote").into_iter().flatten();
+        remotes.any(|remote| remote.value("promisor").is_some_and(|value| value == "true"))
+            || config.string("extensions.partialClone").is_some()
     }
 
     /// Returns the bytes of commit `oid`, after comparing them with the id.
     pub fn commit(&self, oid: &Oid) -> Result<Vec<u8>, LocalError> {
+        self.read(oid, Kind::Commit, "commit")
+    }
+
+    /// Holds the tree `root`, and all below it, to the rules of [`tree`].
+    pub fn check_tree(&self, root: &Oid) -> Result<TreeSeen, TreeFault> {
+        let mut walk = TreeWalk { repository: self, budget: Budget::new(), seen: TreeSeen::Whole };
+        walk.directory(root, &mut Vec::new())?;
+        Ok(walk.seen)
+    }
+
+    fn read(&self, oid: &Oid, kind: Kind, what: &'static str) -> Result<Vec<u8>, LocalError> {
         use gix::prelude::Find as _;
         let id = to_gix(oid);
-        let mut buf = Vec::new();
         let read = |source| LocalError::Read { oid: oid.clone(), source };
-        let object = self.repository.objects.try_find(&id, &mut buf).map_err(read)?;
-        let object = object.ok_or_else(|| LocalError::Missing(oid.clone()))?;
-        object.verify_checksum(&id).map_err(read)?;
-        match object.kind {
-            Kind::Commit => Ok(object.data.to_vec()),
-            other => Err(LocalError::NotACommit(oid.clone(), other.to_string())),
+        let mut buf = Vec::new();
+        for objects in self.layers() {
+            let Some(object) = objects.try_find(&id, &mut buf).map_err(read)? else { continue };
+            object.verify_checksum(&id).map_err(read)?;
+            if object.kind != kind {
+                return Err(LocalError::WrongKind(oid.clone(), object.kind.to_string(), what));
+            }
+            return Ok(object.data.to_vec());
         }
+        Err(LocalError::Missing(oid.clone()))
+    }
+
+    /// Returns the size of the file `oid`, without reading it whole.
+    fn file_size(&self, oid: &Oid) -> Result<u64, LocalError> {
+        let id = to_gix(oid);
+        for objects in self.layers() {
+            let found = objects.try_header(&id);
+            match found.map_err(|source| LocalError::Read { oid: oid.clone(), source })? {
+                Some(header) if header.kind() == Kind::Blob => return Ok(header.size()),
+                Some(header) => {
+                    return Err(LocalError::WrongKind(oid.clone(), header.kind().to_string(), "file"));
+                }
+                None => {}
+            }
+        }
+        Err(LocalError::Missing(oid.clone()))
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &gix_odb::Handle> {
+        std::iter::once(&*self.repository.objects).chain(&self.beside)
+    }
+}
+
+/// Looking at one tree, as the export of a host does, but writing nothing.
+struct TreeWalk<'a> {
+    repository: &'a LocalRepository,
+    budget: Budget,
+    seen: TreeSeen,
+}
+
+impl TreeWalk<'_> {
+    /// Goes into the directory with the path `dir`. Its depth is bounded by [`tree::DEPTH_MAX`].
+    fn directory(&mut self, oid: &Oid, dir: &mut Vec<u8>) -> Result<(), TreeFault> {
+        let raw = self.repository.read(oid, Kind::Tree, "tree").map_err(TreeFault::Unread)?;
+        self.spend(raw.len() as u64)?;
+        for entry in check_tree(&raw, ObjectFormat::of(oid), dir).map_err(TreeFault::Refused)? {
+            if entry.kind != tree::Kind::Directory {
+                self.file(&entry.id)?;
+                continue;
+            }
+            let parent = dir.len();
+            if parent > 0 {
+                dir.push(b'/');
+            }
+            dir.extend_from_slice(entry.name);
+            self.directory(&entry.id, dir)?;
+            dir.truncate(parent);
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, oid: &Oid) -> Result<(), TreeFault> {
+        match self.repository.file_size(oid) {
+            Ok(size) => self.spend(size),
+            Err(LocalError::Missing(_)) if self.repository.is_partial() => {
+                self.seen = TreeSeen::WithoutSomeFiles;
+                self.spend(0)
+            }
+            Err(e) => Err(TreeFault::Unread(e)),
+        }
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<(), TreeFault> {
+        self.budget.spend(bytes).map_err(TreeFault::Refused)
     }
 }

@@ -98,7 +98,7 @@ fn verify_judges_a_local_repository() {
     let repo_arg = repo.to_str().unwrap();
     let range = format!("{begin}..main");
     let ran = host.run(&["verify", "--repo", repo_arg, &range]);
-    assert!(ran.code == 0 && ran.out.contains("signed by alice  \"signed well\""), "{ran:?}");
+    assert!(ran.code == 0 && ran.out.contains("signed by alice (deployer)  \"signed well\""), "{ran:?}");
     git(&["commit", "-q", "--allow-empty", "-m", "forgot to sign"]);
     let ran = host.run(&["verify", "--repo", repo_arg, &range]);
     assert!(ran.code == 3 && ran.out.contains("unsigned") && ran.out.contains("would be refused"), "{ran:?}");

@@ -60,6 +60,7 @@ in
     nativeCheckInputs = (old.nativeCheckInputs or [ ]) ++ [
       pkgs.fcgiwrap
       pkgs.git
+      pkgs.gnupg
       pkgs.nginx
       pkgs.nix
       pkgs.openssh

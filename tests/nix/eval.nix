@@ -133,6 +133,8 @@ let
 in
 {
   rendered = rendered (host [ ]);
+  # What docs/signing.md has `nix eval` print.
+  evaluated = (host [ ]).services.pullagent.settings;
   configCheck = (source (host [ ])).script;
   units = unitsOf (host [ ]);
   users = { inherit ((host [ ]).users) users groups; };

@@ -125,7 +125,7 @@ fn commits_of_an_ordinary_repository_can_be_read() {
     repo.git(&["replace", loose.as_str(), packed.as_str()]);
 
     for dir in [repo.path(), &repo.path().join(".git"), &clone, &linked, &shared] {
-        let local = open_for_verify(dir).unwrap();
+        let local = open_for_verify(dir, &[]).unwrap();
         for name in ["main", "HEAD", "refs/heads/main", "refs/tags/v1", loose.as_str()] {
             if dir == shared && name == "refs/heads/main" {
                 continue;
@@ -142,16 +142,16 @@ fn commits_of_an_ordinary_repository_can_be_read() {
         );
         assert!(matches!(local.resolve(loose.short()), Err(LocalError::NoSuchRevision { .. })));
     }
-    let local = open_for_verify(repo.path()).unwrap();
+    let local = open_for_verify(repo.path(), &[]).unwrap();
     let tree = repo.oid("HEAD^{tree}");
-    assert!(matches!(local.commit(&tree), Err(LocalError::NotACommit(..))));
+    assert!(matches!(local.commit(&tree), Err(LocalError::WrongKind(..))));
     assert!(matches!(local.commit(&"1".repeat(40).parse().unwrap()), Err(LocalError::Missing(_))));
-    assert!(matches!(open_for_verify(bare.path()), Err(LocalError::Open { .. })));
+    assert!(matches!(open_for_verify(bare.path(), &[]), Err(LocalError::Open { .. })));
     // A loose object whose bytes were changed on disk.
     let file = repo.path().join(".git/objects").join(&loose.as_str()[..2]).join(&loose.as_str()[2..]);
     let other = repo.object("blob", b"something else");
     let bytes = fs::read(repo.path().join(".git/objects").join(&other[..2]).join(&other[2..])).unwrap();
     fs::remove_file(&file).unwrap();
     fs::write(&file, bytes).unwrap();
-    assert!(open_for_verify(repo.path()).unwrap().commit(&loose).is_err());
+    assert!(open_for_verify(repo.path(), &[]).unwrap().commit(&loose).is_err());
 }

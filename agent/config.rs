@@ -6,6 +6,7 @@
 //! because a rollback may hand an older agent a newer file.
 
 mod check;
+mod keys;
 mod signer;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Oid, Operation};
 use crate::trust;
 
+pub use keys::trust_settings;
 pub use signer::{Moment, Role, Signer, SigningKey};
 
 /// The version of the file's layout that this program writes and understands best.

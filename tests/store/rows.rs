@@ -1,15 +1,18 @@
 //! Rows of the attack catalogue that need a store and an export: what git would believe of a repository on disk (R05,
-//! R06), and what files in a tree would do to a checkout (T04 to T06).
+//! R06), and what files in a tree would do to a checkout (T04 to T06). And that the child which judges is told the whole
+//! policy.
 
 use std::fs;
 use std::path::Path;
 
+use pullagent::model::Oid;
 use pullagent::repo::export::export;
+use pullagent::repo::import::{Against, ImportRequest, Verdict};
 use pullagent::repo::store::{Store, StoreError};
-use pullagent::trust::Code;
+use pullagent::trust::{Code, Merges, Policy, RefBinding, Rules, Signer};
 
-use crate::git::Repo;
-use crate::host::Host;
+use crate::git::{self, Repo};
+use crate::host::{Host, NOW};
 
 /// A host that runs what is at the tip of its repository.
 fn following() -> (Repo, Host) {
@@ -153,4 +156,44 @@ fn t06_hooks_and_configuration_in_the_tree_run_nothing() {
         assert_eq!(fs::read_to_string(tree.join(".githooks/post-checkout")).unwrap(), hook);
     });
     assert_eq!(fs::read_dir(ran.path()).unwrap().count(), 0, "something of the tree was run");
+}
+
+#[test]
+fn the_child_judges_by_the_whole_policy() {
+    let (mut repo, host) = following();
+    repo.git(&["checkout", "-q", "-b", "side"]);
+    repo.git(&["commit", "-q", "--no-gpg-sign", "--allow-empty", "-m", "unsigned"]);
+    repo.git(&["checkout", "-q", "main"]);
+    repo.change("host.nix", "{ }\n");
+    repo.git(&["merge", "-q", "--no-ff", "-S", "-m", "Merge", "side"]);
+    let merged = repo.tip();
+    repo.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    let plain = repo.commit("Plain\n\nDeploy-To: main test-web1\n");
+    let unbound = repo.commit("Unbound");
+    let judge = |tip: &Oid, test: bool, bend: fn(&mut Signer, &mut Rules)| {
+        let (mut signers, mut rules) = (git::policy().signers().to_vec(), Rules::default());
+        bend(&mut signers[0], &mut rules);
+        let policy = Policy::new(signers, vec![], rules).unwrap();
+        let mut request = ImportRequest { policy, ..host.request(tip) };
+        if test {
+            request.against = Against::Test { main: host.main.clone(), previous: None };
+            request.branch = "test-web1".to_owned();
+        }
+        match host.ask(&request, Some(&repo.pack(tip, &[&host.main.revision]))).unwrap() {
+            Verdict::Accepted(_) => None,
+            Verdict::Refused(refusal) => Some(refusal.code),
+        }
+    };
+    assert_eq!(judge(&merged, false, |_, _| ()), Some(Code::Unsigned));
+    assert_eq!(judge(&unbound, false, |_, r| r.ref_binding = RefBinding::Strict), Some(Code::WrongTarget));
+    assert_eq!(judge(&unbound, true, |_, _| ()), Some(Code::WrongTarget));
+    assert_eq!(judge(&plain, true, |s, _| s.test_hosts = Some([].into())), Some(Code::Unauthorised));
+    let expired = |s: &mut Signer, _: &mut Rules| s.keys[0].valid_until = Some(NOW);
+    assert_eq!(judge(&plain, false, expired), Some(Code::KeyExpired));
+    let early = |s: &mut Signer, _: &mut Rules| s.keys[0].valid_from = Some(NOW + 1);
+    assert_eq!(judge(&plain, false, early), Some(Code::KeyNotYetValid));
+    assert_eq!(judge(&plain, false, |_, r| r.ref_binding = RefBinding::Strict), None);
+    assert_eq!(judge(&plain, true, |s, _| s.test_hosts = Some(["web1".to_owned()].into())), None);
+    assert_eq!(judge(&merged, false, |_, r| r.merges = Merges::Vouch), None);
+    host.fsck();
 }

@@ -8,7 +8,7 @@ use pullagent::trust::{
 };
 
 use super::forge::{Forge, MAIN, NOW, TEST};
-use super::ranges::{TRY, after, code, offer_after};
+use super::ranges::{after, code, offer_after};
 use super::sshsig::Key;
 
 /// What commits are dated in these tests unless they say otherwise.
@@ -147,7 +147,6 @@ fn p13_clock_before_the_anchor() {
     let honest = forge.signed_at(NOW + 60, "alice", "Next");
     assert_eq!(code(offer_at(&forge, &policy, &anchor, &honest, NOW - FUTURE_SECS_MAX + 60)), Ok(1));
     assert_eq!(code(offer_at(&forge, &policy, &anchor, &honest, 0)), Err(Code::FutureCommit));
-    // The floor is the anchor's date and never the clock's: what a clock said once, it may take back (P19).
 }
 
 #[test]
@@ -363,12 +362,4 @@ fn trust_bindings_of_the_configuration_reach_the_policy() {
     let again = config::parse(serde_json::to_string(&settings).unwrap().as_bytes()).unwrap().settings;
     assert_eq!(again, settings);
     assert_ne!(settings.trust_digest(), config::Settings { hostname: "web2".into(), ..again }.trust_digest());
-}
-
-#[test]
-fn what_waits_for_the_test_branch_says_try() {
-    // A tip as the other tests make it is refused on main, and its message binds it to one host.
-    let forge = Forge::new();
-    let tip = forge.signed("alice", TRY);
-    assert_eq!(code(forge.offer(&tip)), Err(Code::WrongTarget));
 }

@@ -37,9 +37,8 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     }
     // What root named comes next, even if it can't be fetched at the moment.
     let root_waits = state.vouched.as_ref().is_some_and(|v| !v.anchored);
-    let may_begin = |d: &Desired| {
-        !root_waits && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none())
-    };
+    let may_begin =
+        |d: &Desired| !root_waits && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none());
     let desired = desired(state, facts, host, policy).filter(may_begin);
     let patience = desired.as_ref().and_then(|d| not_before(state, &d.tip.target(), facts.now));
     match desired {

@@ -28,7 +28,8 @@ impl World {
         let w = &mut *self.inner.borrow_mut();
         let system = system(revision);
         (w.running, w.etc) = (system.clone(), system.clone());
-        (w.profile, w.boot_default) = (system.clone(), system);
+        (w.profile, w.boot_default) = (system.clone(), system.clone());
+        w.may_be_permanent.insert(system);
         w.generation += 1;
     }
 

@@ -7,6 +7,7 @@
 
 mod check;
 mod health;
+mod keys;
 mod signer;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::model::{Oid, Operation};
 use crate::trust;
 
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
+pub use keys::trust_settings;
 pub use signer::{Moment, Role, Signer, SigningKey};
 
 /// The version of the file's layout that this program writes and understands best.

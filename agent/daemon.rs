@@ -1,5 +1,6 @@
 //! The composition root: opens what the agent needs, ties the rooms together, and runs until it is told to stop.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -20,6 +21,7 @@ use crate::host::service::{self, NotifyState};
 use crate::host::{self, clock, manager::Manager, nix::Nix, units};
 use crate::journal::{Journal, JournalError};
 use crate::model::{Command, Sighting};
+use crate::plan::Held;
 use crate::reconcile::{self, INBOX_MAX, Inbound};
 use crate::repo::store::Store;
 use crate::report::{Publisher, Snapshot, Status};
@@ -103,7 +105,7 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
             Err(locked @ JournalError::Locked(_)) => return Err(locked.into()),
             Err(error) => {
                 let again = || Journal::reopen(&state, &boot_id);
-                observe_only(&host, &show, &mut ordered, &unusable(&error), again).await
+                observe_only(&host, &show, &mut ordered, unusable(&error), again).await
             }
         };
         service::notify(&[NotifyState::Ready]);
@@ -152,6 +154,7 @@ async fn deploy(
     let (tell, told) = mpsc::channel(INBOX_MAX);
     let steps = Rc::new(Steps {
         trust: settings.policy()?,
+        seen_trust: RefCell::default(),
         host: host.clone(),
         state_directory: state.to_owned(),
         link: Link::new(link::sources(settings)),
@@ -259,17 +262,31 @@ async fn reconcile(
     }
 }
 
-/// Says why the journal can't be used, and what helps where mending it does not.
-fn unusable(error: &JournalError) -> String {
+/// Says why the journal can't be used, and what helps.
+fn unusable(error: &JournalError) -> Held {
     let said = host::chain(error);
     match error {
-        JournalError::Damaged { .. } | JournalError::Illegal { .. } => {
-            format!("{said}; without that file this host starts anew, from the revision it runs")
-        }
+        JournalError::Untrusted { path, .. } => Held::new(
+            "state-untrusted",
+            format!("{said}, so what is remembered there proves nothing"),
+            format!(
+                "find out who could write there; then chown and chmod go-w '{}', or move it away to start anew from what runs",
+                path.display()
+            ),
+        ),
+        JournalError::Damaged { .. } | JournalError::Illegal { .. } => Held::new(
+            "journal",
+            said,
+            "move that file away, and this host starts anew from the revision it runs; see docs/operations.md",
+        ),
         JournalError::Locked(_)
         | JournalError::Io { .. }
         | JournalError::Refused(_)
-        | JournalError::Poisoned(_) => said,
+        | JournalError::Poisoned(_) => Held::new(
+            "journal",
+            said,
+            "mend that; it is tried again every minute, or: systemctl restart pullagent",
+        ),
     }
 }
 
@@ -278,18 +295,19 @@ async fn observe_only(
     host: &HostPaths,
     show: &watch::Sender<Arc<Snapshot>>,
     ordered: &mut Orders,
-    trouble: &str,
+    trouble: Held,
     reopen: impl Fn() -> Result<Journal, JournalError>,
 ) -> Journal {
-    tracing::error!("only observing, nothing is deployed: {trouble}");
+    let text = trouble.text.clone();
+    tracing::error!(code = trouble.code, "only observing, nothing is deployed: {text}; {}", trouble.advice);
     service::notify(&[NotifyState::Ready, NotifyState::Status("only observing; see 'pullagent status'")]);
     let mut snapshot = (**show.borrow()).clone();
     snapshot.doing = None;
-    snapshot.trouble = Some(trouble.to_owned());
+    snapshot.trouble = Some(trouble);
     loop {
         if let Ok(facts) = facts::observe(host) {
             let (now, guard) = (clock::unix_secs(), snapshot.facts.guard.clone());
-            let seen = Sighting::Host { now, host: Box::new(facts), guard, introduction: None };
+            let seen = Sighting::Host { now, host: Box::new(facts), guard, introduction: None, trust: None };
             snapshot.facts.see(seen);
         }
         show.send_replace(Arc::new(snapshot.clone()));
@@ -297,7 +315,7 @@ async fn observe_only(
         tokio::select! {
             () = tokio::time::sleep(OBSERVE_EVERY) => {}
             Some((_, reply)) = ordered.recv() => {
-                drop(reply.send(Err(format!("nothing can be done: {trouble}"))));
+                drop(reply.send(Err(format!("nothing can be done: {text}"))));
             }
         }
         if let Ok(journal) = reopen() {

@@ -52,6 +52,14 @@ pub enum JournalError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Somebody else than the agent's user could have written there.
+    #[error("'{path}' {what}")]
+    Untrusted {
+        /// The directory, or a file in it.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A record in the middle is damaged, so nothing after it can be believed.
     #[error("record {line} of journal '{path}' is damaged: {text}")]
     Damaged {
@@ -144,6 +152,7 @@ impl Journal {
             .mode(0o700)
             .create(dir)
             .map_err(io("create the folder of"))?;
+        ownership::check(dir)?;
         let lock = lock(dir)?;
         let new = !path.try_exists().map_err(io("look for"))?;
         if new {
@@ -433,6 +442,8 @@ fn read(path: &Path) -> Result<Vec<u8>, JournalError> {
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
+
+mod ownership;
 
 #[cfg(test)]
 mod tests;

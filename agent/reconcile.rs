@@ -11,8 +11,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::host;
 use crate::journal::{Journal, JournalError};
-use crate::model::{Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension};
-use crate::plan::{self, Facts, Policy};
+use crate::model::{
+    Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension, Target,
+};
+use crate::plan::{self, Alarm, Facts, Policy};
 use crate::report::{self, Doing, Snapshot};
 
 /// How many messages may wait for the loop.
@@ -40,6 +42,8 @@ struct Loop<'a> {
     policy: &'a Policy,
     facts: Facts,
     show: &'a watch::Sender<Arc<Snapshot>>,
+    /// The alarms that the log knows of.
+    alarms: Vec<Alarm>,
 }
 
 /// Reconciles until the journal fails. `beat` is awaited again and again as long as the loop turns, also while an action
@@ -56,11 +60,12 @@ pub async fn run(
     perform: impl AsyncFn(Action) -> Happened,
     beat: impl AsyncFn(),
 ) -> Result<Infallible, JournalError> {
-    let mut this = Loop { journal, policy, facts: Facts::default(), show };
+    let mut this = Loop { journal, policy, facts: Facts::default(), show, alarms: vec![] };
     loop {
         let id = this.state().deployment.as_ref().map(|d| d.id.clone());
         let seen = perform(Action::Observe(id)).await;
         this.take(seen)?;
+        this.sound_alarms();
         let action = this.next();
         this.announce(Some(&action));
         if let Some(happened) = this.carry_out(action, inbox, &perform, &beat).await? {
@@ -139,12 +144,22 @@ impl Loop<'_> {
         Ok(())
     }
 
+    /// Says each alarm once, when it comes, and once more when it has gone.
+    fn sound_alarms(&mut self) {
+        let now = plan::alarms(self.state(), &self.facts, self.policy);
+        if now != self.alarms {
+            report::log_alarms(&self.alarms, &now);
+            self.alarms = now;
+        }
+    }
+
     fn announce(&self, action: Option<&Action>) {
         let snapshot = Snapshot {
             state: self.state().clone(),
             facts: self.facts.clone(),
             doing: action.and_then(|a| doing(a, self.facts.now)),
-            trouble: plan::held(self.state(), &self.facts, self.policy),
+            trouble: plan::held(self.state(), &self.facts, self.policy)
+                .or_else(|| plan::withheld(self.state(), &self.facts, self.policy)),
         };
         self.show.send_if_modified(|shown| {
             let changed = **shown != snapshot;
@@ -171,6 +186,10 @@ impl Loop<'_> {
                 return Ok(Ok("it was not suspended".to_owned()));
             }
             Command::Resume { by } => (Event::Resumed { by, at }, "resumed".to_owned()),
+            Command::Accept { revision, by } => match self.how_accepted(&revision) {
+                Ok(said) => (Event::RootAccepted { revision, by, at }, said),
+                Err(known) => return Ok(Ok(known)),
+            },
             Command::Retry { revision, by } => {
                 let said = match &revision {
                     Some(r) => format!("{} is tried again", r.short()),
@@ -181,6 +200,34 @@ impl Loop<'_> {
         };
         self.take(Happened::Event(event))?;
         Ok(Ok(said))
+    }
+
+    /// Says what becomes of a commit that root names now; `Err`: nothing, for it has happened already.
+    fn how_accepted(&self, revision: &Oid) -> Result<String, String> {
+        let (state, short) = (self.state(), revision.short());
+        if state.vouched.as_ref().is_some_and(|v| v.revision == *revision) {
+            return Err(format!("{short} is being accepted already"));
+        }
+        let bad = state.quarantined(&Target::config(revision.clone()), None).is_some();
+        if state.main.as_ref().is_some_and(|m| m.revision == *revision) && state.vouched.is_none() && !bad {
+            return Err(format!("{short} is the accepted revision already"));
+        }
+        let next = format!("{short} becomes the accepted revision, whatever came before");
+        Ok(match (&state.deployment, plan::held(state, &self.facts, self.policy)) {
+            (Some(d), _) => {
+                let under_way = d.desired.tip.revision.short();
+                format!("{next}: it is fetched and deployed once {under_way} has come to its end")
+            }
+            (None, _) if plan::suspended(state, self.facts.now) => {
+                format!(
+                    "{next}: deployments are suspended, so it is fetched and deployed after 'pullagent resume'"
+                )
+            }
+            (None, Some(held)) if state.main.is_some() || !held.is_about_trust() => {
+                format!("{next}, but the host is held: {}", held.text)
+            }
+            (None, _) => format!("{next}: it is fetched and deployed next"),
+        })
     }
 
     /// Says what a suspension means now: what is on probation can't stay there.
@@ -221,7 +268,7 @@ async fn keep_up(beat: &impl AsyncFn()) -> Infallible {
 fn doing(action: &Action, since: u64) -> Option<Doing> {
     let of = |action, d: &Deployment| Some((action, Some(d.desired.tip.revision.clone())));
     let named = match action {
-        Action::Observe(_) | Action::Wait { .. } | Action::Record(_) => None,
+        Action::Observe(_) | Action::Wait { .. } | Action::Record(_) | Action::Relate { .. } => None,
         Action::Verify(v) => Some(("verify", Some(v.candidate.revision.clone()))),
         Action::Build(_, desired) => Some(("build", Some(desired.tip.revision.clone()))),
         Action::Prepare(d) => of("prepare", d),

@@ -10,6 +10,7 @@
 mod crash {
     mod laws;
     mod script;
+    mod trust;
     pub mod world;
 }
 
@@ -48,6 +49,10 @@ struct Script {
     name: &'static str,
     commits: Vec<(Oid, Commit)>,
     pushes: Vec<Heads>,
+    /// With which push root names a commit as the next anchor; whoever is not sure that it was heard says it again.
+    accepts: Option<(usize, Oid)>,
+    /// Before which push root installs a commit by hand.
+    installs: Option<(usize, Oid)>,
 }
 
 /// What a run came to.
@@ -82,6 +87,7 @@ fn policy() -> Policy {
         enforce_drift: false,
         expected_machine_id: None,
         arming_margin_ms: 1_000_000,
+        stale_after_secs: 24 * 3600,
     }
 }
 
@@ -93,8 +99,49 @@ fn one(name: &'static str, behaviour: Behaviour) -> Script {
         (bad.clone(), Commit { behaviour, parent: intro.clone() }),
         (good.clone(), Commit { behaviour: Behaviour::Good, parent }),
     ];
-    let main = |tip: &Oid| BTreeMap::from([("main".to_owned(), tip.clone())]);
-    Script { name, commits, pushes: vec![main(&intro), main(&bad), main(&good)] }
+    script(name, commits, vec![main(&intro), main(&bad), main(&good)])
+}
+
+fn script(name: &'static str, commits: Vec<(Oid, Commit)>, pushes: Vec<Heads>) -> Script {
+    Script { name, commits, pushes, accepts: None, installs: None }
+}
+
+fn main(tip: &Oid) -> Heads {
+    BTreeMap::from([("main".to_owned(), tip.clone())])
+}
+
+/// A commit revokes a key and is rolled back; the next one is signed with that key.
+fn revocation_rolled_back() -> Script {
+    let (intro, revoking, stolen, good) = (oid(0x1000), oid(0x2000), oid(0x2100), oid(0x3000));
+    let commits = vec![
+        (revoking.clone(), Commit { behaviour: Behaviour::Revoking, parent: intro.clone() }),
+        (stolen.clone(), Commit { behaviour: Behaviour::ByThief, parent: revoking.clone() }),
+        (good.clone(), Commit { behaviour: Behaviour::Good, parent: revoking.clone() }),
+    ];
+    script("revocation rolled back", commits, vec![main(&intro), main(&revoking), main(&stolen), main(&good)])
+}
+
+/// The main branch is rewritten, which is refused until root says that it is meant.
+fn root_accepts() -> Script {
+    let (intro, other, good) = (oid(0x1000), oid(0x2000), oid(0x3000));
+    let commits = vec![
+        (other.clone(), Commit { behaviour: Behaviour::Good, parent: oid(0x9000) }),
+        (good.clone(), Commit { behaviour: Behaviour::Good, parent: other.clone() }),
+    ];
+    let pushes = vec![main(&intro), main(&other), main(&other), main(&good)];
+    Script { accepts: Some((2, other)), ..script("root accepts", commits, pushes) }
+}
+
+/// Root installs a newer commit by hand; then the branch moves to one in between.
+fn root_installs() -> Script {
+    let (intro, between, newer, good) = (oid(0x1000), oid(0x2000), oid(0x2100), oid(0x3000));
+    let commits = vec![
+        (between.clone(), Commit { behaviour: Behaviour::Good, parent: intro.clone() }),
+        (newer.clone(), Commit { behaviour: Behaviour::Good, parent: between.clone() }),
+        (good.clone(), Commit { behaviour: Behaviour::Good, parent: newer.clone() }),
+    ];
+    let pushes = vec![main(&intro), main(&between), main(&good)];
+    Script { installs: Some((1, newer)), ..script("root installs", commits, pushes) }
 }
 
 /// A test branch comes, moves, goes; then main moves on.
@@ -117,7 +164,7 @@ fn test_branch(name: &'static str, behaviour: Behaviour) -> Script {
         heads(&good, Some(&second)),
         heads(&good, None),
     ];
-    Script { name, commits, pushes }
+    script(name, commits, pushes)
 }
 
 /// A tip of the test branch runs when the next one comes to nothing: back to the main line, though the branch stays.
@@ -147,6 +194,9 @@ fn scripts() -> Vec<Script> {
         test_branch("unhealthy test branch", Unhealthy),
         test_branch("test branch is cut off", CutOff),
         test_moves_to("test branch turns unhealthy", Unhealthy),
+        revocation_rolled_back(),
+        root_accepts(),
+        root_installs(),
     ]
 }
 
@@ -213,6 +263,9 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
             let heads =
                 Sighting::Heads { remote: "origin".to_owned(), heads: script.pushes[n].clone(), at: now };
             send.try_send(Inbound::Saw(heads)).unwrap();
+            if let Some((_, revision)) = script.accepts.iter().find(|(at, _)| *at == n) {
+                send.try_send(accept(revision)).unwrap();
+            }
         };
         push(*pushed);
         let mut polls = 0;
@@ -245,6 +298,9 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
                 break None;
             }
             if quiet {
+                if let Some((_, revision)) = script.installs.iter().find(|(at, _)| *at == *pushed + 1) {
+                    world.install(revision);
+                }
                 *pushed += 1;
                 push(*pushed);
             }
@@ -254,6 +310,11 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
         complain("something was announced that the journal does not hold".to_owned());
     }
     over
+}
+
+fn accept(revision: &Oid) -> Inbound {
+    let command = Command::Accept { revision: revision.clone(), by: "root".to_owned() };
+    Inbound::Asked { command, at: 1_900_000_000, reply: tokio::sync::oneshot::channel().0 }
 }
 
 fn resume() -> Inbound {
@@ -363,6 +424,7 @@ fn undisturbed_runs_end_as_they_should() {
             | "resets the host"
             | "health phase outlasts the guard"
             | "operator switches"
+            | "revocation rolled back"
             | "unhealthy test branch" => vec![oid(0x2000)],
             "test branch turns unhealthy" => vec![oid(0x2100)],
             _ => vec![],
@@ -370,7 +432,8 @@ fn undisturbed_runs_end_as_they_should() {
         assert_eq!(end.quarantined, bad, "{}", script.name);
         assert_eq!(
             !end.refused.is_empty(),
-            script.name == "unsigned" || script.name.contains("test branch"),
+            matches!(script.name, "unsigned" | "revocation rolled back" | "root installs")
+                || script.name.contains("test branch"),
             "{}",
             script.name
         );
@@ -505,6 +568,7 @@ fn planted_bugs_are_noticed() {
         Bug::TargetBlamed,
         Bug::ClassLeftOut,
         Bug::TimeOfRollbackLost,
+        Bug::OldKeysBack,
     ];
     for bug in bugs {
         assert!(notices(bug), "{bug:?} went unnoticed");

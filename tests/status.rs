@@ -12,7 +12,7 @@ use pullagent::model::{
     Action, CheckFacts, Class, Ended, Entered, Event, Failure, Oid, Operation, Outcome, Setback, Step,
     Suspension, Target, TestLine, TestProgress, Tip,
 };
-use pullagent::plan::{self, Retry};
+use pullagent::plan::{self, Policy, Retry};
 use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
 use pullagent::steps::Steps;
 
@@ -283,7 +283,9 @@ fn a_refusal_that_may_pass_says_what_helps() {
 #[test]
 fn held() {
     let mut s = host_in_sync();
-    s.trouble = Some("this is another machine than the configuration is for (expectedMachineId)".to_owned());
+    s.facts.host.as_mut().unwrap().machine_id = Some("another".to_owned());
+    let policy = Policy { expected_machine_id: Some("this".to_owned()), ..report::policy(&settings()) };
+    s.trouble = plan::held(&s.state, &s.facts, &policy);
     assert_eq!(check("held", &s).state, Headline::Held);
 }
 

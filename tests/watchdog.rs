@@ -29,7 +29,7 @@ fn beats(work: impl AsyncFn()) -> Vec<Instant> {
     let perform = async |action| match action {
         Action::Observe(_) => {
             let (host, guard) = (Box::new(HostFacts::default()), Default::default());
-            Happened::Saw(Sighting::Host { now: 1, host, guard, introduction: None })
+            Happened::Saw(Sighting::Host { now: 1, host, guard, introduction: None, trust: None })
         }
         _ => {
             work().await;

@@ -155,6 +155,10 @@ impl From<ClientError> for Fail {
                 error,
                 format!("run it as root, or as a member of the group '{ADMIN_GROUP}'"),
             ),
+            ClientError::Denied { ref hint, .. } => {
+                let hint = hint.clone();
+                Fail { exit: Exit::NotPermitted, error: error.into(), hint }
+            }
             ClientError::Refused { ref hint, .. } => {
                 let hint = hint.clone();
                 Fail { exit: Exit::Error, error: error.into(), hint }

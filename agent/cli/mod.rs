@@ -25,6 +25,8 @@ mod resume;
 
 mod retry;
 
+mod accept;
+
 mod verify;
 
 mod allowed_signers;
@@ -124,6 +126,8 @@ enum Verb {
     Resume,
     /// Try again what failed or was refused
     Retry(retry::Args),
+    /// Go on from a commit that root names, although a rule refuses it; for root alone
+    Accept(accept::Args),
     /// Check, show or describe the configuration
     #[command(subcommand)]
     Config(config::Verb),
@@ -176,6 +180,7 @@ fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
         Verb::Suspend(args) => suspend::run(options, &args)?,
         Verb::Resume => resume::run(options)?,
         Verb::Retry(args) => retry::run(options, &args)?,
+        Verb::Accept(args) => accept::run(options, &args)?,
         Verb::Config(verb) => config::run(options, &verb)?,
         Verb::Demo(args) => return Ok(demo::run(options, &args)?),
         Verb::Completions(args) => completions::run(&args, &mut Cli::command())?,

@@ -27,6 +27,14 @@ pub enum ClientError {
     /// The socket is not for this user.
     #[error("not permitted to use '{}'", .0.display())]
     NotPermitted(PathBuf),
+    /// The agent does not take this order from this user.
+    #[error("{message}")]
+    Denied {
+        /// Why not, in the agent's words.
+        message: String,
+        /// What can be done about it, in the agent's words.
+        hint: Option<String>,
+    },
     /// The agent did not carry it out.
     #[error("{message}")]
     Refused {
@@ -59,6 +67,7 @@ pub async fn give(root: &Path, order: &Order) -> Result<String, ClientError> {
     // The host part of the address is for form's sake.
     let request = client(&path)?.post(format!("http://pullagent{COMMAND}")).json(order);
     let mut response = request.send().await?;
+    let denied = response.status() == reqwest::StatusCode::FORBIDDEN;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > REPLY_MAX {
@@ -69,6 +78,8 @@ pub async fn give(root: &Path, order: &Order) -> Result<String, ClientError> {
     let reply: Reply = serde_json::from_slice(&body)?;
     if reply.ok {
         Ok(reply.message)
+    } else if denied {
+        Err(ClientError::Denied { message: reply.message, hint: reply.hint })
     } else {
         Err(ClientError::Refused { message: reply.message, hint: reply.hint })
     }

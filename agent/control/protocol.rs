@@ -38,6 +38,11 @@ pub enum Order {
     },
     /// Deploy again.
     Resume,
+    /// Make a commit the next anchor. For root alone.
+    Accept {
+        /// Which.
+        revision: Oid,
+    },
     /// Forget that a revision was bad.
     Retry {
         /// Which; `null`: all.
@@ -53,6 +58,7 @@ impl Order {
             Order::Sync => Command::Sync,
             Order::Suspend { reason, until } => Command::Suspend { reason, until, by },
             Order::Resume => Command::Resume { by },
+            Order::Accept { revision } => Command::Accept { revision, by },
             Order::Retry { revision } => Command::Retry { revision, by },
         }
     }

@@ -165,6 +165,15 @@ async fn command(
         return refuse(StatusCode::BAD_REQUEST, text, Some("say it in a sentence"));
     }
     let by = peer.name();
+    if matches!(order, Order::Accept { .. }) && !peer.is_root() {
+        tracing::warn!(%by, "a user who is not root asked for a commit to be accepted");
+        let text = "only root may name the commit to go on from".to_owned();
+        return refuse(
+            StatusCode::FORBIDDEN,
+            text,
+            Some("run it as root; membership of the admin group is not enough"),
+        );
+    }
     tracing::info!(%by, ?order, "an operator gave an order");
     let (reply, answer) = oneshot::channel();
     if served.orders.try_send((order.given_by(by), reply)).is_err() {
@@ -203,6 +212,11 @@ struct Peer {
 }
 
 impl Peer {
+    /// Tells whether this is root, or whoever is root's stand-in: the user that the agent runs as.
+    fn is_root(self) -> bool {
+        self.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
+    }
+
     fn name(self) -> String {
         let Some(uid) = self.uid else { return "an unknown user".to_owned() };
         let named = account(Path::new("/etc/passwd"), |_, number| number == uid);

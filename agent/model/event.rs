@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Candidate, CheckFacts, Decision, DeploymentId, Desired, GuardFacts, HostFacts, Oid, StorePath, Target,
-    Tip,
+    AdoptedTrust, Candidate, CheckFacts, Decision, DeploymentId, Desired, GuardFacts, HostFacts, Keys, Kin,
+    Oid, StorePath, Target, Tip, TrustSettings,
 };
 use super::{Deployment, Operation};
 
@@ -22,6 +22,13 @@ pub enum Action {
     Wait {
         /// `None`: only a wake ends the wait.
         until: Option<u64>,
+    },
+    /// Find out how one commit stands to another in the history that was fetched.
+    Relate {
+        /// The one.
+        revision: Oid,
+        /// The other: the accepted tip.
+        to: Oid,
     },
     /// Fetch a tip if it is not stored yet, and verify it against the accepted history.
     Verify(Verification),
@@ -53,7 +60,7 @@ impl Action {
     /// Tells whether the action may be dropped half-way when something newer makes it moot. Dropping kills its children.
     pub fn may_be_dropped(&self) -> bool {
         match self {
-            Action::Wait { .. } | Action::Verify(_) | Action::Build(..) => true,
+            Action::Wait { .. } | Action::Relate { .. } | Action::Verify(_) | Action::Build(..) => true,
             Action::Observe(_)
             | Action::Record(_)
             | Action::Prepare(_)
@@ -78,6 +85,8 @@ pub struct Verification {
     pub line: Line,
     /// Names policy and accepted tip; a refusal holds as long as it stays the same.
     pub judged_by: String,
+    /// Whose signatures count.
+    pub keys: Keys,
 }
 
 /// Which history a tip has to continue.
@@ -85,6 +94,15 @@ pub struct Verification {
 pub enum Line {
     /// The first contact: the tip must descend from the introduction, which root pinned by id.
     Introduction(Oid),
+    /// Root named this very commit as the next anchor, whatever it descends from.
+    Root(Oid),
+    /// Root installed this very commit by hand; it becomes the anchor if it descends from the accepted tip.
+    Installed {
+        /// What the running system was built from.
+        revision: Oid,
+        /// The accepted tip.
+        main: Tip,
+    },
     /// Fast-forward from the accepted tip.
     Main(Tip),
     /// On top of the accepted main line; it may have been rewritten since `previous`.
@@ -145,6 +163,9 @@ pub enum Event {
         drv: Option<String>,
         /// The system.
         toplevel: StorePath,
+        /// The trust settings of its configuration, if it has any that can be used.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trust: Option<TrustSettings>,
         /// When.
         at: u64,
     },
@@ -243,6 +264,20 @@ pub enum Event {
         /// When this was seen.
         at: u64,
     },
+    /// The trust settings of the running, permanent system count from now on.
+    TrustAdopted {
+        /// The settings, and the revision that they come from.
+        trust: AdoptedTrust,
+    },
+    /// Root named the next anchor.
+    RootAccepted {
+        /// The commit.
+        revision: Oid,
+        /// Who.
+        by: String,
+        /// When.
+        at: u64,
+    },
     /// A test system no longer runs, and this was not our doing (a reboot, an operator).
     TestLost {
         /// When.
@@ -281,6 +316,7 @@ impl Event {
             Event::BuildFailed { .. }
                 | Event::Refused { .. }
                 | Event::Adopted { .. }
+                | Event::TrustAdopted { .. }
                 | Event::TestLost { .. }
         )
     }
@@ -320,6 +356,8 @@ pub enum Sighting {
         guard: GuardFacts,
         /// The revision that root pinned: the running system's, or the configured introduction.
         introduction: Option<Oid>,
+        /// The trust settings in the running system, if it has any that can be used.
+        trust: Option<TrustSettings>,
     },
     /// The host could not be looked at. Ends [`Action::Observe`], too: nothing is guessed.
     Blind {
@@ -347,6 +385,15 @@ pub enum Sighting {
         text: String,
         /// When.
         at: u64,
+    },
+    /// How one commit stands to another. Ends [`Action::Relate`].
+    Related {
+        /// The one.
+        revision: Oid,
+        /// The other.
+        to: Oid,
+        /// What the first is to the second.
+        kin: Kin,
     },
     /// An action failed in a way that may pass by itself.
     Failed {
@@ -385,6 +432,13 @@ pub enum Command {
     },
     /// Deploy again.
     Resume {
+        /// Who asks.
+        by: String,
+    },
+    /// Make one commit the next anchor. Only root may.
+    Accept {
+        /// Which.
+        revision: Oid,
         /// Who asks.
         by: String,
     },

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Class, Failure, Quarantined, Refusal, Suspension, SwitchEnd};
-use super::{DeploymentId, Desired, Oid, Operation, StorePath, Target, Tip, Why};
+use super::{AdoptedTrust, DeploymentId, Desired, Oid, Operation, StorePath, Target, Tip, Vouched, Why};
 
 /// How many refused tips are remembered.
 pub const REFUSED_MAX: usize = 64;
@@ -23,6 +23,12 @@ pub const ROLLBACKS_MAX: usize = 3;
 pub struct State {
     /// The accepted tip of the main line: the anchor. Only its descendants are accepted next.
     pub main: Option<Tip>,
+    /// What root named as the next anchor, until that has run its course.
+    pub vouched: Option<Vouched>,
+    /// The trust settings that count; `None`: nothing was adopted yet, and those of the running system do.
+    pub trust: Option<AdoptedTrust>,
+    /// Every key that adopted settings revoked at any time, oldest first; no more than [`super::REVOKED_MAX`].
+    pub revoked: VecDeque<String>,
     /// The test line.
     pub test: Option<TestLine>,
     /// The test system that runs. It may be an older one than the test line's: that one may have come to nothing.
@@ -49,6 +55,9 @@ pub struct State {
     pub deployments_begun: u64,
     /// A newer version wrote something that this one does not understand.
     pub foreign: Option<Foreign>,
+    /// What later versions remember besides, carried through for them: a rollback may hand them back their journal.
+    #[serde(flatten)]
+    pub later: serde_json::Map<String, serde_json::Value>,
 }
 
 /// The test tip that was accepted last, and how far it got. It is entered at most once.

@@ -7,7 +7,7 @@ use super::state::{
     Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, ROLLBACKS_MAX,
     Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
-use super::{Decision, DeploymentId, Desired, Oid, Operation, Tip, Why};
+use super::{AdoptedTrust, Decision, DeploymentId, Desired, Oid, Operation, REVOKED_MAX, Tip, Vouched, Why};
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,7 @@ impl State {
             | Event::BuildFailed { .. }
             | Event::Built { .. }
             | Event::Adopted { .. }
+            | Event::TrustAdopted { .. }
             | Event::TestLost { .. } => self.apply_idle(event),
             Event::Prepared { id, .. }
             | Event::Armed { id }
@@ -45,6 +46,11 @@ impl State {
             | Event::RollbackFailed { id, .. }
             | Event::Superseded { id, .. }
             | Event::Abandoned { id, .. } => self.apply_end(id, event),
+            Event::RootAccepted { revision, by, at } => {
+                let (revision, by) = (revision.clone(), by.clone());
+                self.vouched = Some(Vouched { revision, by, at: *at, anchored: false });
+                Ok(())
+            }
             Event::Suspended { suspension } => {
                 self.suspension = Some(suspension.clone());
                 Ok(())
@@ -73,32 +79,42 @@ impl State {
             return Err(self.illegal(event));
         }
         match event {
-            Event::MainAccepted { tip } => {
-                self.pardon(tip);
-                self.main = Some(tip.clone());
-            }
+            Event::MainAccepted { tip } => self.accept_main(tip),
             Event::TestAccepted { tip, main } => {
                 self.pardon(tip);
                 self.accept_test(tip, main);
             }
             Event::Refused { refusal } => self.refuse(refusal),
             Event::BuildFailed { desired, failure, at } => self.fail_build(desired, failure, *at),
-            Event::Built { id, desired, drv, toplevel, at } => {
+            Event::Built { id, desired, drv, toplevel, trust, at } => {
                 self.deployments_begun += 1;
+                let (revision, at) = (Some(desired.tip.revision.clone()), *at);
+                // The accepted tip is the newest there is. A test, or the way back to an older system, adopts nothing.
+                if desired.operation == Operation::Switch
+                    && self.main.as_ref().is_some_and(|m| m.revision == desired.tip.revision)
+                    && let Some(settings) = trust.clone()
+                {
+                    self.adopt_trust(AdoptedTrust { revision, settings, at });
+                }
                 self.deployment = Some(Deployment {
                     id: id.clone(),
                     desired: desired.clone(),
                     drv: drv.clone(),
                     toplevel: toplevel.clone(),
-                    at: *at,
+                    at,
                     stage: Stage::Built,
                 });
             }
             Event::Adopted { toplevel, generation, at } => {
                 let Some(tip) = self.main.clone() else { return Err(self.illegal(event)) };
-                let (toplevel, generation) = (toplevel.clone(), *generation);
-                self.settled = Some(Settled { tip, toplevel, generation, id: None, at: *at });
+                self.end_vouching(&tip.revision);
+                let known = |s: &&Settled| s.tip.revision == tip.revision && s.toplevel == *toplevel;
+                if self.settled.as_ref().filter(known).is_none() {
+                    let (toplevel, generation) = (toplevel.clone(), *generation);
+                    self.settled = Some(Settled { tip, toplevel, generation, id: None, at: *at });
+                }
             }
+            Event::TrustAdopted { trust } => self.adopt_trust(trust.clone()),
             Event::TestLost { at } => self.lose_test(*at),
             _ => return Err(self.illegal(event)),
         }
@@ -203,6 +219,37 @@ impl State {
         Ok(())
     }
 
+    /// Moves the anchor. What root named is judged by nothing that was held against it before.
+    fn accept_main(&mut self, tip: &Tip) {
+        self.pardon(tip);
+        match self.vouched.take() {
+            Some(vouched) if vouched.revision == tip.revision => {
+                self.refused.clear();
+                self.forgive(Some(&tip.revision));
+                self.vouched = Some(Vouched { anchored: true, ..vouched });
+            }
+            // Still to be fetched; what was accepted meanwhile does not change that.
+            Some(vouched) if !vouched.anchored => self.vouched = Some(vouched),
+            Some(_) | None => {}
+        }
+        self.main = Some(tip.clone());
+    }
+
+    /// What root named runs, so it is a revision like any other from now on.
+    fn end_vouching(&mut self, revision: &Oid) {
+        self.vouched = self.vouched.take().filter(|v| !v.anchored || v.revision != *revision);
+    }
+
+    /// Makes these settings the ones that count. What was revoked once stays so, whatever comes later.
+    fn adopt_trust(&mut self, trust: AdoptedTrust) {
+        for key in trust.settings.revoked_keys() {
+            if !self.revoked.contains(&key) {
+                push_bounded(&mut self.revoked, key, REVOKED_MAX);
+            }
+        }
+        self.trust = Some(trust);
+    }
+
     fn accept_test(&mut self, tip: &Tip, main: &Oid) {
         let same = self.test.as_ref().filter(|t| t.tip.revision == tip.revision);
         let progress = same.map_or(TestProgress::Accepted, |t| t.progress.clone());
@@ -215,6 +262,8 @@ impl State {
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
+        // Nobody can vouch for what can't be exported.
+        self.vouched = self.vouched.take().filter(|v| v.anchored || v.revision != refusal.revision);
         let known = self.refused.iter().any(|r| r.revision == refusal.revision && r.code == refusal.code);
         self.refused.retain(|r| r.revision != refusal.revision || r.branch != refusal.branch);
         push_bounded(&mut self.refused, refusal.clone(), REFUSED_MAX);
@@ -266,6 +315,7 @@ impl State {
                         TestProgress::Over { why: "the host went back to its main line".to_owned() };
                 }
                 self.entered = None;
+                self.end_vouching(&d.desired.tip.revision);
                 self.settled = Some(Settled {
                     tip: d.desired.tip.clone(),
                     toplevel: d.toplevel.clone(),
@@ -425,6 +475,8 @@ impl Event {
             Event::Superseded { .. } => "superseded",
             Event::Abandoned { .. } => "abandoned",
             Event::Adopted { .. } => "adopted",
+            Event::TrustAdopted { .. } => "trust-adopted",
+            Event::RootAccepted { .. } => "root-accepted",
             Event::TestLost { .. } => "test-lost",
             Event::Suspended { .. } => "suspended",
             Event::Resumed { .. } => "resumed",

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    CheckFacts, Class, Command, Deployment, DeploymentId, Event, Failure, GuardFacts, HostFacts, Oid,
-    Sighting, Why,
+    CheckFacts, Class, Command, Deployment, DeploymentId, Event, Failure, GuardFacts, HostFacts, Kin, Oid,
+    Sighting, TrustSettings, Why,
 };
 
 /// How many tips can be waiting for another try at once.
 const RETRIES_MAX: usize = 64;
+/// How many commits' standing to the accepted tip is kept.
+const KIN_MAX: usize = 64;
 
 /// What is known of the world. [`Facts::see`] folds each sighting in.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,6 +26,12 @@ pub struct Facts {
     pub guard: GuardFacts,
     /// The revision that root pinned for the first contact.
     pub introduction: Option<Oid>,
+    /// The trust settings in the running system.
+    pub trust: Option<TrustSettings>,
+    /// How commits stand to another one, the second; found out with [`crate::model::Action::Relate`].
+    pub kin: BTreeMap<Oid, (Oid, Kin)>,
+    /// How often, by remote, a tip that nobody else named could not be fetched or judged since one was accepted.
+    pub failures: BTreeMap<String, u32>,
     /// The remotes by name.
     pub remotes: BTreeMap<String, RemoteFacts>,
     /// What failed in a way that may pass.
@@ -91,12 +99,13 @@ impl Facts {
     /// Folds one sighting in.
     pub fn see(&mut self, sighting: Sighting) {
         match sighting {
-            Sighting::Host { now, host, guard, introduction } => {
+            Sighting::Host { now, host, guard, introduction, trust } => {
                 self.now = now;
                 self.host = Some(*host);
                 self.blind = None;
                 self.guard = guard;
                 self.introduction = introduction;
+                self.trust = trust;
             }
             Sighting::Blind { now, text } => {
                 self.now = now;
@@ -113,7 +122,14 @@ impl Facts {
                 let since = before.map_or(at, |t| t.since);
                 facts.trouble = Some(Trouble { class, text, tries, since, at });
             }
+            Sighting::Related { revision, to, kin } => {
+                if self.kin.len() >= KIN_MAX {
+                    self.kin.clear();
+                }
+                self.kin.insert(revision, (to, kin));
+            }
             Sighting::Failed { revision, failure, at } => {
+                self.blame(&revision);
                 let tries = self.retries.get(&revision).map_or(0, |r| r.tries).saturating_add(1);
                 let not_before = at + retry_pause_secs(tries);
                 if self.retries.len() >= RETRIES_MAX {
@@ -148,8 +164,17 @@ impl Facts {
             Event::BuildFailed { desired, .. } => {
                 self.retries.remove(&desired.tip.revision);
             }
-            Event::MainAccepted { tip } | Event::TestAccepted { tip, .. } => {
+            Event::MainAccepted { tip } => {
                 self.retries.remove(&tip.revision);
+                // Everything stands to another accepted tip now, and more history may be there.
+                self.kin.clear();
+                self.failures.clear();
+            }
+            Event::TestAccepted { tip, .. } => {
+                self.retries.remove(&tip.revision);
+            }
+            Event::RootAccepted { revision, .. } => {
+                self.retries.remove(revision);
             }
             Event::Refused { refusal } => {
                 self.retries.remove(&refusal.revision);
@@ -168,10 +193,26 @@ impl Facts {
             | Event::RollbackFailed { .. }
             | Event::Superseded { .. }
             | Event::Adopted { .. }
+            | Event::TrustAdopted { .. }
             | Event::TestLost { .. }
             | Event::Suspended { .. }
             | Event::Resumed { .. } => {}
         }
+    }
+
+    /// Holds a failure against the one remote that names `revision`: a remote that always has something new that comes to
+    /// nothing must not keep the others waiting.
+    fn blame(&mut self, revision: &Oid) {
+        let names = |r: &RemoteFacts| r.heads.iter().flat_map(BTreeMap::values).any(|tip| tip == revision);
+        let mut naming = self.remotes.iter().filter(|(_, r)| names(r)).map(|(name, _)| name.clone());
+        if let (Some(only), None) = (naming.next(), naming.next()) {
+            *self.failures.entry(only).or_default() += 1;
+        }
+    }
+
+    /// Returns how `revision` stands to `to`, if that was found out.
+    pub fn kin(&self, revision: &Oid, to: &Oid) -> Option<Kin> {
+        self.kin.get(revision).filter(|(other, _)| other == to).map(|(_, kin)| *kin)
     }
 
     /// One step of `revision` got through, so the next need not wait. The failures still count: it may be called off
@@ -189,13 +230,25 @@ impl Facts {
         }
     }
 
+    /// Returns the remotes that answer now, in the given order; if none does, those that ever did.
+    pub fn heard<'a>(&'a self, order: &'a [String]) -> Vec<(&'a str, &'a BTreeMap<String, Oid>)> {
+        let of = |troubled: bool| {
+            let remotes = order.iter().filter_map(|name| Some((name.as_str(), self.remotes.get(name)?)));
+            let heard = remotes.filter(|(_, r)| troubled || r.trouble.is_none());
+            heard.filter_map(|(name, r)| Some((name, r.heads.as_ref()?))).collect::<Vec<_>>()
+        };
+        let answering = of(false);
+        if answering.is_empty() { of(true) } else { answering }
+    }
+
+    /// Returns the last word of the first remote, in the given order, that has answered since the start.
+    pub fn first_word<'a>(&'a self, order: &[String]) -> Option<&'a BTreeMap<String, Oid>> {
+        order.iter().find_map(|name| self.remotes.get(name)?.heads.as_ref())
+    }
+
     /// Returns the remote whose word counts now: the first, in the given order, that answers; if none does at
     /// the moment, the first that ever did.
-    pub fn voice<'a>(&self, order: &'a [String]) -> Option<(&'a str, &BTreeMap<String, Oid>)> {
-        let heads = |name: &'a String, troubled: bool| {
-            let remote = self.remotes.get(name).filter(|r| troubled || r.trouble.is_none())?;
-            Some((name.as_str(), remote.heads.as_ref()?))
-        };
-        order.iter().find_map(|n| heads(n, false)).or_else(|| order.iter().find_map(|n| heads(n, true)))
+    pub fn voice<'a>(&'a self, order: &'a [String]) -> Option<(&'a str, &'a BTreeMap<String, Oid>)> {
+        self.heard(order).into_iter().next()
     }
 }

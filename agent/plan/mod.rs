@@ -2,13 +2,21 @@
 //! ([`Policy`]), and returns one [`Action`]. Nothing here waits, asks or remembers; whoever wonders why a host did
 //! something can replay it.
 
+mod alarm;
 pub mod backoff;
 mod facts;
+mod held;
+mod keys;
+mod main_line;
 mod probation;
 mod select;
 
+pub use alarm::{Alarm, AlarmCode, Standing, alarms, is_stale, standing_of_remote};
 pub use facts::{Facts, RemoteFacts, Retry, Trouble};
-pub use select::{TestStanding, judged_by, not_before, standing_of_test};
+pub use held::{Held, held, withheld};
+pub use keys::{counting, judged_by};
+pub use main_line::head;
+pub use select::{TestStanding, not_before, standing_of_test};
 
 use crate::model::{Action, Event, ROLLBACKS_MAX, State, Suspension};
 
@@ -44,6 +52,8 @@ pub struct Policy {
     pub expected_machine_id: Option<String>,
     /// Milliseconds that a guard must have left for a switch to begin.
     pub arming_margin_ms: u64,
+    /// After how many seconds without an answer a remote is stale.
+    pub stale_after_secs: u64,
 }
 
 /// Decides what to do next.
@@ -58,33 +68,6 @@ pub fn next(state: &State, facts: &Facts, policy: &Policy) -> Action {
         Some(deployment) => probation::next(deployment, state, facts, host, policy),
         None => select::next(state, facts, host, policy),
     }
-}
-
-/// Says why this host must not deploy anything at all at the moment, in words for people.
-pub fn held(state: &State, facts: &Facts, policy: &Policy) -> Option<String> {
-    if let Some(text) = &facts.blind {
-        return Some(format!("the host can't be observed: {text}"));
-    }
-    let host = facts.host.as_ref()?;
-    if let Some(foreign) = &state.foreign {
-        return Some(format!(
-            "the journal was written by a newer pullagent (event '{}'); 'pullagent resume' goes on without it",
-            foreign.event
-        ));
-    }
-    if let Some(expected) = &policy.expected_machine_id
-        && host.machine_id.as_ref() != Some(expected)
-    {
-        return Some("this is another machine than the configuration is for (expectedMachineId)".to_owned());
-    }
-    if state.main.is_none() && facts.introduction.is_none() {
-        return Some(
-            "the running system does not say which revision it was built from; \
-             set services.pullagent.settings.trust.introduction to a commit that you trust"
-                .to_owned(),
-        );
-    }
-    None
 }
 
 /// Suspends a host that was rolled back too often since somebody resumed it last: whatever is wrong with it, trying more

@@ -1,11 +1,13 @@
 //! What an idle agent does: which tip to verify, which verified tip to run.
 
 use crate::model::{
-    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Line, Oid, Operation, State, Target,
-    TestLine, TestProgress, Tip, Verification, Why,
+    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Keys, Line, Oid, Operation, Refusal, State,
+    Target, TestLine, TestProgress, Tip, Verification, Why,
 };
 
-use super::{Facts, Policy, backoff, breaker, held, suspended};
+use super::{
+    Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, suspended, withheld,
+};
 
 /// Decides what an idle agent does.
 pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Action {
@@ -27,10 +29,17 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     if let Some(adopted) = adoption(state, facts, host) {
         return Action::Record(adopted);
     }
-    if let Some(verification) = verification(state, facts, policy) {
-        return Action::Verify(verification);
+    if let Some(adopted) = keys::adoption(state, facts, host) {
+        return Action::Record(adopted);
     }
-    let desired = desired(state, facts, host, policy);
+    if let Some(action) = look(state, facts, policy) {
+        return action;
+    }
+    // What root named comes next, even if it can't be fetched at the moment.
+    let root_waits = state.vouched.as_ref().is_some_and(|v| !v.anchored);
+    let may_begin =
+        |d: &Desired| !root_waits && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none());
+    let desired = desired(state, facts, host, policy).filter(may_begin);
     let patience = desired.as_ref().and_then(|d| not_before(state, &d.tip.target(), facts.now));
     match desired {
         Some(desired) if patience.is_none() && may_try(facts, &desired.tip.revision) => {
@@ -59,57 +68,65 @@ fn adoption(state: &State, facts: &Facts, host: &HostFacts) -> Option<Event> {
     let main = state.main.as_ref()?;
     let running = host.running.as_ref().filter(|r| !host.is_torn() && host.profile.as_ref() == Some(*r))?;
     let known = state.settled.as_ref().is_some_and(|s| s.tip.revision == main.revision);
-    if known || state.entered.is_some() || host.running_revision.as_ref() != Some(&main.revision) {
+    // What root named may run already; then it has run its course.
+    let named = state.vouched.as_ref().is_some_and(|v| v.anchored && v.revision == main.revision);
+    if (known && !named) || state.entered.is_some() || host.running_revision.as_ref() != Some(&main.revision)
+    {
         return None;
     }
     let (toplevel, generation) = (running.clone(), host.generation);
     Some(Event::Adopted { toplevel, generation, at: facts.now })
 }
 
-/// Names what a tip is judged by: the trust policy and the accepted tip of its line.
-pub fn judged_by(policy: &Policy, line: &Line) -> String {
-    let anchor = match line {
-        Line::Introduction(revision) => revision,
-        Line::Main(tip) => &tip.revision,
-        Line::Test { main, .. } => &main.revision,
-    };
-    format!("{}@{anchor}", policy.trust_digest)
+/// Returns the next thing to find out about a branch: what root named or installed first, then the main line, then the
+/// test line.
+fn look(state: &State, facts: &Facts, policy: &Policy) -> Option<Action> {
+    let keys = counting(state);
+    if let Some(action) = main_line::named_by_root(state, facts, policy, &keys) {
+        return Some(action);
+    }
+    if named_by_root_is_due(state, facts) {
+        return None;
+    }
+    main_line::by_hand(state, facts, policy, &keys)
+        .or_else(|| main_line::next(state, facts, policy, &keys))
+        .or_else(|| test_line(state, facts, policy, keys).map(Action::Verify))
 }
 
-/// Returns the next tip to verify, main line first.
-fn verification(state: &State, facts: &Facts, policy: &Policy) -> Option<Verification> {
-    let (remote, heads) = facts.voice(&policy.remotes)?;
-    let pick = |branch: &str, operation, line: Line, done: &dyn Fn(&Oid) -> bool| {
-        let revision = heads.get(branch)?;
-        let judged_by = judged_by(policy, &line);
-        let refused = state
-            .refused
-            .iter()
-            .any(|r| r.revision == *revision && r.branch == branch && r.judged_by == judged_by);
-        if done(revision) || refused || !may_try(facts, revision) {
-            return None;
-        }
-        let candidate = Candidate {
-            remote: remote.to_owned(),
-            branch: branch.to_owned(),
-            revision: revision.clone(),
-            operation,
-        };
-        Some(Verification { candidate, line, judged_by })
-    };
-    let line = match &state.main {
-        Some(tip) => Line::Main(tip.clone()),
-        None => Line::Introduction(facts.introduction.clone()?),
-    };
-    let accepted = |r: &Oid| state.main.as_ref().is_some_and(|m| m.revision == *r);
-    if let Some(v) = pick(&policy.main_branch, Operation::Switch, line, &accepted) {
-        return Some(v);
-    }
+/// Tells whether what root named comes first: it is to be fetched, or to be deployed, and nothing has failed about it yet.
+fn named_by_root_is_due(state: &State, facts: &Facts) -> bool {
+    let Some(vouched) = &state.vouched else { return false };
+    let target = Target::config(vouched.revision.clone());
+    let failed = facts.retries.contains_key(&vouched.revision)
+        || state.setback.as_ref().is_some_and(|s| s.target == target)
+        || state.quarantined(&target, None).is_some();
+    !vouched.anchored || (!failed && !is_settled(state, &vouched.revision))
+}
+
+fn is_settled(state: &State, revision: &Oid) -> bool {
+    state.settled.as_ref().is_some_and(|s| s.tip.revision == *revision)
+}
+
+/// Returns the test tip to verify. The first remote that answers has the word.
+fn test_line(state: &State, facts: &Facts, policy: &Policy, keys: Keys) -> Option<Verification> {
     let main = state.main.clone()?;
-    let stands =
-        |r: &Oid| state.test.as_ref().is_some_and(|t| t.tip.revision == *r && t.main == main.revision);
-    let line = Line::Test { main: main.clone(), previous: state.test.as_ref().map(|t| t.tip.clone()) };
-    pick(policy.test_branch.as_ref()?, Operation::Test, line, &stands)
+    let branch = policy.test_branch.as_ref()?;
+    let (remote, heads) = facts.voice(&policy.remotes)?;
+    let revision = heads.get(branch)?;
+    let stands = state.test.as_ref().is_some_and(|t| t.tip.revision == *revision && t.main == main.revision);
+    let line = Line::Test { main, previous: state.test.as_ref().map(|t| t.tip.clone()) };
+    let judged_by = judged_by(policy, &keys, &line);
+    let refused = |r: &Refusal| r.revision == *revision && r.branch == *branch && r.judged_by == judged_by;
+    if stands || state.refused.iter().any(refused) || !may_try(facts, revision) {
+        return None;
+    }
+    let candidate = Candidate {
+        remote: remote.to_owned(),
+        branch: branch.clone(),
+        revision: revision.clone(),
+        operation: Operation::Test,
+    };
+    Some(Verification { candidate, line, judged_by, keys })
 }
 
 /// Tells whether a revision may be tried now, or has to wait after a failure.
@@ -149,6 +166,10 @@ pub fn standing_of_test(test: &TestLine, state: &State, facts: &Facts, policy: &
         return TestStanding::Unknown;
     };
     match heads.get(branch) {
+        // While the first remote does not answer, another one's lack of the branch is no deletion.
+        None if facts.first_word(&policy.remotes).is_some_and(|first| first.contains_key(branch)) => {
+            TestStanding::Unknown
+        }
         None => TestStanding::Deleted,
         Some(tip) if *tip == test.tip.revision => TestStanding::Wins,
         Some(_) => TestStanding::Moved,
@@ -189,7 +210,9 @@ fn desired_main(main: &Tip, state: &State, host: &HostFacts, policy: &Policy) ->
     match &state.settled {
         Some(s) if s.tip.revision == main.revision && host.running.as_ref() == Some(&s.toplevel) => None,
         Some(s) if s.tip.revision == main.revision => {
-            if policy.enforce_drift {
+            if state.vouched.as_ref().is_some_and(|v| v.anchored && v.revision == main.revision) {
+                want(Why::NewRevision)
+            } else if policy.enforce_drift {
                 want(Why::Drift)
             } else {
                 None

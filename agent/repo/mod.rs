@@ -37,6 +37,8 @@ mod repack;
 
 pub mod export;
 
+pub mod lineage;
+
 pub mod local;
 
 pub use failure::{Failure, FailureClass};

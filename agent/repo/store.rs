@@ -285,7 +285,12 @@ impl Store {
         self.packs()?.iter().try_for_each(|index| check(index, self.format)).map_err(|f| self.failed(f))
     }
 
-    fn failed(&self, failure: Failure) -> StoreError {
+    /// Says what is wrong with the store.
+    pub(super) fn damaged(&self, what: &str) -> StoreError {
+        corrupt(&self.git_dir, what)
+    }
+
+    pub(super) fn failed(&self, failure: Failure) -> StoreError {
         match failure.class {
             FailureClass::Corrupt => corrupt(&self.git_dir, &failure.text),
             _ => StoreError::Read { path: self.git_dir.clone(), source: failure },

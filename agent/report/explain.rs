@@ -67,6 +67,14 @@ pub fn explain(revision: &Oid, status: &Status, history: &History, now: u64) -> 
     let (verdict, mut text, advice) =
         parts.iter().find_map(|part| part(&case)).unwrap_or((Verdict::Unknown, vec![], None));
     text.extend(case.suspension(verdict));
+    let waits =
+        matches!(verdict, Verdict::Waiting | Verdict::Unknown | Verdict::TestOver | Verdict::UnderWay);
+    let held = status.trouble.as_ref().filter(|_| waits);
+    text.extend(held.map(|trouble| {
+        let code = status.trouble_code.as_deref().map(|c| format!(" ({})", safe(c))).unwrap_or_default();
+        format!("The host is held{code}: {}.", sentence(trouble))
+    }));
+    let advice = held.and(status.trouble_advice.as_deref().map(safe)).or(advice);
     Explanation { schema: SCHEMA, revision: revision.clone(), verdict, text, advice }
 }
 

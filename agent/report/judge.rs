@@ -1,18 +1,17 @@
 //! From a snapshot to a [`Status`]: one pure function and its parts. Nothing here asks the host or the clock.
 
-use std::collections::BTreeMap;
-
 use super::status::{
-    Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,
-    StageWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
+    Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus,
+    RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
+    TrustStatus,
 };
 use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health};
 use crate::config::Settings;
 use crate::model::{
-    Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Setback, Stage, Step, StorePath, Suspension,
-    TestLine, TestProgress, Tip, UPDATABLE,
+    AdoptedTrust, Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Setback, Stage, Step,
+    StorePath, Suspension, TestLine, TestProgress, Tip, UPDATABLE,
 };
-use crate::plan::{self, Trouble};
+use crate::plan::{self, Standing, TestStanding, Trouble};
 
 impl Status {
     /// Says how things are. [`Status::agent`] is left empty for the writer to fill in.
@@ -40,7 +39,11 @@ impl Status {
             set_aside: set_aside(snapshot),
             retries: vec![],
             suspension: suspension(snapshot),
-            trouble: snapshot.trouble.clone(),
+            trouble: snapshot.trouble.as_ref().map(|t| t.text.clone()),
+            trouble_code: snapshot.trouble.as_ref().map(|t| t.code.to_owned()),
+            trouble_advice: snapshot.trouble.as_ref().map(|t| t.advice.clone()),
+            alarms: alarms(snapshot, settings),
+            trust: trust(snapshot, settings),
         };
         status.retries = retries(snapshot, &status);
         status.problem = problem(snapshot, settings, &status);
@@ -130,7 +133,7 @@ fn problem(snapshot: &Snapshot, settings: &Settings, status: &Status) -> Option<
     }
     let since = status.test.as_ref().and_then(|t| t.since).unwrap_or(0);
     let heads = settings.branches().into_iter().filter_map(|(branch, _)| {
-        let bad = status.bad(head(snapshot, settings, &branch)?)?;
+        let bad = status.bad(&head(snapshot, settings, &branch)?)?;
         // A test branch that main has overtaken is no fault; its own line tells.
         let overtaken = matches!(bad.code.as_str(), "not-on-main" | "test-rollback");
         (bad.branch == branch && bad.at >= since && !overtaken).then(|| bad.clone())
@@ -239,7 +242,40 @@ fn is_installed(snapshot: &Snapshot) -> bool {
         && host.running_revision.as_ref() == Some(&main.revision)
 }
 
+fn standing(standing: Standing) -> StandingWord {
+    match standing {
+        Standing::Current => StandingWord::Current,
+        Standing::Behind => StandingWord::Behind,
+        Standing::Diverged => StandingWord::Diverged,
+        Standing::Refused => StandingWord::Refused,
+        Standing::Unknown => StandingWord::Unknown,
+    }
+}
+
+fn alarms(snapshot: &Snapshot, settings: &Settings) -> Vec<AlarmStatus> {
+    let alarms = plan::alarms(&snapshot.state, &snapshot.facts, &super::policy(settings));
+    alarms.into_iter().map(|a| AlarmStatus { code: a.code.as_str().to_owned(), text: a.text }).collect()
+}
+
+fn trust(snapshot: &Snapshot, settings: &Settings) -> TrustStatus {
+    let state = &snapshot.state;
+    let listed = |t: &AdoptedTrust| match t.settings.section()["signers"].as_object() {
+        Some(signers) => signers.keys().cloned().collect(),
+        None => vec![],
+    };
+    let own = || settings.trust.signers.keys().cloned().collect();
+    let running = snapshot.facts.trust.as_ref();
+    TrustStatus {
+        revision: state.trust.as_ref().and_then(|t| t.revision.clone()),
+        differs: state.trust.as_ref().is_some_and(|t| running.is_some_and(|r| *r != t.settings)),
+        signers: state.trust.as_ref().map_or_else(own, listed),
+        revoked: state.revoked.len().max(settings.trust.revoked_keys.len()),
+        vouched: state.vouched.as_ref().map(|v| v.revision.clone()),
+    }
+}
+
 fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
+    let policy = super::policy(settings);
     let trouble = |t: &Trouble| TroubleStatus {
         class: t.class.clone(),
         text: t.text.clone(),
@@ -255,6 +291,8 @@ fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
             heads: facts.and_then(|f| f.heads.clone()).unwrap_or_default(),
             checked_at: facts.and_then(|f| f.answered_at),
             trouble: facts.and_then(|f| f.trouble.as_ref()).map(trouble),
+            standing: standing(plan::standing_of_remote(&r.name, &snapshot.state, &snapshot.facts, &policy)),
+            stale: plan::is_stale(&r.name, &snapshot.facts, &policy),
         }
     };
     settings.remotes.iter().map(remote).collect()
@@ -337,17 +375,12 @@ fn test(snapshot: &Snapshot, settings: &Settings, line: &TestLine) -> TestStatus
         }
         TestProgress::Over { why } => (TestProgressWord::Over, None, Some(why.clone())),
     };
-    let on_remote = head(snapshot, settings, &line.tip.branch) == Some(&line.tip.revision);
+    let on_remote = head(snapshot, settings, &line.tip.branch).as_ref() == Some(&line.tip.revision);
     TestStatus { commit: commit(&line.tip), progress, since, why, on_remote }
 }
 
-fn head<'a>(snapshot: &'a Snapshot, settings: &Settings, branch: &str) -> Option<&'a Oid> {
-    heads(snapshot, settings)?.get(branch)
-}
-
-fn heads<'a>(snapshot: &'a Snapshot, settings: &Settings) -> Option<&'a BTreeMap<String, Oid>> {
-    let order: Vec<String> = settings.remotes.iter().map(|r| r.name.clone()).collect();
-    snapshot.facts.voice(&order).map(|(_, heads)| heads)
+fn head(snapshot: &Snapshot, settings: &Settings, branch: &str) -> Option<Oid> {
+    plan::head(&snapshot.state, &snapshot.facts, &super::policy(settings), branch).cloned()
 }
 
 /// What the remotes name and nobody has dealt with: not accepted, not refused; or accepted, and neither running nor bad.
@@ -356,8 +389,8 @@ fn pending(snapshot: &Snapshot, settings: &Settings) -> Vec<Pending> {
     for (branch, operation) in settings.branches() {
         let tip = head(snapshot, settings, &branch);
         let owed = match operation {
-            Operation::Switch => main_owed(snapshot, tip),
-            Operation::Test => test_owed(snapshot, settings, tip),
+            Operation::Switch => root_owed(snapshot).or_else(|| main_owed(snapshot, tip.as_ref())),
+            Operation::Test => test_owed(snapshot, settings, tip.as_ref()),
         };
         if let Some((revision, subject, owed)) = owed {
             pending.push(Pending { branch, revision, subject, owed });
@@ -367,6 +400,12 @@ fn pending(snapshot: &Snapshot, settings: &Settings) -> Vec<Pending> {
 }
 
 type Debt = (Oid, Option<String>, Owed);
+
+/// What root named and is still to be fetched.
+fn root_owed(snapshot: &Snapshot) -> Option<Debt> {
+    let vouched = snapshot.state.vouched.as_ref().filter(|v| !v.anchored)?;
+    Some((vouched.revision.clone(), None, Owed::Verify))
+}
 
 fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
     let state = &snapshot.state;
@@ -391,13 +430,13 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
 fn test_owed(snapshot: &Snapshot, settings: &Settings, head: Option<&Oid>) -> Option<Debt> {
     let state = &snapshot.state;
     let main = state.main.as_ref()?;
-    let names = heads(snapshot, settings)?;
     let Some(head) = head else {
-        // An answer without the main line deletes nothing.
-        let is_main = |(branch, operation): &(String, Operation)| {
-            *operation == Operation::Switch && names.contains_key(branch)
-        };
-        return settings.branches().iter().any(is_main).then(|| way_back(snapshot)).flatten();
+        let policy = super::policy(settings);
+        let ended = state.test.as_ref().is_some_and(|test| {
+            let standing = plan::standing_of_test(test, state, &snapshot.facts, &policy);
+            !matches!(standing, TestStanding::Unknown | TestStanding::Wins)
+        });
+        return ended.then(|| way_back(snapshot)).flatten();
     };
     let stands = |t: &&TestLine| t.tip.revision == *head && t.main == main.revision;
     let Some(line) = state.test.as_ref().filter(stands) else {

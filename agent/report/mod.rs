@@ -17,6 +17,8 @@ mod known;
 
 mod explain;
 
+mod policy;
+
 mod publish;
 
 mod style;
@@ -34,14 +36,16 @@ pub use headline::oneline;
 pub use history::{Entry, Fate, History};
 pub use known::{RevisionError, may_be_revision, resolve};
 pub use liveness::{Agent, Life, life};
+pub use policy::policy;
 pub use publish::{
     PublishError, Publisher, ReadError, SCHEMA, history_path, read_history, read_status, run_dir, status_path,
 };
-pub use sentence::{Weight, log, log_news, news, sentence};
+pub use sentence::{Weight, log, log_alarms, log_news, news, sentence};
 pub use snapshot::{Doing, Snapshot};
 pub use status::{
-    Act, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus, RetryStatus,
-    StageWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
+    Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus,
+    RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
+    TrustStatus,
 };
 pub use style::Style;
 pub use table::history as history_text;

@@ -4,7 +4,7 @@
 use crate::model::{
     Arbiter, Class, Decision, Deployment, Event, Operation, Sighting, Stage, Step, SwitchEnd,
 };
-use crate::plan::Facts;
+use crate::plan::{Alarm, Facts};
 
 /// How much an event matters to whoever reads the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +27,7 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
     };
     match event {
         Event::MainAccepted { tip } | Event::TestAccepted { tip, .. } => {
-            let by = tip
-                .signer
-                .as_ref()
-                .map_or("pinned as the introduction".to_owned(), |s| format!("signed by {s}"));
+            let by = tip.signer.as_ref().map_or("pinned by root".to_owned(), |s| format!("signed by {s}"));
             (
                 Info,
                 format!(
@@ -112,6 +109,14 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
             let generation = generation.map_or(String::new(), |n| format!(" as generation {n}"));
             (Info, format!("the accepted revision is installed{generation}"))
         }
+        Event::TrustAdopted { trust } => {
+            let of = trust.revision.as_ref().map_or("the running system", |r| r.short());
+            (Info, format!("the trust settings of {of} count from now on"))
+        }
+        Event::RootAccepted { revision, by, .. } => (
+            Warning,
+            format!("{by} vouches for {revision}: it becomes the accepted revision, whatever came before"),
+        ),
         Event::TestLost { .. } => {
             (Warning, "the test system no longer runs; it does not come back by itself".to_owned())
         }
@@ -188,7 +193,9 @@ pub fn news(sighting: &Sighting, before: &Facts) -> Option<(Weight, String)> {
         Sighting::Host { .. } => {
             before.blind.as_ref().map(|_| (Weight::Info, "the host can be observed again".to_owned()))
         }
-        Sighting::Failed { .. } | Sighting::Checked { .. } | Sighting::Woke => None,
+        Sighting::Related { .. } | Sighting::Failed { .. } | Sighting::Checked { .. } | Sighting::Woke => {
+            None
+        }
     }
 }
 
@@ -199,6 +206,16 @@ pub fn log_news(sighting: &Sighting, before: &Facts) {
         Some((Weight::Warning, text)) => tracing::warn!("{text}"),
         Some((Weight::Error, text)) => tracing::error!("{text}"),
         None => {}
+    }
+}
+
+/// Says to the log which alarms have come, and which have gone.
+pub fn log_alarms(before: &[Alarm], now: &[Alarm]) {
+    for alarm in now.iter().filter(|alarm| !before.contains(alarm)) {
+        tracing::warn!(alarm = alarm.code.as_str(), "{}", alarm.text);
+    }
+    for gone in before.iter().filter(|gone| now.iter().all(|alarm| alarm.code != gone.code)) {
+        tracing::info!(alarm = gone.code.as_str(), "no longer: {}", gone.text);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the loop shows of itself at one moment, for those who report it.
 
 use crate::model::State;
-use crate::plan::Facts;
+use crate::plan::{Facts, Held};
 
 /// State, facts, and the action under way.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -13,7 +13,7 @@ pub struct Snapshot {
     /// What it does right now; `None`: it waits.
     pub doing: Option<Doing>,
     /// Why nothing is changed although something could be: an unreadable journal, a full disk.
-    pub trouble: Option<String>,
+    pub trouble: Option<Held>,
 }
 
 /// An action under way.

@@ -56,6 +56,18 @@ pub struct Status {
     pub suspension: Option<Suspension>,
     /// Why nothing is changed although something could be.
     pub trouble: Option<String>,
+    /// A stable word for that.
+    #[serde(default)]
+    pub trouble_code: Option<String>,
+    /// What the admin can do about it.
+    #[serde(default)]
+    pub trouble_advice: Option<String>,
+    /// What a Git server may be hiding.
+    #[serde(default)]
+    pub alarms: Vec<AlarmStatus>,
+    /// Whose signatures count.
+    #[serde(default)]
+    pub trust: TrustStatus,
 }
 
 /// How things are, in one word.
@@ -154,6 +166,55 @@ pub struct RemoteStatus {
     pub checked_at: Option<u64>,
     /// Why it does not answer now.
     pub trouble: Option<TroubleStatus>,
+    /// How its main branch stands to the accepted revision.
+    #[serde(default)]
+    pub standing: StandingWord,
+    /// Whether it has not answered for longer than `trust.staleAfter`.
+    #[serde(default)]
+    pub stale: bool,
+}
+
+/// How the main branch of a remote stands to the accepted revision.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StandingWord {
+    /// It is at it.
+    Current,
+    /// It is at an ancestor of it.
+    Behind,
+    /// It does not continue it.
+    Diverged,
+    /// It was refused for another reason.
+    Refused,
+    /// That is not known, or not yet.
+    #[default]
+    Unknown,
+}
+
+/// Something that somebody should look at; it changes nothing on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AlarmStatus {
+    /// A stable word: `stale`, `split-view`.
+    pub code: String,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// Whose signatures count, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrustStatus {
+    /// The revision whose trust settings count; `null`: the running system's do, whatever it was built from.
+    pub revision: Option<Oid>,
+    /// Whether those are other ones than the running system has: it was rolled back, or is a test.
+    pub differs: bool,
+    /// Who may sign by them.
+    pub signers: Vec<String>,
+    /// How many keys are revoked, whatever the settings say now.
+    pub revoked: usize,
+    /// The commit that root named as the next anchor and that is not deployed yet.
+    pub vouched: Option<Oid>,
 }
 
 /// Why a remote does not answer.

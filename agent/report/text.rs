@@ -5,8 +5,8 @@
 
 use super::headline::{self, mark};
 use super::status::{
-    Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, RetryStatus, StageWord, Status,
-    System, TestProgressWord, TestStatus,
+    Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, RetryStatus, StageWord,
+    StandingWord, Status, System, TestProgressWord, TestStatus,
 };
 use super::style::{Style, Tone, ago, precise, quoted, safe};
 use super::{Life, health};
@@ -29,6 +29,8 @@ pub fn page(status: &Status, life: Life, now: u64, style: &Style) -> String {
     page.test();
     page.waiting();
     page.remotes();
+    page.alarms();
+    page.trust();
     page.next(life);
     page.text
 }
@@ -70,7 +72,8 @@ impl Page<'_> {
             self.line("last word", &said);
         }
         if let Some(trouble) = &self.status.trouble {
-            self.line("reason", &safe(trouble));
+            let code = self.status.trouble_code.as_deref().map(|c| format!("{}: ", safe(c)));
+            self.line("reason", &format!("{}{}", code.unwrap_or_default(), safe(trouble)));
         }
         if let Some(s) = self.status.suspension.as_ref().filter(|_| self.status.state != Headline::Suspended)
         {
@@ -335,13 +338,39 @@ impl Page<'_> {
                     } else {
                         names.join(", ")
                     };
+                    let lag = if remote.standing == StandingWord::Behind { "  lags behind" } else { "" };
                     let text = match remote.checked_at {
-                        Some(at) => format!("{} {heads}  checked {}", safe(&remote.name), ago(self.now, at)),
+                        Some(at) => {
+                            format!("{} {heads}{lag}  checked {}", safe(&remote.name), ago(self.now, at))
+                        }
                         None => format!("{}  not asked yet", safe(&remote.name)),
                     };
                     self.line("remote", &text);
                 }
             }
+        }
+    }
+
+    fn alarms(&mut self) {
+        for alarm in &self.status.alarms {
+            self.line("alarm", &format!("{}: {}", safe(&alarm.code), safe(&alarm.text)));
+        }
+    }
+
+    /// Whose signatures count, where that is not what one would expect.
+    fn trust(&mut self) {
+        let trust = &self.status.trust;
+        if let Some(vouched) = &trust.vouched {
+            self.line("accepted", &format!("{}  named by root, comes next", vouched.short()));
+        }
+        if let Some(revision) = trust.revision.as_ref().filter(|_| trust.differs) {
+            let signers: Vec<String> = trust.signers.iter().map(|s| safe(s)).collect();
+            let text = format!(
+                "the keys of {} count, not those of what runs: {}",
+                revision.short(),
+                signers.join(", ")
+            );
+            self.line("trust", &text);
         }
     }
 
@@ -351,6 +380,7 @@ impl Page<'_> {
             Some(at) => format!("last answer {}", ago(self.now, at)),
             None => "no answer since the agent started".to_owned(),
         };
+        let last = if remote.stale { format!("{last}, stale") } else { last };
         self.line("remote", &format!("{} at {}  {last}", safe(&remote.name), safe(&remote.url)));
         self.line("error", &format!("{}: {}", safe(&t.class), safe(&t.text)));
         self.line("retrying", &format!("by itself; {}, the last {}", tries(t.tries), ago(self.now, t.at)));
@@ -382,7 +412,7 @@ impl Page<'_> {
             | Headline::CalledOff => safe(&self.status.problem.as_ref()?.advice),
             Headline::Suspended => "pullagent resume".to_owned(),
             Headline::Unreachable => format!("{}; then: pullagent sync", self.unreachable_advice()),
-            Headline::Held => "mend that, then: systemctl restart pullagent".to_owned(),
+            Headline::Held => safe(self.status.trouble_advice.as_deref()?),
             Headline::Drift => {
                 "kept until the main branch moves; push to it to take the host back".to_owned()
             }

@@ -70,7 +70,8 @@ impl Steps {
         match self.build_verified(&id, &Verified::journaled(desired.tip.clone())).await {
             Ok(Built { drv, toplevel }) => {
                 let drv = drv.map(|d| d.to_string());
-                Happened::Event(Event::Built { id, desired, drv, toplevel, at: clock::unix_secs() })
+                let trust = self.trust_settings_of(&toplevel);
+                Happened::Event(Event::Built { id, desired, drv, toplevel, trust, at: clock::unix_secs() })
             }
             Err(BuildError::Nix(error)) if error.is_deterministic() => {
                 let failure =

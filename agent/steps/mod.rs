@@ -19,9 +19,11 @@ mod observe;
 mod prepare;
 mod probe;
 mod reach;
+mod relate;
 mod settle;
 mod verify;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,7 +33,9 @@ use crate::host::clock;
 use crate::host::facts::HostPaths;
 use crate::host::manager::Manager;
 use crate::host::nix::Nix;
-use crate::model::{Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting};
+use crate::model::{
+    Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath, TrustSettings,
+};
 use crate::plan::Policy;
 use crate::{host, trust};
 
@@ -50,8 +54,10 @@ const BOOT_MAX: Duration = Duration::from_secs(600);
 pub struct Steps {
     /// The configuration of the running system.
     pub settings: Settings,
-    /// Whose signatures count.
+    /// Whose signatures count until other trust settings were adopted.
     pub trust: trust::Policy,
+    /// The trust settings of the system that was looked at last; a system never changes.
+    pub seen_trust: RefCell<Option<(StorePath, Option<TrustSettings>)>>,
     /// Where the host keeps what it says of itself.
     pub host: HostPaths,
     /// Journal, trusted store, guards and roots lie here.
@@ -75,6 +81,7 @@ impl Steps {
             Action::Observe(id) => self.observe(id.as_ref()),
             Action::Wait { until } => wait(until).await,
             Action::Record(event) => Happened::Event(event),
+            Action::Relate { revision, to } => self.relate(revision, to).await,
             Action::Verify(verification) => self.verify(&verification).await,
             Action::Build(id, desired) => self.build(id, desired).await,
             Action::Prepare(d) => self.prepare(&d).await,
@@ -91,17 +98,7 @@ impl Steps {
 
     /// Returns what the configuration says about decisions.
     pub fn policy(settings: &Settings) -> Policy {
-        let branches = settings.branches();
-        let of = |op| branches.iter().find(|(_, o)| *o == op).map(|(name, _)| name.clone());
-        Policy {
-            remotes: settings.remotes.iter().map(|r| r.name.clone()).collect(),
-            main_branch: of(crate::model::Operation::Switch).unwrap_or_default(),
-            test_branch: of(crate::model::Operation::Test),
-            trust_digest: settings.trust_digest(),
-            enforce_drift: settings.activation.drift == crate::config::Drift::Enforce,
-            expected_machine_id: settings.expected_machine_id.clone(),
-            arming_margin_ms: millis(settings.activation.switch_timeout.0),
-        }
+        crate::report::policy(settings)
     }
 
     fn guard_dir(&self, id: &DeploymentId) -> PathBuf {

@@ -3,7 +3,9 @@
 use super::{Steps, failed};
 use crate::gateway::link::FetchError;
 use crate::host::clock;
-use crate::model::{Candidate, Event, Happened, Line, Oid, Operation, Refusal, Tip, Verification};
+use crate::model::{
+    Candidate, Event, Happened, Keys, Kin, Line, Oid, Operation, Refusal, Sighting, Tip, Verification,
+};
 use crate::repo::import::{self, Against, ImportRequest, Verdict};
 use crate::repo::store::{Reference, Store, StoreError};
 use crate::repo::{FailureClass, Limits};
@@ -51,6 +53,8 @@ pub(super) enum VerifyError {
     Import(String, #[source] crate::repo::Failure),
     #[error("the trusted store can't be used")]
     Store(#[from] StoreError),
+    #[error("the trust settings accepted last can't be used by this version, so nothing is accepted")]
+    Keys(#[source] crate::config::ConfigError),
     #[error("{0} was accepted before, and what the remote sends for it now is not acceptable")]
     Lost(String, #[source] crate::trust::Refusal),
 }
@@ -60,13 +64,16 @@ impl VerifyError {
         match self {
             VerifyError::Store(StoreError::Corrupt { .. }) => true,
             VerifyError::Import(_, failure) => failure.class == FailureClass::Corrupt,
-            VerifyError::Fetch(..) | VerifyError::Store(_) | VerifyError::Lost(..) => false,
+            VerifyError::Fetch(..) | VerifyError::Store(_) | VerifyError::Keys(_) | VerifyError::Lost(..) => {
+                false
+            }
         }
     }
 
     pub(super) fn code(&self) -> &'static str {
         match self {
             VerifyError::Lost(..) => "store",
+            VerifyError::Keys(_) => "trust-settings",
             VerifyError::Fetch(_, e) => e.class,
             VerifyError::Import(_, failure) => match failure.class {
                 FailureClass::Corrupt => "store-corrupt",
@@ -83,13 +90,7 @@ impl VerifyError {
 impl Steps {
     pub(super) async fn verify(&self, v: &Verification) -> Happened {
         match self.verify_or_step(v).await {
-            Ok(Verdict::Accepted(accepted)) => {
-                let tip = Verified::proven(*accepted, v).tip;
-                Happened::Event(match &v.line {
-                    Line::Introduction(_) | Line::Main(_) => Event::MainAccepted { tip },
-                    Line::Test { main, .. } => Event::TestAccepted { tip, main: main.revision.clone() },
-                })
-            }
+            Ok(Verdict::Accepted(accepted)) => self.accepted(v, Verified::proven(*accepted, v).tip).await,
             Ok(Verdict::Refused(refusal)) if refusal.code.is_final() => {
                 Happened::Event(Event::Refused { refusal: refused(v, &refusal) })
             }
@@ -101,6 +102,22 @@ impl Steps {
                 failed(&v.candidate.revision, error.code(), &error)
             }
         }
+    }
+
+    async fn accepted(&self, v: &Verification, tip: Tip) -> Happened {
+        Happened::Event(match &v.line {
+            Line::Introduction(_) | Line::Root(_) | Line::Main(_) => Event::MainAccepted { tip },
+            Line::Test { main, .. } => Event::TestAccepted { tip, main: main.revision.clone() },
+            // Root vouches for what it installed; that it continues the accepted line is for the history to show.
+            Line::Installed { revision, main } => match self.kin(revision, &main.revision).await {
+                Ok(Kin::Newer) => Event::MainAccepted { tip },
+                Ok(kin) => {
+                    let (revision, to) = (revision.clone(), main.revision.clone());
+                    return Happened::Saw(Sighting::Related { revision, to, kin });
+                }
+                Err(error) => return failed(revision, "store", &error),
+            },
+        })
     }
 
     /// Verifies the tip; if it is refused and something below it would not be, verifies that instead. It is fetched by
@@ -140,7 +157,7 @@ impl Steps {
         let request = ImportRequest {
             tip: tip.clone(),
             against: against(&v.line),
-            policy: self.trust.clone(),
+            policy: self.policy_of(&v.keys).map_err(VerifyError::Keys)?,
             host: self.settings.hostname.clone(),
             branch: v.candidate.branch.clone(),
             now: clock::unix_secs(),
@@ -176,7 +193,7 @@ impl Steps {
             operation: Operation::Switch,
         };
         let line = Line::Introduction(tip.revision.clone());
-        let again = Verification { candidate, line, judged_by: String::new() };
+        let again = Verification { candidate, line, judged_by: String::new(), keys: Keys::default() };
         match self.try_verify(&again).await? {
             Verdict::Accepted(_) => Ok(()),
             Verdict::Refused(refusal) => Err(VerifyError::Lost(tip.revision.short().to_owned(), refusal)),
@@ -186,7 +203,9 @@ impl Steps {
     /// A store that was rebuilt may lack the anchor of the journal; then everything is fetched.
     fn has_anchor(&self, store: &Store, line: &Line) -> Result<bool, StoreError> {
         match line {
-            Line::Introduction(revision) => store.has(revision),
+            Line::Introduction(revision) | Line::Root(revision) | Line::Installed { revision, .. } => {
+                store.has(revision)
+            }
             Line::Main(tip) | Line::Test { main: tip, .. } => store.has(&tip.revision),
         }
     }
@@ -213,7 +232,9 @@ fn haves(store: &Store) -> Result<Vec<Oid>, StoreError> {
 
 fn against(line: &Line) -> Against {
     match line {
-        Line::Introduction(revision) => Against::Main { anchor: AnchorFacts::introduction(revision.clone()) },
+        Line::Introduction(revision) | Line::Root(revision) | Line::Installed { revision, .. } => {
+            Against::Main { anchor: AnchorFacts::introduction(revision.clone()) }
+        }
         Line::Main(tip) => Against::Main { anchor: anchor(tip) },
         Line::Test { main, previous } => Against::Test {
             main: anchor(main),

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use pullagent::host::clock;
 use pullagent::model::Suspension;
+use pullagent::plan::Held;
 use pullagent::report::{self, Publisher, Snapshot, Status};
 
 use super::host::{Host, PATIENCE, mode, settings};
@@ -66,7 +67,10 @@ fn the_exit_code_says_how_the_host_is_only_if_asked() {
     let mut suspended = waiting.clone();
     suspended.state.suspension =
         Some(Suspension { by: "root".to_owned(), reason: None, until: None, at: clock::unix_secs() });
-    let held = Snapshot { trouble: Some("failed to read the journal".to_owned()), ..in_sync() };
+    let held = Snapshot {
+        trouble: Some(Held::new("journal", "failed to read the journal", "mend that")),
+        ..in_sync()
+    };
     for (snapshot, code) in [(in_sync(), 0), (waiting, 4), (refused(), 3), (suspended, 5), (held, 1)] {
         host.publish(&snapshot);
         assert_eq!(host.run(&["status"]).code, 0);

@@ -1,5 +1,6 @@
 //! Verbs that give the agent an order, and the socket that they go through.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::Arc;
@@ -142,7 +143,30 @@ fn other_users_may_read_and_not_command() {
         ran.code == 7 && ran.err.contains("not permitted") && ran.err.contains("pullagent-admin"),
         "{ran:?}"
     );
+    // Whoever may command, as the admin group may, still is not root.
+    std::fs::set_permissions(protocol::socket_path(&host.root), std::fs::Permissions::from_mode(0o666))
+        .unwrap();
+    let ran = as_nobody(&["accept", rev("d4e5f6a").as_str()]);
+    assert!(
+        ran.code == 7 && ran.err.contains("only root") && ran.err.contains("hint: run it as root"),
+        "{ran:?}"
+    );
     assert_eq!(agent.stop(), []);
+}
+
+#[test]
+fn a_commit_is_accepted_by_its_whole_id_only() {
+    let host = Host::new();
+    host.publish(&refused());
+    let agent = Agent::start(&host, |_| Ok("it comes next".to_owned()));
+    let ran = host.run(&["accept", "d4e5f6a"]);
+    assert!(
+        ran.code == 2 && ran.err.contains("not a whole commit id") && ran.err.contains("hint: give all 40"),
+        "{ran:?}"
+    );
+    let ran = host.run(&["accept", rev("d4e5f6a").as_str(), "--json"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&ran.out).unwrap()["message"], "it comes next");
+    assert_eq!(agent.stop(), [model::Command::Accept { revision: rev("d4e5f6a"), by: me() }]);
 }
 
 /// The agent's end of the control socket in a thread, with a scripted loop behind it.

@@ -28,6 +28,10 @@ pub enum Behaviour {
     Offline,
     /// The remote can't be reached from it, ever.
     CutOff,
+    /// Unhealthy, and its configuration revokes the thief's key.
+    Revoking,
+    /// Signed with the thief's key.
+    ByThief,
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +79,8 @@ pub enum Bug {
     TargetBlamed,
     /// The same, but only where the decision is read from disk, after a cut.
     ClassLeftOut,
+    /// The keys that count are those of whatever runs.
+    OldKeysBack,
     /// A rollback forgets when it happened, so that nothing waits after it.
     TimeOfRollbackLost,
 }

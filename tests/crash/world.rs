@@ -103,7 +103,11 @@ fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
     let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
     match action {
         // A rollback that fails ends the deployment with an event of its own.
-        Action::Observe(_) | Action::Wait { .. } | Action::Record(_) | Action::RollBack(_) => None,
+        Action::Observe(_)
+        | Action::Wait { .. }
+        | Action::Record(_)
+        | Action::Relate { .. }
+        | Action::RollBack(_) => None,
         Action::Verify(v) => Some(("Verify", v.candidate.revision.clone())),
         Action::Build(_, desired) => Some(("Build", desired.tip.revision.clone())),
         Action::Prepare(d) => of("Prepare", d),
@@ -195,6 +199,7 @@ impl World {
                 self.point().await;
                 Happened::Event(event)
             }
+            Action::Relate { revision, to } => self.relate(revision, to).await,
             Action::Verify(v) => self.verify(v).await,
             Action::Build(id, desired) => self.build(id, desired).await,
             Action::Prepare(d) => self.prepare(d).await,
@@ -210,7 +215,7 @@ impl World {
     }
 
     /// A place where the agent can be stopped.
-    async fn point(&self) {
+    pub(super) async fn point(&self) {
         let stop = {
             let mut w = self.inner.borrow_mut();
             w.points += 1;
@@ -232,7 +237,7 @@ impl World {
         }
     }
 
-    fn bug(&self, bug: Bug) -> bool {
+    pub(super) fn bug(&self, bug: Bug) -> bool {
         self.inner.borrow().bug == Some(bug)
     }
 
@@ -267,7 +272,8 @@ impl World {
         };
         let now = w.wall_offset + w.now_ms / 1000;
         let introduction = Some(self.introduction.clone());
-        Happened::Saw(Sighting::Host { now, host: Box::new(host), guard, introduction })
+        let trust = host.running_revision.as_ref().map(|r| w.trust_in(r));
+        Happened::Saw(Sighting::Host { now, host: Box::new(host), guard, introduction, trust })
     }
 
     async fn wait(&self, until: Option<u64>) -> Happened {
@@ -315,31 +321,14 @@ impl World {
                 },
             },
             None => match &v.line {
-                Line::Introduction(_) | Line::Main(_) => Event::MainAccepted { tip },
+                Line::Introduction(_) | Line::Root(_) | Line::Installed { .. } | Line::Main(_) => {
+                    Event::MainAccepted { tip }
+                }
                 Line::Test { main, .. } => Event::TestAccepted { tip, main: main.revision.clone() },
             },
         };
         self.point().await;
         Happened::Event(event)
-    }
-
-    /// Why a tip is refused; `None`: it is not.
-    fn judge(&self, v: &Verification) -> Option<&'static str> {
-        let (anchor, otherwise) = match &v.line {
-            Line::Introduction(oid) => (oid.clone(), "not-fast-forward"),
-            Line::Main(tip) => (tip.revision.clone(), "not-fast-forward"),
-            Line::Test { main, .. } => (main.revision.clone(), "not-on-main"),
-        };
-        let w = self.inner.borrow();
-        let mut at = v.candidate.revision.clone();
-        while at != anchor {
-            match w.commits.get(&at) {
-                Some(c) if c.behaviour == Behaviour::Unsigned => return Some("unsigned"),
-                Some(c) => at = c.parent.clone(),
-                None => return Some(otherwise),
-            }
-        }
-        None
     }
 
     async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {
@@ -362,7 +351,14 @@ impl World {
             }
             _ => {
                 let toplevel = system(&revision);
-                Happened::Event(Event::Built { id, desired, drv: None, toplevel, at })
+                Happened::Event(Event::Built {
+                    id,
+                    desired,
+                    drv: None,
+                    toplevel,
+                    trust: Some(self.inner.borrow().trust_in(&revision)),
+                    at,
+                })
             }
         };
         self.pass(5_000);
@@ -506,7 +502,7 @@ impl World {
         let third = self.inner.borrow().running == third_system();
         let decision = match behaviour {
             _ if third => Decision::Superseded,
-            Behaviour::Unhealthy => roll_back("web is down", Class::Target),
+            Behaviour::Unhealthy | Behaviour::Revoking => roll_back("web is down", Class::Target),
             Behaviour::CutOff => self.unreachable(),
             Behaviour::Offline if self.unreached(&d.desired.tip.revision) < OFFLINE_TRIES => {
                 self.unreachable()

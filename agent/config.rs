@@ -7,6 +7,8 @@
 
 mod check;
 
+mod fetch;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Oid, Operation};
 use crate::trust;
+
+pub use fetch::Fetch;
 
 /// The version of the file's layout that this program writes and understands best.
 pub const SCHEMA: u32 = 1;
@@ -82,6 +86,9 @@ pub struct Settings {
     pub source: Source,
     /// Whose signature counts.
     pub trust: Trust,
+    /// What a remote may cost.
+    #[serde(default)]
+    pub fetch: Fetch,
     /// Limits of evaluation and build.
     #[serde(default)]
     pub build: Build,

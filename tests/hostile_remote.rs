@@ -251,7 +251,7 @@ fn a_server_that_fails_is_quoted_and_not_believed() {
 #[test]
 fn what_was_not_asked_for_is_not_understood() {
     let shallow = [line("shallow-info\n"), line(format!("shallow {ID}\n")), b"0001".to_vec()];
-    expect_pack([shallow.concat(), line("packfile\n")].concat(), Class::Protocol, "shallow-info");
+    expect_pack([shallow.concat(), line("packfile\n")].concat(), Class::Shallow, "no complete history");
     expect_pack(FLUSH.to_vec(), Class::Protocol, "no pack");
     expect_pack(b"zzzz".to_vec(), Class::Protocol, "not understood");
     let both = |a: &str| [line(a), FLUSH.to_vec()].concat();

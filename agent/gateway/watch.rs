@@ -304,6 +304,7 @@ fn after(last: Last, class: Class) -> Last {
         | Class::Refused
         | Class::Limit
         | Class::Protocol
+        | Class::Shallow
         | Class::Local => Last::Standing { count },
     }
 }

@@ -7,12 +7,15 @@
 #![allow(clippy::disallowed_methods, reason = "a test starts programs and looks at the clock")]
 
 mod agent;
+#[allow(dead_code, reason = "another test takes the rest")]
 #[path = "../store/bytes.rs"]
 mod bytes;
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code, reason = "another test takes the rest")]
 #[path = "../store/git.rs"]
 mod git;
+mod deploys;
 mod http;
 mod objects;
 mod packs;

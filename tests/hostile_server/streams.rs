@@ -16,7 +16,7 @@ const INCOMPLETE: Expect = Expect::Retry("incomplete");
 const DRIP: Duration = Duration::from_millis(20);
 
 /// Many times the bound for one object, and as much as an unoptimised build unpacks in time.
-const LARGE_BLOBS: usize = 12;
+const LARGE_BLOBS: usize = 6;
 
 /// Tells whether there is time for larger bombs.
 fn is_long() -> bool {

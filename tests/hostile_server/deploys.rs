@@ -10,11 +10,10 @@ use pullagent::model::Oid;
 use pullagent::report::{Headline, Status};
 use serde_json::{Value, json};
 
-use crate::bytes::pack;
 use crate::common::scripted::{Ask, band, line};
 use crate::packs;
 use crate::server::{Script, Server};
-use crate::stage::{floods, names, on, sends};
+use crate::stage::{floods, names, on};
 
 const SETTLE_MAX: Duration = Duration::from_secs(90);
 const TEMPO: Tempo =
@@ -71,8 +70,7 @@ async fn an_honest_server_deploys_again() {
         floods(Ask::Pack, start, band(1, &packs::blob(&[7; 60_000])))
     };
     let broken = || -> Script { on(Ask::Pack, |_| false) };
-    let lies: [(&str, Script, &str); 4] = [
-        ("no object", sends(pack(0, &[])), "incomplete"),
+    let lies: [(&str, Script, &str); 3] = [
         ("an endless pack", endless(), "fetch-limit"),
         ("a broken connection", broken(), "network"),
         ("a tip that does not exist", names(&"ab".repeat(20)), "refused"),

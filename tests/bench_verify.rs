@@ -113,7 +113,8 @@ fn plain_walk(git_dir: &Path, tip: &Oid, anchor: &Oid) -> usize {
         let id = gix::ObjectId::from_hex(at.as_str().as_bytes()).unwrap();
         let object = repository.find_object(id).unwrap();
         assert_eq!(id_of(&object.data), at);
-        let parent = gix::objs::CommitRefIter::from_bytes(&object.data, gix::hash::Kind::Sha1).parent_ids().next();
+        let parent =
+            gix::objs::CommitRefIter::from_bytes(&object.data, gix::hash::Kind::Sha1).parent_ids().next();
         at = parent.unwrap().to_string().parse().unwrap();
         count += 1;
     }

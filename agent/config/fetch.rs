@@ -59,8 +59,11 @@ impl Fetch {
         if self.objects_max == 0 {
             return wrong("objectsMax", "it must be 1 or more".to_owned());
         }
-        let times =
-            [("idleTimeout", self.idle_timeout), ("pollTimeout", self.poll_timeout), ("timeout", self.timeout)];
+        let times = [
+            ("idleTimeout", self.idle_timeout),
+            ("pollTimeout", self.poll_timeout),
+            ("timeout", self.timeout),
+        ];
         match times.iter().find(|(_, time)| time.0 < Duration::from_secs(1)) {
             Some((key, _)) => wrong(key, "it must be 1s or more".to_owned()),
             None => Ok(()),

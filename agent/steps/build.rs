@@ -8,9 +8,9 @@ use super::{Steps, Verified, failed};
 use crate::host::clock;
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
 use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, StorePath};
+use crate::repo::FailureClass;
 use crate::repo::export::{self, ExportError};
 use crate::repo::store::{Store, StoreError};
-use crate::repo::FailureClass;
 
 /// A build without a configured limit ends after this all the same; nothing waits for ever.
 const BUILD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);

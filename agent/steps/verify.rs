@@ -4,9 +4,9 @@ use super::{Steps, failed};
 use crate::gateway::link::FetchError;
 use crate::host::clock;
 use crate::model::{Candidate, Event, Happened, Line, Oid, Operation, Refusal, Tip, Verification};
+use crate::repo::FailureClass;
 use crate::repo::import::{self, Against, ImportRequest, Verdict};
 use crate::repo::store::{Reference, Store, StoreError};
-use crate::repo::FailureClass;
 use crate::trust::{self, Accepted, AnchorFacts, Code};
 
 /// A commit whose signature and history were verified, and which is whole in the trusted store.

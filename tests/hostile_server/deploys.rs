@@ -82,7 +82,11 @@ async fn an_honest_server_deploys_again() {
         settle(&mut world, |s| s.retries.iter().any(|r| r.code == code)).await;
         let status = world.agent.status().await.unwrap();
         let running = status.running.and_then(|r| r.revision);
-        assert_eq!((running, status.deployment.is_none()), (Some(before), true), "{name}: the host was touched");
+        assert_eq!(
+            (running, status.deployment.is_none()),
+            (Some(before), true),
+            "{name}: the host was touched"
+        );
         server.be_honest();
         world.agent.ask(&["sync"]).await.unwrap();
         settle(&mut world, |s| in_sync(s, &tip)).await;

@@ -1,6 +1,9 @@
 //! Lies below Git: status lines, headers, encodings, connections; and refs and capabilities that make no sense.
 
-use crate::common::scripted::{Ask, FLUSH, capabilities, line, send, whole};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::bytes::zeros;
+use crate::common::scripted::{Ask, FLUSH, band, capabilities, line, send, whole};
 use crate::server::Script;
 use crate::stage::{Expect, Stage, fetches, lists, on};
 
@@ -49,7 +52,9 @@ fn answers_that_are_not_gits() {
     let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 18\r\n\r\n<h1>sign in</h1>\r\n";
     stage.tell("a page for people", Expect::Trouble("protocol", "text/html"), |_, _| says(page));
     let page = page.replace("text/html", "application/x-git-upload-pack-result");
-    stage.tell("a page that says it is Git's", Expect::Trouble("protocol", "not understood"), |_, _| says(page));
+    stage.tell("a page that says it is Git's", Expect::Trouble("protocol", "not understood"), |_, _| {
+        says(page)
+    });
     stage.tell("another program", Expect::Trouble("network", "broke"), |_, _| says("SSH-2.0-OpenSSH\r\n"));
     stage.tell("no answer", Expect::Trouble("network", "broke"), |_, _| says(""));
     stage.tell("headers without an end", Expect::Trouble("network", "broke"), |_, _| {
@@ -88,16 +93,20 @@ fn answers_that_are_not_gits() {
             false
         })
     });
-    stage.tell("a packed answer that unpacks to a GiB", Expect::Trouble("protocol", "not understood"), |_, _| {
-        // Nothing is unpacked that was not asked for as packed.
-        let bomb = crate::bytes::zeros(1 << 30);
-        let head = format!("{OK}Content-Encoding: deflate\r\nContent-Length: {}\r\n\r\n", bomb.len());
-        says([head.as_bytes(), &bomb].concat())
-    });
+    stage.tell(
+        "a packed answer that unpacks to a GiB",
+        Expect::Trouble("protocol", "not understood"),
+        |_, _| {
+            // Nothing is unpacked that was not asked for as packed.
+            let bomb = zeros(1 << 30);
+            let head = format!("{OK}Content-Encoding: deflate\r\nContent-Length: {}\r\n\r\n", bomb.len());
+            says([head.as_bytes(), &bomb].concat())
+        },
+    );
     stage.tell("a broken connection in mid-pack", Expect::Retry("network"), |_, _| {
         on(Ask::Pack, |to| {
             send(to, format!("{OK}Content-Length: 100000\r\n\r\n").as_bytes());
-            send(to, &[line("packfile\n"), crate::common::scripted::band(1, b"PACK")].concat());
+            send(to, &[line("packfile\n"), band(1, b"PACK")].concat());
             false
         })
     });
@@ -115,10 +124,18 @@ fn refs_and_capabilities_that_make_no_sense() {
     stage.tell("an id in capitals", unexpected, |_, tip| {
         listed(&[format!("{} refs/heads/main\n", tip.as_str().to_uppercase())])
     });
-    stage.tell("an id that is too long", unexpected, |_, tip| listed(&[format!("{tip}{tip} refs/heads/main\n")]));
-    stage.tell("an id that is no id", unexpected, |_, _| listed(&[format!("{} refs/heads/main\n", "../".repeat(14))]));
-    stage.tell("bytes that are no text", unexpected, |_, _| lists([line([0xff; 60]), FLUSH.to_vec()].concat()));
-    stage.tell("an error", Expect::Trouble("refused", "go away"), |_, _| listed(&["ERR go away\n".to_owned()]));
+    stage.tell("an id that is too long", unexpected, |_, tip| {
+        listed(&[format!("{tip}{tip} refs/heads/main\n")])
+    });
+    stage.tell("an id that is no id", unexpected, |_, _| {
+        listed(&[format!("{} refs/heads/main\n", "../".repeat(14))])
+    });
+    stage.tell("bytes that are no text", unexpected, |_, _| {
+        lists([line([0xff; 60]), FLUSH.to_vec()].concat())
+    });
+    stage.tell("an error", Expect::Trouble("refused", "go away"), |_, _| {
+        listed(&["ERR go away\n".to_owned()])
+    });
     stage.tell("no list", Expect::Trouble("protocol", ""), |_, _| lists(b"zzzz".to_vec()));
     stage.tell("a list without an end", Expect::Trouble("protocol", ""), |_, tip| {
         lists(line(format!("{tip} refs/heads/main\n")))
@@ -128,10 +145,12 @@ fn refs_and_capabilities_that_make_no_sense() {
     });
     stage.tell("a longer name", Expect::Nothing, |_, tip| listed(&[format!("{tip} refs/heads/main2\n")]));
     stage.tell("a shorter name", Expect::Nothing, |_, tip| listed(&[format!("{tip} main\n")]));
-    let pack_error = [line("packfile\n"), crate::common::scripted::band(3, b"fatal: no\x1b[2J\n")].concat();
+    let pack_error = [line("packfile\n"), band(3, b"fatal: no\x1b[2J\n")].concat();
     stage.tell("an error instead of a pack", Expect::Retry("refused"), |_, _| fetches(pack_error));
     stage.tell("no pack", Expect::Retry("protocol"), |_, _| fetches(FLUSH.to_vec()));
-    stage.tell("a section that nobody knows", Expect::Retry("protocol"), |_, _| fetches(line("packfile-uris\n")));
+    stage.tell("a section that nobody knows", Expect::Retry("protocol"), |_, _| {
+        fetches(line("packfile-uris\n"))
+    });
     let old = Expect::Trouble("protocol", "version 2 is needed");
     stage.tell("an old protocol", old, |_, tip| {
         let first = line(format!("{tip} refs/heads/main\0 side-band-64k\n"));
@@ -145,9 +164,9 @@ fn refs_and_capabilities_that_make_no_sense() {
 
 /// Announces what it does not keep: the refs that follow are the repository's own.
 fn greets_then_honest(body: String) -> Script {
-    let first = std::sync::atomic::AtomicBool::new(true);
+    let first = AtomicBool::new(true);
     Box::new(move |request, to| match request.ask {
-        Ask::Refs => first.swap(false, std::sync::atomic::Ordering::Relaxed).then_some(false),
+        Ask::Refs => first.swap(false, Ordering::Relaxed).then_some(false),
         Ask::Handshake => {
             whole(request.ask, to, body.as_bytes());
             Some(true)

@@ -12,10 +12,10 @@ mod agent;
 mod bytes;
 #[path = "../common/mod.rs"]
 mod common;
+mod deploys;
 #[allow(dead_code, reason = "another test takes the rest")]
 #[path = "../store/git.rs"]
 mod git;
-mod deploys;
 mod http;
 mod objects;
 mod packs;

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::bytes::{pack, tree_entry};
-use crate::common::scripted::{FLUSH, line, whole};
+use crate::common::scripted::{Ask, FLUSH, line, whole};
 use crate::packs;
+use crate::server::Script;
 use crate::stage::{Expect, Stage, both, lists, names, sends};
 
 const MISSING: Expect = Expect::Retry("missing-object");
@@ -18,11 +19,9 @@ fn incomplete_packs() {
         stage.tell(&format!("no {kind}"), MISSING, |s, tip| sends(packs::without(&s.repo, tip, kind)));
     }
     stage.tell("no commit", MISSING, |s, tip| sends(packs::without(&s.repo, tip, "commit")));
-    stage.tell("the parent is missing", MISSING, |s, tip| {
-        let tip_and_all_it_shows = packs::entries(&s.repo, tip);
+    stage.tell("the parent is missing", MISSING, |s, _| {
         let above = s.push();
         let top = packs::entries(&s.repo, &above);
-        drop(tip_and_all_it_shows);
         sends(pack(u32::try_from(top.len()).unwrap(), &top.concat()))
     });
     stage.tell("an older commit's objects", MISSING, |s, tip| {
@@ -127,11 +126,10 @@ fn branches_that_were_moved() {
     });
     stage.tell("to another id with each answer", Expect::Retry("missing-object"), |s, tip| {
         let (pack, n) = (s.repo.pack_of(&[tip.as_str()]), AtomicUsize::new(0));
-        let next: crate::server::Script = Box::new(move |request, to| {
-            let ask = crate::common::scripted::Ask::Refs;
-            (request.ask == ask).then(|| {
+        let next: Script = Box::new(move |request, to| {
+            (request.ask == Ask::Refs).then(|| {
                 let id = format!("{:040x}", n.fetch_add(1, Ordering::Relaxed) + 1);
-                whole(ask, to, &[line(format!("{id} refs/heads/main\n")), FLUSH.to_vec()].concat());
+                whole(Ask::Refs, to, &[line(format!("{id} refs/heads/main\n")), FLUSH.to_vec()].concat());
                 // Another connection for each.
                 false
             })

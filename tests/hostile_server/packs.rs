@@ -88,17 +88,15 @@ pub fn copy_bomb(result: u64) -> Vec<u8> {
 /// A base and `length` deltas, each on the one before: what is to be made grows with each.
 pub fn chain(length: u32) -> Vec<u8> {
     let base = plain(BLOB, b"base");
-    let mut size = 4_u64;
     let mut all = base.clone();
     let mut before = u32::try_from(base.len()).unwrap();
-    for _ in 0..length {
+    for size in (4_u64..).take(length as usize) {
         // Copy all of the base, then one byte more.
         let copy = [0xf0 | 0x80, size as u8, (size >> 8) as u8, (size >> 16) as u8];
         let delta = [varint(size), varint(size + 1), copy.to_vec(), vec![1, b'x']].concat();
         let entry = ofs_delta(before, &delta);
         before = u32::try_from(entry.len()).unwrap();
         all.extend(entry);
-        size += 1;
     }
     pack(length + 1, &all)
 }

@@ -1,14 +1,16 @@
 //! The rows of the attack catalogue that are about what a server sends, each by its number, each on a host of its own.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use pullagent::model::Oid;
 
-use crate::common::scripted::{Ask, band, line};
+use crate::common::scripted::{Ask, band, head, line, send, stall};
 use crate::git::Repo;
 use crate::packs;
 use crate::server::{Script, honestly};
-use crate::stage::{Expect, Stage, both, floods, names, sends};
+use crate::stage::{Expect, Stage, both, floods, names, on, sends};
 
 /// Serves another repository in place of the one.
 fn serves(path: &Path) -> Script {
@@ -40,7 +42,8 @@ fn r02_a_tag_in_place_of_the_branch_is_no_branch() {
     let tip = stage.push();
     let git = tempfile::tempdir().unwrap();
     stage.repo.git(&["clone", "-q", "--bare", ".", git.path().to_str().unwrap()]);
-    let tagged = |args: &[&str]| stage.repo.git(&[&["--git-dir", git.path().to_str().unwrap()], args].concat());
+    let tagged =
+        |args: &[&str]| stage.repo.git(&[&["--git-dir", git.path().to_str().unwrap()], args].concat());
     tagged(&["tag", "main", tip.as_str()]);
     tagged(&["update-ref", "-d", "refs/heads/main"]);
     stage.lie("only a tag", Expect::Nothing, serves(git.path()));
@@ -53,7 +56,8 @@ fn r03_head_means_nothing_and_a_symbolic_main_is_what_it_stands_for() {
     let tip = stage.push();
     let git = tempfile::tempdir().unwrap();
     stage.repo.git(&["clone", "-q", "--bare", ".", git.path().to_str().unwrap()]);
-    let there = |args: &[&str]| stage.repo.git(&[&["--git-dir", git.path().to_str().unwrap()], args].concat());
+    let there =
+        |args: &[&str]| stage.repo.git(&[&["--git-dir", git.path().to_str().unwrap()], args].concat());
     there(&["update-ref", "refs/heads/real", tip.as_str()]);
     there(&["symbolic-ref", "refs/heads/main", "refs/heads/real"]);
     there(&["update-ref", "refs/heads/old", &format!("{tip}~1")]);
@@ -153,11 +157,14 @@ fn r12_another_id_of_the_same_commit_does_not_wedge_the_host() {
     let varied = text.replace(" -----END SSH SIGNATURE-----\n", " -----END SSH SIGNATURE-----\n \n");
     assert_ne!(varied, text);
     let variant = stage.repo.object("commit", varied.as_bytes());
-    let wanted: Vec<String> = [vec![variant.clone()], packs::new_objects(&stage.repo, &tip)[1..].to_vec()].concat();
+    let wanted: Vec<String> =
+        [vec![variant.clone()], packs::new_objects(&stage.repo, &tip)[1..].to_vec()].concat();
     let pack = stage.repo.pack_of(&wanted.iter().map(String::as_str).collect::<Vec<_>>());
     stage.server.lie(both(names(&variant), sends(pack)));
     stage.agent.sync();
-    let is = |s: &pullagent::report::Status, id: &str| s.accepted.as_ref().is_some_and(|c| c.revision.as_str() == id);
+    let is = |s: &pullagent::report::Status, id: &str| {
+        s.accepted.as_ref().is_some_and(|c| c.revision.as_str() == id)
+    };
     stage.agent.await_status("the variant", |s| is(s, &variant));
     stage.agent.await_tidy("the variant");
     // The honest child has the honest parent.
@@ -174,11 +181,11 @@ fn r19_endless_packs_and_slow_ones_are_given_up() {
         floods(Ask::Pack, first, band(1, &blob))
     });
     stage.tell("slow", Expect::Retry("fetch-limit"), |_, _| {
-        crate::stage::on(Ask::Pack, |to| {
-            crate::common::scripted::head(Ask::Pack, to);
-            crate::common::scripted::send(to, &line("packfile\n"));
-            while crate::common::scripted::send(to, &band(1, b"")) {
-                std::thread::sleep(std::time::Duration::from_millis(50));
+        on(Ask::Pack, |to| {
+            head(Ask::Pack, to);
+            send(to, &line("packfile\n"));
+            while send(to, &band(1, b"")) {
+                std::thread::sleep(Duration::from_millis(50));
             }
             false
         })
@@ -252,9 +259,9 @@ fn o12_another_object_format_is_named_and_leaves_nothing() {
 
 /// Breaks the kept connection off, so that the handshake is the other repository's too.
 fn both_formats(there: &Path) -> Script {
-    let (first, serve) = (std::sync::atomic::AtomicBool::new(true), serves(there));
+    let (first, serve) = (AtomicBool::new(true), serves(there));
     Box::new(move |request, to| {
-        if request.ask == Ask::Refs && first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        if request.ask == Ask::Refs && first.swap(false, Ordering::Relaxed) {
             return Some(false);
         }
         serve(request, to)
@@ -267,10 +274,10 @@ fn a_killed_agent_leaves_nothing_that_matters() {
     let tip = stage.push();
     let pack = packs::honest_and(&stage.repo, &tip, &[]);
     let half = [line("packfile\n"), band(1, &pack[..pack.len() / 2])].concat();
-    stage.server.lie(crate::stage::on(Ask::Pack, move |to| {
-        crate::common::scripted::head(Ask::Pack, to);
-        crate::common::scripted::send(to, &half);
-        crate::common::scripted::stall(to);
+    stage.server.lie(on(Ask::Pack, move |to| {
+        head(Ask::Pack, to);
+        send(to, &half);
+        stall(to);
         false
     }));
     stage.agent.sync();

@@ -111,7 +111,11 @@ impl Stage {
             self.agent.await_status(name, |s| self.server.lies() > lies && met(s));
         }
         if !matches!(expect, Expect::Accepted) {
-            assert_eq!((self.agent.accepted(), self.agent.stored()), (before, stored), "{name}: the anchor moved");
+            assert_eq!(
+                (self.agent.accepted(), self.agent.stored()),
+                (before, stored),
+                "{name}: the anchor moved"
+            );
         }
         self.check_cost(name, began.elapsed(), resident, disk);
         assert_eq!(self.led_astray.load(Ordering::SeqCst), 0, "{name}: somebody else was asked");

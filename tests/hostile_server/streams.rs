@@ -3,6 +3,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
+use crate::agent::bounds;
 use crate::bytes::{entry_header, pack, zeros};
 use crate::common::scripted::{Ask, FLUSH, band, head, line, send, stall, whole};
 use crate::packs::{self, GIB};
@@ -34,21 +35,16 @@ fn bombs() {
         sends(pack(1, &[entry_header(3, 64 * GIB), zeros(10)].concat()))
     });
     stage.tell("a delta that copies up to 16 GiB", LIMIT, |_, _| sends(packs::copy_bomb(16 * GIB)));
-    stage.tell("a delta that copies up to 3 GiB and means it", LIMIT, |_, _| {
-        sends(packs::copy_bomb(3 * GIB))
-    });
+    stage
+        .tell("a delta that copies up to 3 GiB and means it", LIMIT, |_, _| sends(packs::copy_bomb(3 * GIB)));
     stage.tell("four billion objects", LIMIT, |_, _| sends(pack(u32::MAX, &packs::blob(b"one"))));
-    stage.tell("one object more than may be", LIMIT, |_, _| {
-        sends(packs::tiny(crate::agent::bounds::OBJECTS + 1))
-    });
-    stage.tell("as many tiny objects as may be", MISSING, |_, _| {
-        sends(packs::tiny(crate::agent::bounds::OBJECTS))
-    });
+    stage.tell("one object more than may be", LIMIT, |_, _| sends(packs::tiny(bounds::OBJECTS + 1)));
+    stage.tell("as many tiny objects as may be", MISSING, |_, _| sends(packs::tiny(bounds::OBJECTS)));
     stage.tell("objects that are announced and do not come", INCOMPLETE, |_, _| {
-        sends(pack(crate::agent::bounds::OBJECTS, &packs::blob(b"one")))
+        sends(pack(bounds::OBJECTS, &packs::blob(b"one")))
     });
     stage.tell("a large blob again and again", MISSING, |_, _| {
-        let blobs = packs::zero_blob(crate::agent::bounds::OBJECT_BYTES / 2).repeat(LARGE_BLOBS);
+        let blobs = packs::zero_blob(bounds::OBJECT_BYTES / 2).repeat(LARGE_BLOBS);
         sends(pack(u32::try_from(LARGE_BLOBS).unwrap(), &blobs))
     });
     let length = if is_long() { 8000 } else { 2000 };
@@ -69,9 +65,8 @@ fn floods_of_bytes() {
         let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(60_000).collect();
         floods(Ask::Pack, start, band(1, &packs::blob(&noise)))
     });
-    stage.tell("empty packets", LIMIT, move |_, _| {
-        floods(Ask::Pack, packfile(), band(1, b"").repeat(10_000))
-    });
+    stage
+        .tell("empty packets", LIMIT, move |_, _| floods(Ask::Pack, packfile(), band(1, b"").repeat(10_000)));
     stage.tell("progress without a pack", LIMIT, move |_, _| {
         floods(Ask::Pack, packfile(), band(2, &[b'.'; 60_000]))
     });
@@ -135,7 +130,15 @@ fn stalls(ask: Ask, with_head: bool, first: Vec<u8>) -> Script {
     })
 }
 
+/// Two hosts at once, since all that happens is waiting.
 #[test]
+fn stalls() {
+    std::thread::scope(|scope| {
+        scope.spawn(stalls_in_the_list_of_refs);
+        stalls_in_the_pack();
+    });
+}
+
 fn stalls_in_the_list_of_refs() {
     let mut stage = Stage::set();
     let idle = Expect::Trouble("timeout", "nothing happened for 1s");
@@ -159,7 +162,6 @@ fn stalls_in_the_list_of_refs() {
     });
 }
 
-#[test]
 fn stalls_in_the_pack() {
     let mut stage = Stage::set();
     stage.tell("silence instead of a pack", LIMIT, |_, _| stalls(Ask::Pack, false, Vec::new()));
@@ -173,7 +175,12 @@ fn stalls_in_the_pack() {
         stalls(Ask::Pack, true, [line("packfile\n"), band(1, &pack[..pack.len() - 1])].concat())
     });
     stage.tell("a pack byte by byte", LIMIT, |_, _| {
-        drips(Ask::Pack, true, [line("packfile\n"), band(1, b"PACK\0\0\0\x02\0\0\0\x05")].concat(), band(1, b""))
+        drips(
+            Ask::Pack,
+            true,
+            [line("packfile\n"), band(1, b"PACK\0\0\0\x02\0\0\0\x05")].concat(),
+            band(1, b""),
+        )
     });
     stage.tell("keep-alives for ever", LIMIT, |_, _| {
         drips(Ask::Pack, true, line("packfile\n"), band(2, b"still at it"))

@@ -6,7 +6,7 @@ use super::{BOOT_MAX, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::guard::{self, Fired};
 use crate::host::{self, clock, facts, switch};
 use crate::model::{
-    Arbiter, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation, Stage,
+    Arbiter, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation, Stage, Step,
 };
 
 impl Steps {
@@ -96,17 +96,17 @@ impl Steps {
         Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
     }
 
-    /// A reset in the middle of a confirmation leaves the profile new and the host on the old system: the old one is
-    /// made permanent again, since a probation may only begin with the system that runs as the one that boots.
+    /// A reset in the middle of a confirmation leaves the profile new and the host on the system that was permanent before:
+    /// that one is made permanent again, since a probation may only begin with the system that boots.
+    ///
+    /// It is the booted system, not the old one of this deployment, which may be a test that must never be permanent.
     async fn restore_profile(&self, d: &Deployment) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let Stage::Probation { trial, .. } = &d.stage else { return Ok(()) };
+        let Stage::Probation { step: Step::Confirming, .. } = &d.stage else { return Ok(()) };
         let facts = facts::observe(&self.host)?;
-        if trial.old == d.toplevel || facts.running.as_ref() != Some(&trial.old) {
-            return Ok(());
-        }
+        let Some(booted) = facts.booted.filter(|booted| *booted != d.toplevel) else { return Ok(()) };
         if facts.profile.as_ref() == Some(&d.toplevel) {
-            self.nix.set_profile(&self.host.profile(), &trial.old).await?;
-            switch::boot(&trial.old, self.manager, BOOT_MAX).await?;
+            self.nix.set_profile(&self.host.profile(), &booted).await?;
+            switch::boot(&booted, self.manager, BOOT_MAX).await?;
         }
         Ok(())
     }

@@ -96,7 +96,11 @@ impl Inner {
         if guard.decision.is_none() || overwrite {
             guard.decision = Some(decision.clone());
         }
-        guard.decision.clone().unwrap_or(decision)
+        let guard = guard.clone();
+        if guard.decision == Some(Decision::Confirm) && !guard.test {
+            self.may_be_permanent.extend(guard.new);
+        }
+        guard.decision.unwrap_or(decision)
     }
 
     /// The guard's own work.
@@ -167,6 +171,11 @@ impl Inner {
     /// What must hold at every moment, whatever happened before.
     pub(super) fn check_invariants(&mut self) {
         let mut wrong = vec![];
+        for path in [&self.profile, &self.boot_default] {
+            if !self.may_be_permanent.contains(path) && *path != third_system() {
+                wrong.push(format!("{path} is permanent, and nobody confirmed it"));
+            }
+        }
         let number = |id: &String| id.split('-').next().and_then(|n| n.parse::<u32>().ok());
         let newest = self.guards.keys().max_by_key(|id| number(id)).cloned();
         let permanent = (self.profile.clone(), self.boot_default.clone());

@@ -4,12 +4,12 @@
 //! it would have said is lost. Time only passes where the agent or the test lets it pass.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pullagent::model::{
     Action, Arbiter, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure, GuardFacts,
-    GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, Stage, StorePath, SwitchEnd,
-    Tip, Verification,
+    GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, Stage, Step, StorePath,
+    SwitchEnd, Tip, Verification,
 };
 
 pub use super::script::{Behaviour, Bug, Commit, Cut, Fault};
@@ -56,6 +56,8 @@ pub struct Inner {
     pub profile: StorePath,
     pub boot_default: StorePath,
     pub(super) booted: StorePath,
+    /// What root installed, and what was confirmed by a decision.
+    pub(super) may_be_permanent: BTreeSet<StorePath>,
     pub(super) generation: u64,
     pub commits: BTreeMap<Oid, Commit>,
     pub(super) flaky_tries: BTreeMap<Oid, u32>,
@@ -134,6 +136,7 @@ impl World {
             etc: first.clone(),
             profile: first.clone(),
             boot_default: first.clone(),
+            may_be_permanent: BTreeSet::from([first.clone()]),
             booted: first,
             generation: 1,
             commits: BTreeMap::new(),
@@ -585,11 +588,11 @@ impl World {
         let decision = roll_back(&failure.text, Class::Target);
         self.inner.borrow_mut().decide(d.id.as_str(), decision);
         self.point().await;
-        if let Stage::Probation { trial, .. } = &d.stage {
-            // A reset in the middle of a confirmation leaves the profile new and the host on the old system.
+        if let Stage::Probation { step: Step::Confirming, .. } = &d.stage {
+            // A reset in the middle of a confirmation leaves the profile new and the host on the system that was permanent.
             let mut w = self.inner.borrow_mut();
-            if w.running == trial.old && w.profile == d.toplevel {
-                (w.profile, w.boot_default) = (trial.old.clone(), trial.old.clone());
+            if w.booted != d.toplevel && w.profile == d.toplevel {
+                (w.profile, w.boot_default) = (w.booted.clone(), w.booted.clone());
             }
         }
         self.point().await;

@@ -132,7 +132,7 @@ fn stalls(ask: Ask, with_head: bool, first: Vec<u8>) -> Script {
 
 /// Two hosts at once, since all that happens is waiting.
 #[test]
-fn stalls() {
+fn servers_that_stall() {
     std::thread::scope(|scope| {
         scope.spawn(stalls_in_the_list_of_refs);
         stalls_in_the_pack();

@@ -455,6 +455,24 @@ in
           };
           staleAfter = mkDuration "24h" "After how long without an answer from any remote the host counts as stale.";
         };
+        fetch =
+          let
+            mkMax =
+              default: description:
+              mkOption {
+                type = types.ints.positive;
+                inherit default description;
+              };
+          in
+          {
+            packBytesMax = mkMax (512 * 1024 * 1024) "Bytes of one pack that a remote may send.";
+            objectBytesMax = mkMax (64 * 1024 * 1024) "Bytes of one object; the import may use a little more than four times as much memory.";
+            unpackedBytesMax = mkMax (8 * 1024 * 1024 * 1024) "Bytes of all new objects of one pack, unpacked.";
+            objectsMax = mkMax 1000000 "Objects in one pack.";
+            idleTimeout = mkDuration "30s" "How long a remote may be silent.";
+            pollTimeout = mkDuration "60s" "How long asking a remote for its branches may take in all.";
+            timeout = mkDuration "20m" "How long a pack may take in all.";
+          };
         build = {
           timeout = mkNullable duration "How long a build may take; `null` means as long as it likes.";
           evalTimeout = mkDuration "30m" "How long the evaluation may take.";

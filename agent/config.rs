@@ -6,6 +6,7 @@
 //! because a rollback may hand an older agent a newer file.
 
 mod check;
+mod fetch;
 mod health;
 mod keys;
 mod signer;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Oid, Operation};
 use crate::trust;
 
+pub use fetch::Fetch;
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
 pub use keys::trust_settings;
 pub use signer::{Moment, Role, Signer, SigningKey};
@@ -89,6 +91,9 @@ pub struct Settings {
     pub source: Source,
     /// Whose signature counts.
     pub trust: Trust,
+    /// What a remote may cost.
+    #[serde(default)]
+    pub fetch: Fetch,
     /// Limits of evaluation and build.
     #[serde(default)]
     pub build: Build,

@@ -73,6 +73,20 @@ fn every_refusal_is_listed_with_its_cure() {
     }
 }
 
+#[test]
+fn the_bounds_of_a_fetch_are_the_defaults() {
+    let text = read("docs/security.md");
+    let defaults = serde_json::to_value(pullagent::config::Fetch::default()).unwrap();
+    for (key, value) in defaults.as_object().unwrap() {
+        let said = match value.as_u64() {
+            Some(bytes) if key.contains("Bytes") && bytes % (1 << 30) == 0 => format!("{} GiB", bytes >> 30),
+            Some(bytes) if key.contains("Bytes") => format!("{} MiB", bytes >> 20),
+            _ => value.to_string().replace('"', ""),
+        };
+        assert!(text.contains(&format!("| `fetch.{key}` | {said} |")), "{key}: {said}");
+    }
+}
+
 /// A heading that is renamed must not leave links behind that lead nowhere.
 #[test]
 fn links_between_the_documents_lead_somewhere() {

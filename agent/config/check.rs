@@ -30,6 +30,7 @@ impl Settings {
         self.check_branches()?;
         self.check_source()?;
         self.health.check()?;
+        self.fetch.check()?;
         if self.trust.signers.is_empty() {
             return wrong("trust.signers", "nobody may sign; name at least one signer with a key".to_owned());
         }

@@ -51,6 +51,9 @@ fn nonsense_is_refused_with_its_key() {
     let table: &[(&str, Edit)] = &[
         ("schema", |c| c["schema"] = 2.into()),
         ("hostname", |c| c["hostname"] = "web 1".into()),
+        ("fetch.packBytesMax", |c| c["fetch"] = serde_json::json!({ "packBytesMax": 1000 })),
+        ("fetch.objectsMax", |c| c["fetch"] = serde_json::json!({ "objectsMax": 0 })),
+        ("fetch.timeout", |c| c["fetch"] = serde_json::json!({ "timeout": "10ms" })),
         ("stateDirectory", |c| c["stateDirectory"] = "var".into()),
         ("remotes", |c| c["remotes"] = serde_json::json!([])),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://git.example.org/x".into()),

@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::config::{self, Settings};
 use crate::host;
 use crate::model::{Oid, Sighting};
-use crate::repo;
 use crate::wire::{self, Class, Listener, Notice, ReconcilerEnd, Ref, Request, Source};
 
 /// How long the gateway may take to begin with a pack, beyond the limits it keeps itself.
@@ -87,10 +86,21 @@ pub fn sources(settings: &Settings) -> Vec<Source> {
         ca_file: r.ca_file.clone(),
         ssh_key_file: r.ssh_key_file.clone(),
         known_hosts_file: r.known_hosts_file.clone(),
-        // The import refuses what is larger, so it need not come in the first place.
-        limits: wire::Limits { pack_bytes: repo::Limits::PACK_BYTES, ..wire::Limits::default() },
+        limits: limits(&settings.fetch),
     };
     settings.remotes.iter().map(source).collect()
+}
+
+/// The import refuses what is larger, so it need not come in the first place.
+fn limits(fetch: &config::Fetch) -> wire::Limits {
+    let millis = |span: config::Span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
+    wire::Limits {
+        pack_bytes: fetch.pack_bytes_max,
+        idle_ms: millis(fetch.idle_timeout),
+        poll_ms: millis(fetch.poll_timeout),
+        pack_ms: millis(fetch.timeout),
+        ..wire::Limits::default()
+    }
 }
 
 impl Link {

@@ -244,9 +244,11 @@ impl Watch {
         Ok(answer)
     }
 
-    /// Passes on a failure unless it may only say that a kept connection had died in silence.
+    /// Passes on a failure unless it may only say that a kept connection had died in silence, or that the server is another
+    /// one than it was when it announced what it can do.
     fn may_be_stale(&self, failure: &Failure) -> Result<(), Failure> {
-        if self.was_kept && failure.class == Class::Network { Ok(()) } else { Err(failure.clone()) }
+        let outlived = matches!(failure.class, Class::Network | Class::Protocol);
+        if self.was_kept && outlived { Ok(()) } else { Err(failure.clone()) }
     }
 
     /// Answers the fetches that are still queued when the source is watched no longer.
@@ -304,6 +306,7 @@ fn after(last: Last, class: Class) -> Last {
         | Class::Refused
         | Class::Limit
         | Class::Protocol
+        | Class::Shallow
         | Class::Local => Last::Standing { count },
     }
 }

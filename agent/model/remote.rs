@@ -26,6 +26,8 @@ pub enum RemoteFailure {
     Limit,
     /// What came is not the Git protocol, version 2.
     Protocol,
+    /// The remote says that it lacks a part of the history.
+    Shallow,
     /// Something on this host is missing or wrong: a file, a setting, a program.
     Local,
     /// It was called off from this side.
@@ -46,6 +48,7 @@ impl RemoteFailure {
             RemoteFailure::Timeout => "timeout",
             RemoteFailure::Limit => "limit",
             RemoteFailure::Protocol => "protocol",
+            RemoteFailure::Shallow => "shallow",
             RemoteFailure::Local => "local",
             RemoteFailure::Cancelled => "cancelled",
         }

@@ -95,7 +95,7 @@ fn limit_self(limits: &Limits, store_bytes: u64) -> rustix::io::Result<()> {
     let address_space = sum(&[ADDRESS_SPACE_BASE_BYTES, data, store_bytes, maps]);
     let bounds = [
         (Resource::Core, 0),
-        (Resource::Cpu, u64::from(limits.seconds)),
+        (Resource::Cpu, u64::from(limits.cpu_secs)),
         (Resource::Fsize, file),
         (Resource::Data, data),
         (Resource::As, address_space),
@@ -221,7 +221,9 @@ fn read_commit(layers: &[&Objects], oid: &Oid) -> Result<Result<Vec<u8>, Refusal
 /// Looks for damage in the packs of the store when something is missing that they might have held.
 fn blame_store(store: &Store, report: Report) -> Result<Report, Failure> {
     let missing = match &report {
-        Report::Failed(failure) => failure.class == FailureClass::Incomplete,
+        Report::Failed(failure) => {
+            matches!(failure.class, FailureClass::Incomplete | FailureClass::Missing)
+        }
         Report::Refused(refusal) => matches!(refusal.code, Code::MissingObject | Code::AnchorMissing),
         Report::Accepted { .. } | Report::Repacked { .. } | Report::Found => false,
     };

@@ -85,7 +85,7 @@ impl Walk<'_> {
             Some((there, _)) => {
                 Err(Failure::incomplete(format!("object '{id}' is a {there} and not a {kind}")))
             }
-            None => Err(Failure::incomplete(format!("the {kind} '{id}' was not sent"))),
+            None => Err(Failure::missing(format!("the {kind} '{id}' was not sent"))),
         }
     }
 

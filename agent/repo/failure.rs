@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::store::StoreError;
 
+/// How gix-hash 0.28 says that somebody computed a collision; the error has no type to tell it by.
+const COLLISION: &str = "Detected SHA-1 collision attack";
+
 /// What to do about a failed import; also the label under which it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -17,8 +20,12 @@ pub enum FailureClass {
     Limit,
     /// A file could not be read or written: the disk is full, most of the time.
     Io,
-    /// The pack is not exactly what was asked for: cut, damaged, without some object, or with a foreign one.
+    /// The pack is not exactly what was asked for: cut, damaged, or with a foreign object.
     Incomplete,
+    /// The pack is sound but an object that is needed was not sent.
+    Missing,
+    /// An object was made to have the same id as another one.
+    Collision,
     /// The import child ended without saying anything: killed, or at fault itself.
     Crashed,
 }
@@ -47,6 +54,10 @@ impl Failure {
         Failure::new(FailureClass::Incomplete, text)
     }
 
+    pub(super) fn missing(text: impl Into<String>) -> Failure {
+        Failure::new(FailureClass::Missing, text)
+    }
+
     pub(super) fn crashed(how: &str) -> Failure {
         Failure::new(FailureClass::Crashed, format!("the import child is at fault: {how}"))
     }
@@ -57,8 +68,13 @@ impl Failure {
 
     /// Returns what gitoxide's `error` means. Unless a limit or the disk is to blame, the data is, which is `damaged`.
     pub(super) fn of_gix(operation: &str, error: &gix::Error, damaged: FailureClass) -> Failure {
-        let class = own_fault(error).unwrap_or(damaged);
-        Failure::new(class, format!("failed to {operation}: {}", one_line(error)))
+        let text = one_line(error);
+        let class = match own_fault(error) {
+            Some(class) => class,
+            None if text.contains(COLLISION) => FailureClass::Collision,
+            None => damaged,
+        };
+        Failure::new(class, format!("failed to {operation}: {text}"))
     }
 }
 
@@ -68,7 +84,8 @@ impl From<StoreError> for Failure {
             StoreError::Corrupt { .. } => FailureClass::Corrupt,
             StoreError::Read { source, .. } => source.class,
             StoreError::Io { source, .. } => io_class(source),
-            StoreError::Format { .. } | StoreError::Missing(_) => FailureClass::Incomplete,
+            StoreError::Format { .. } => FailureClass::Incomplete,
+            StoreError::Missing(_) => FailureClass::Missing,
             StoreError::Quarantine { .. } => FailureClass::Crashed,
         };
         let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
@@ -109,4 +126,25 @@ fn io_class(error: &io::Error) -> FailureClass {
 fn one_line(error: &gix::Error) -> String {
     let words: Vec<String> = error.iter_errors().map(ToString::to_string).collect();
     words.join(": ").replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of the two colliding messages of "SHA-1 is a Shambles" (Leurent and Peyrin, 2020), published with the paper.
+    /// No Git object that collides is public, so it is fed to the hasher that every object goes through.
+    #[test]
+    fn o10_a_sha1_collision_is_detected_and_named() {
+        let message = include_bytes!("../../tests/fixtures/sha-mbles-1.bin");
+        let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
+        hasher.update(message);
+        let error = hasher.try_finalize().unwrap_err();
+        let failure = Failure::of_gix("index the pack", &error, FailureClass::Incomplete);
+        assert_eq!(failure.class, FailureClass::Collision, "{failure}");
+
+        // The same bytes inside of an object are another message, and harmless: as Git does, only an attack is refused.
+        let blob = gix::objs::compute_hash(gix::hash::Kind::Sha1, gix::objs::Kind::Blob, message);
+        assert!(blob.is_ok(), "{blob:?}");
+    }
 }

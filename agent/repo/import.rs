@@ -28,9 +28,6 @@ pub const VERB: &str = "import";
 /// How large a child's report may be: a hundred lines of verified commits, and some.
 const REPORT_BYTES_MAX: usize = 1 << 20;
 
-/// How much longer than its processor time a child may live: the network may be slow to bring the pack.
-const WAITING_FACTOR: u32 = 2;
-
 /// What is to be verified, and against what.
 #[derive(Debug, Clone)]
 pub struct ImportRequest {
@@ -181,7 +178,7 @@ async fn run(
     let command = Command::new(own_binary())
         .arg(VERB)
         .arg(&file)
-        .time_limit(Duration::from_secs(u64::from(limits.seconds.saturating_mul(WAITING_FACTOR))))
+        .time_limit(Duration::from_secs(u64::from(limits.wall_secs)))
         .stdout_max(REPORT_BYTES_MAX);
     let command = match pack {
         Some(fd) => command.stdin(File::from(fd)),

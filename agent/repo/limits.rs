@@ -18,8 +18,10 @@ pub struct Limits {
     pub pack_bytes: u64,
     /// Bytes of all new objects of one pack, unpacked.
     pub total_bytes: u64,
-    /// Seconds one import may take, and seconds of processor time it may use.
-    pub seconds: u32,
+    /// Seconds of processor time one import may use.
+    pub cpu_secs: u32,
+    /// Seconds one import may take in all; the network may be slow to bring the pack.
+    pub wall_secs: u32,
 }
 
 impl Limits {
@@ -33,8 +35,10 @@ impl Limits {
     pub const PACK_BYTES: u64 = 512 * MIB;
     /// Default for [`Limits::total_bytes`].
     pub const TOTAL_BYTES: u64 = 8192 * MIB;
-    /// Default for [`Limits::seconds`].
-    pub const SECONDS: u32 = 600;
+    /// Default for [`Limits::cpu_secs`].
+    pub const CPU_SECS: u32 = 600;
+    /// Default for [`Limits::wall_secs`].
+    pub const WALL_SECS: u32 = 1800;
 }
 
 impl Default for Limits {
@@ -45,7 +49,8 @@ impl Default for Limits {
             bases_bytes: Limits::BASES_BYTES,
             pack_bytes: Limits::PACK_BYTES,
             total_bytes: Limits::TOTAL_BYTES,
-            seconds: Limits::SECONDS,
+            cpu_secs: Limits::CPU_SECS,
+            wall_secs: Limits::WALL_SECS,
         }
     }
 }

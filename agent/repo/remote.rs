@@ -326,7 +326,8 @@ fn skip_to_pack<'a>(answer: &mut (impl ExtendedBufRead<'a> + ?Sized)) -> Result<
             "packfile" => return Ok(()),
             "acknowledgments" | "ready" | "NAK" => {}
             common if common.starts_with("ACK ") => {}
-            // Not asked for: a shallow pack would lack history.
+            // Not asked for: only a server that lacks history itself says this.
+            "shallow-info" => return Err(Failure::new(Class::Shallow, "it has no complete history")),
             _ => return Err(unexpected(&line)),
         }
     }

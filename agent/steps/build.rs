@@ -8,9 +8,9 @@ use super::{Steps, Verified, failed};
 use crate::host::clock;
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
 use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, StorePath};
+use crate::repo::FailureClass;
 use crate::repo::export::{self, ExportError};
 use crate::repo::store::{Store, StoreError};
-use crate::repo::{FailureClass, Limits};
 
 /// A build without a configured limit ends after this all the same; nothing waits for ever.
 const BUILD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -113,8 +113,8 @@ impl Steps {
     async fn add_source(&self, verified: &Verified, root: &Path) -> Result<FlakeSource, BuildError> {
         let store = Store::open(&self.state_directory)?.ok_or(BuildError::NoStore)?;
         let (revision, work) = (verified.tip().revision.clone(), self.state_directory.join("export"));
-        let export =
-            tokio::task::spawn_blocking(move || export::export(&store, &revision, &work, &Limits::default()));
+        let limits = self.stored_limits();
+        let export = tokio::task::spawn_blocking(move || export::export(&store, &revision, &work, &limits));
         let export =
             export.await.map_err(|e| BuildError::Folder(self.state_directory.clone(), e.into()))??;
         let source = self.nix.add_source(&export.path(), root).await?;

@@ -37,6 +37,7 @@ use crate::model::{
     Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath, TrustSettings,
 };
 use crate::plan::Policy;
+use crate::repo::Limits;
 use crate::{host, trust};
 
 pub use build::Built;
@@ -99,6 +100,32 @@ impl Steps {
     /// Returns what the configuration says about decisions.
     pub fn policy(settings: &Settings) -> Policy {
         crate::report::policy(settings)
+    }
+
+    /// Returns what taking in a pack may cost.
+    fn import_limits(&self) -> Limits {
+        let fetch = &self.settings.fetch;
+        let waiting = u32::try_from(fetch.timeout.0.as_secs()).unwrap_or(u32::MAX);
+        Limits {
+            objects: fetch.objects_max,
+            object_bytes: fetch.object_bytes_max,
+            pack_bytes: fetch.pack_bytes_max,
+            total_bytes: fetch.unpacked_bytes_max,
+            wall_secs: waiting.saturating_add(Limits::CPU_SECS),
+            ..Limits::default()
+        }
+    }
+
+    /// Returns bounds for what is trusted already: it may have been taken in under other ones.
+    fn stored_limits(&self) -> Limits {
+        let fetch = &self.settings.fetch;
+        let defaults = Limits::default();
+        Limits {
+            object_bytes: defaults.object_bytes.max(fetch.object_bytes_max),
+            pack_bytes: defaults.pack_bytes.max(fetch.pack_bytes_max),
+            total_bytes: defaults.total_bytes.max(fetch.unpacked_bytes_max),
+            ..defaults
+        }
     }
 
     fn guard_dir(&self, id: &DeploymentId) -> PathBuf {

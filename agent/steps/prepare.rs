@@ -9,7 +9,7 @@ use crate::host::manager::Manager;
 use crate::host::unit_states::{self, UnitState};
 use crate::host::{self, clock, command::CommandError, facts, files, switch};
 use crate::model::{Class, Deployment, Event, Failure, Happened, StorePath, UNITS};
-use crate::repo::{Limits, import, store::Store};
+use crate::repo::{import, store::Store};
 
 /// How long the new system's pre-switch checks may take.
 const CHECK_MAX: Duration = Duration::from_secs(60);
@@ -100,7 +100,7 @@ impl Steps {
     /// is not dropped half-way.
     async fn tidy_store(&self) {
         let repacked = match Store::open(&self.state_directory) {
-            Ok(Some(store)) => import::repack_if_needed(&store, &Limits::default()).await,
+            Ok(Some(store)) => import::repack_if_needed(&store, &self.stored_limits()).await,
             Ok(None) => Ok(()),
             Err(e) => Err(e.into()),
         };

@@ -14,7 +14,7 @@ use crate::gateway::link::FetchError;
 use crate::host::{self, systemd};
 use crate::model::{Oid, UPDATABLE};
 use crate::repo::store::{Store, StoreError};
-use crate::repo::{FailureClass, Limits, import};
+use crate::repo::{FailureClass, import};
 use crate::wire;
 
 /// How long a new gateway may take to come up, with the stop of the old one.
@@ -86,7 +86,7 @@ impl Steps {
         };
         haves.truncate(wire::HAVES_MAX);
         let incoming = self.link.probe(remote, revision, haves).await.map_err(Unproven::Fetch)?;
-        match import::look(store, revision, Limits::default(), incoming.pack).await {
+        match import::look(store, revision, self.import_limits(), incoming.pack).await {
             Ok(()) => Ok(()),
             // What the gateway says of a broken transfer is nearer to the cause than "the pack is incomplete".
             Err(failure) => Err(match self.link.why_broken(incoming.number) {

@@ -6,10 +6,10 @@ use crate::host::clock;
 use crate::model::{
     Candidate, Event, Happened, Keys, Kin, Line, Oid, Operation, Refusal, Sighting, Tip, Verification,
 };
+use crate::repo::FailureClass;
 use crate::repo::import::{self, Against, ImportRequest, Verdict};
 use crate::repo::store::{Reference, Store, StoreError};
-use crate::repo::{FailureClass, Limits};
-use crate::trust::{Accepted, AnchorFacts};
+use crate::trust::{self, Accepted, AnchorFacts, Code};
 
 /// A commit whose signature and history were verified, and which is whole in the trusted store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,13 +56,14 @@ pub(super) enum VerifyError {
     #[error("the trust settings accepted last can't be used by this version, so nothing is accepted")]
     Keys(#[source] crate::config::ConfigError),
     #[error("{0} was accepted before, and what the remote sends for it now is not acceptable")]
-    Lost(String, #[source] crate::trust::Refusal),
+    Lost(String, #[source] trust::Refusal),
 }
 
 impl VerifyError {
     pub(super) fn is_corruption(&self) -> bool {
         match self {
-            VerifyError::Store(StoreError::Corrupt { .. }) => true,
+            // A store of another object format than the anchor's holds nothing that could be built upon.
+            VerifyError::Store(StoreError::Corrupt { .. } | StoreError::Format { .. }) => true,
             VerifyError::Import(_, failure) => failure.class == FailureClass::Corrupt,
             VerifyError::Fetch(..) | VerifyError::Store(_) | VerifyError::Keys(_) | VerifyError::Lost(..) => {
                 false
@@ -74,16 +75,27 @@ impl VerifyError {
         match self {
             VerifyError::Lost(..) => "store",
             VerifyError::Keys(_) => "trust-settings",
-            VerifyError::Fetch(_, e) => e.class,
+            VerifyError::Fetch(_, e) => fetch_code(e.class),
             VerifyError::Import(_, failure) => match failure.class {
                 FailureClass::Corrupt => "store-corrupt",
-                FailureClass::Limit => "fetch-limit",
+                FailureClass::Limit => Code::FetchLimit.as_str(),
+                FailureClass::Missing => Code::MissingObject.as_str(),
+                FailureClass::Collision => Code::Sha1Collision.as_str(),
                 FailureClass::Io => "store",
                 FailureClass::Incomplete => "incomplete",
                 FailureClass::Crashed => "import",
             },
             VerifyError::Store(_) => "store",
         }
+    }
+}
+
+/// Returns the code for a fetch that failed: a refusal's where there is one for it, else the class itself.
+fn fetch_code(class: &'static str) -> &'static str {
+    match class {
+        "limit" | "timeout" => Code::FetchLimit.as_str(),
+        "shallow" => Code::ShallowRemote.as_str(),
+        other => other,
     }
 }
 
@@ -146,7 +158,13 @@ impl Steps {
     async fn try_verify(&self, v: &Verification) -> Result<Verdict, VerifyError> {
         let tip = &v.candidate.revision;
         let name = || format!("{} from '{}'", tip.short(), v.candidate.remote);
-        let store = Store::open_or_create(&self.state_directory, tip)?;
+        let anchor = anchor_revision(&v.line);
+        if tip.as_str().len() != anchor.as_str().len() {
+            let text = format!("the branch has ids of another hash function than {}", anchor.short());
+            return Ok(Verdict::Refused(trust::Refusal::new(Code::ObjectFormat, Some(tip), text)));
+        }
+        // The anchor says what kind of store this is: a remote that could would leave one that nothing else fits into.
+        let store = Store::open_or_create(&self.state_directory, anchor)?;
         let incoming = if store.has(tip)? && self.has_anchor(&store, &v.line)? {
             None
         } else {
@@ -161,7 +179,7 @@ impl Steps {
             host: self.settings.hostname.clone(),
             branch: v.candidate.branch.clone(),
             now: clock::unix_secs(),
-            limits: Limits::default(),
+            limits: self.import_limits(),
         };
         let (pack, number) = incoming.map_or((None, None), |i| (Some(i.pack), Some(i.number)));
         let verdict = import::import(&store, &request, pack).await;
@@ -202,12 +220,7 @@ impl Steps {
 
     /// A store that was rebuilt may lack the anchor of the journal; then everything is fetched.
     fn has_anchor(&self, store: &Store, line: &Line) -> Result<bool, StoreError> {
-        match line {
-            Line::Introduction(revision) | Line::Root(revision) | Line::Installed { revision, .. } => {
-                store.has(revision)
-            }
-            Line::Main(tip) | Line::Test { main: tip, .. } => store.has(&tip.revision),
-        }
+        store.has(anchor_revision(line))
     }
 
     /// The store is a cache of verified history: what is damaged is thrown away and fetched and verified again.
@@ -216,6 +229,13 @@ impl Steps {
         if let Err(error) = Store::discard(&self.state_directory) {
             tracing::error!("the damaged store can't be deleted: {}", crate::host::chain(&error));
         }
+    }
+}
+
+fn anchor_revision(line: &Line) -> &Oid {
+    match line {
+        Line::Introduction(revision) | Line::Root(revision) | Line::Installed { revision, .. } => revision,
+        Line::Main(tip) | Line::Test { main: tip, .. } => &tip.revision,
     }
 }
 
@@ -252,7 +272,7 @@ fn anchor(tip: &Tip) -> AnchorFacts {
     }
 }
 
-fn refused(v: &Verification, refusal: &crate::trust::Refusal) -> Refusal {
+fn refused(v: &Verification, refusal: &trust::Refusal) -> Refusal {
     let c = &v.candidate;
     let operation: Operation = c.operation;
     Refusal {

@@ -144,7 +144,7 @@ codes! {
     /// An object made to collide with another one.
     Sha1Collision = "sha1-collision", passing, "Treat the Git server as compromised until the object is explained.";
     /// The remote sent more, or slower, than the limits allow.
-    FetchLimit = "fetch-limit", passing, "If the repository really is that large, take large files out of its history; else check the Git server.";
+    FetchLimit = "fetch-limit", passing, "If the repository is that large, or the way to it that slow, raise the bounds under `fetch`; else check the Git server.";
     /// The remote has no complete history.
     ShallowRemote = "shallow-remote", passing, "Give the remote the full history with `git fetch --unshallow`.";
     /// The remote uses another hash function than the anchor.

@@ -149,6 +149,18 @@ fn keys() -> &'static [String; 2] {
     })
 }
 
+/// Alice's private key, as in `~/.ssh/id_ed25519`.
+#[allow(dead_code, reason = "each test takes the part it needs")]
+pub fn private_key() -> &'static str {
+    &keys()[0]
+}
+
+/// Alice's public key, as in `~/.ssh/id_ed25519.pub`.
+#[allow(dead_code, reason = "each test takes the part it needs")]
+pub fn public_key() -> &'static str {
+    keys()[1].trim()
+}
+
 /// Alice may deploy, nobody else.
 pub fn policy() -> Policy {
     let key: PublicKey = keys()[1].trim().parse().unwrap();

@@ -42,12 +42,12 @@ fn pack_of(repo: &Repo, ids: &[String]) -> Vec<u8> {
 #[test]
 fn any_object_missing_is_noticed() {
     let (repo, host, tip) = behind();
-    host.fail(&tip, &repo.pack_of(&[tip.as_str()]), FailureClass::Incomplete, "was not sent");
+    host.fail(&tip, &repo.pack_of(&[tip.as_str()]), FailureClass::Missing, "was not sent");
     let new = new_objects(&repo, &host, &tip);
     assert_eq!(new.len(), 5, "a commit, three trees, a file");
     for missing in &new[1..] {
         let rest: Vec<String> = new.iter().filter(|id| *id != missing).cloned().collect();
-        host.fail(&tip, &pack_of(&repo, &rest), FailureClass::Incomplete, missing);
+        host.fail(&tip, &pack_of(&repo, &rest), FailureClass::Missing, missing);
     }
     host.refuse(&tip, Some(&pack_of(&repo, &new[1..])), Code::MissingObject);
     recover(&repo, host);
@@ -254,7 +254,7 @@ fn bombs_do_not_go_off() {
 #[test]
 fn a_stream_that_never_ends_is_given_up() {
     let (repo, mut host, tip) = behind();
-    host.limits.seconds = 1;
+    host.limits.wall_secs = 2;
     let (reader, writer) = std::io::pipe().unwrap();
     let before = std::time::Instant::now();
     let request = host.request(&tip);

@@ -209,7 +209,7 @@ fn a_look_finds_what_came_and_keeps_nothing() {
 fn a_pack_without_an_end_is_given_up() {
     let (repo, mut host) = small();
     host.follow(&repo);
-    host.limits.seconds = 1;
+    host.limits.wall_secs = 1;
     let (pipe, mut endless) = std::io::pipe().unwrap();
     endless.write_all(&repo.pack(&repo.tip(), &[])[..20]).unwrap();
     let began = std::time::Instant::now();

@@ -297,11 +297,12 @@ fn subject(message: &[u8]) -> String {
 }
 
 /// Reads every line `Deploy-To: <branch> …` of a message, wherever it stands: as a trailer of git, whose names know no
-/// case, at the beginning of its line. Several branches are separated by spaces or commas.
+/// case and may have spaces behind them, at the beginning of its line. Several branches are separated by spaces or commas.
 fn deploy_to(message: &[u8]) -> Option<Vec<String>> {
-    const NAME: &[u8] = b"deploy-to:";
+    const NAME: &[u8] = b"deploy-to";
     let value = |line: &'_ [u8]| {
         let (name, value) = line.split_at_checked(NAME.len())?;
+        let value = value.trim_ascii_start().strip_prefix(b":")?;
         name.eq_ignore_ascii_case(NAME).then(|| String::from_utf8_lossy(value).into_owned())
     };
     let values: Vec<String> = message.split(|b| *b == b'\n').filter_map(value).collect();
@@ -381,6 +382,7 @@ mod tests {
         check("Subject\n\nDeploy-To: test-web1\n", Some(&["test-web1"]));
         check("Deploy-To: a\n\nbody\ndeploy-to:b,c  d\r\nSigned-off-by: x\n", Some(&["a", "b", "c", "d"]));
         check("Subject\n\nDeploy-To:\n", Some(&[]));
+        check("Subject\n\nDeploy-To \t: a\n", Some(&["a"]));
         check(
             "Subject\n\n  Deploy-To: quoted\n> Deploy-To: quoted\nDeploy-To quoted\nDeploy-Tool: x\n",
             None,

@@ -133,9 +133,14 @@ fn read(algorithm: Algorithm, blob: &[u8]) -> Option<(Kind, VerifyingKey)> {
     };
     let ours = match &kind {
         Kind::Ed25519 => true,
-        Kind::SkEd25519 { application } => application.starts_with(b"ssh:"),
+        Kind::SkEd25519 { application } => is_application(application),
     };
     (named && ours && fields.is_empty()).then_some((kind, key))
+}
+
+/// Tells whether OpenSSH would take this for the application of a key: text that begins with `ssh:`, without a NUL.
+fn is_application(application: &[u8]) -> bool {
+    std::str::from_utf8(application).is_ok_and(|a| a.starts_with("ssh:") && !a.contains(char::is_control))
 }
 
 /// Tells whether a key in its wire form is of ours but of small order.
@@ -211,7 +216,9 @@ pub(super) mod tests {
         let sk = |fields: &[&[u8]]| PublicKey::parse(&line("sk-ssh-ed25519@openssh.com", fields));
         let name = b"sk-ssh-ed25519@openssh.com";
         assert_eq!(sk(&[name, &point, b"ssh:"]).unwrap().algorithm(), Algorithm::SkEd25519);
-        assert!(matches!(sk(&[name, &point, b"https://a"]), Err(KeyError::Damaged(_))));
+        for odd in [&b"https://a"[..], b"ssh:a\0b", b"ssh:\xff"] {
+            assert!(matches!(sk(&[name, &point, odd]), Err(KeyError::Damaged(_))));
+        }
         assert!(matches!(sk(&[name, &point]), Err(KeyError::Damaged(_))));
         assert!(matches!(sk(&[name, &point, b"ssh:", b""]), Err(KeyError::Damaged(_))));
         assert!(matches!(sk(&[b"ssh-ed25519", &point, b"ssh:"]), Err(KeyError::Damaged(_))));

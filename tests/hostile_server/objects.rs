@@ -110,7 +110,7 @@ fn branches_that_were_moved() {
         names(other.as_str())
     });
     stage.tell("to a commit without a signature", Expect::Refused("unsigned"), |s, tip| {
-        names(&s.repo.git(&["commit-tree", "-p", tip.as_str(), "-m", "unsigned", "HEAD^{tree}"]))
+        names(&s.repo.git(&["commit-tree", "-p", &format!("{tip}^"), "-m", "unsigned", "HEAD^{tree}"]))
     });
     stage.tell("to a tree with a name that no disk should see", Expect::Refused("bad-path"), |s, tip| {
         let file = s.repo.object("blob", b"x");

@@ -83,7 +83,8 @@ impl Steps {
                 let (mut red, closed) = tokio::join!(self.red_before(new), self.unreachable_before(revision));
                 red.extend(closed);
                 // What is not known of the units before can't speak against the new system.
-                red.extend(units.is_none().then(|| UNITS.to_owned()));
+                let unknown = units.is_none() && self.manager == Manager::Systemd;
+                red.extend(unknown.then(|| UNITS.to_owned()));
                 red
             }
             None => Vec::new(),

@@ -97,7 +97,7 @@ impl Look for Managed {
 
     fn page(&self) -> String {
         // A switch may be restarting nginx at this very moment.
-        self.machine.check("curl -sS --retry 20 --retry-delay 1 --retry-connrefused http://127.0.0.1:8000/")
+        self.machine.check("curl -sS --retry 20 --retry-delay 1 --retry-all-errors http://127.0.0.1:8000/")
     }
 
     fn kill_agent(&self) {

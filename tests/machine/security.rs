@@ -9,6 +9,7 @@ const GATEWAY_MAX: f32 = 1.5;
 /// Returns what the document says of each unit.
 fn told() -> Vec<(String, f32)> {
     let (_, section) = DOCUMENT.split_once("## Exposure\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
     let rows = rows.map_while(|row| row.split_once("` | "));
     rows.map(|(unit, figure)| (unit.to_owned(), figure.parse().unwrap())).collect()

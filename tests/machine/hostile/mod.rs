@@ -23,6 +23,9 @@ const EFFECT: Duration = Duration::from_secs(1);
 /// How long the hostile program floods.
 const FLOOD: Duration = Duration::from_secs(3);
 
+/// Keeps the real gateway down (systemd.unit(5)).
+const DEAD: &str = "/run/systemd/system.control/pullagent-gateway.service.d";
+
 /// The host, what it must go on running, and the agent's process.
 struct Victim {
     host: Managed,
@@ -38,7 +41,9 @@ impl Victim {
         let host = Managed::boot(Via::Https)?;
         let revision = host.push(&host.system.clone().label("two").etc("greeting", "two\n"));
         host.wait_for_status("in-sync", &revision);
-        host.machine.check(&format!("systemctl stop {GATEWAY}"));
+        // systemd would start a gateway again that is merely stopped.
+        host.machine.write_file(&format!("{DEAD}/dead.conf"), "[Unit]\nConditionPathExists=/no/gateway\n");
+        host.machine.check(&format!("systemctl daemon-reload; systemctl stop {GATEWAY}"));
         let toplevel = host.machine.view().running.unwrap();
         let agent = host.machine.property(RECONCILER, "MainPID");
         let socket = host.machine.outside("/run/pullagent/gateway.sock");
@@ -96,7 +101,7 @@ fn a_hostile_gateway_gains_nothing_but_delay() {
 
     // The real gateway comes back, while the hostile one still holds what it has.
     let host = &victim.host;
-    host.machine.check(&format!("systemctl start {GATEWAY}"));
+    host.machine.check(&format!("rm -r {DEAD}; systemctl daemon-reload; systemctl start {GATEWAY}"));
     let begun = Instant::now();
     let three = host.push(&host.system.clone().label("three").etc("greeting", "three\n"));
     host.wait_for_status("in-sync", &three);
@@ -297,18 +302,19 @@ const AS_ITS_USER: &[Attempt] = &[
 fn as_its_user(victim: &Victim) {
     let machine = &victim.host.machine;
     machine.write_file("/srv/agent.pid", &victim.agent);
+    // A unit like the gateway's own but for its program.
+    machine.check(&format!("cp -L /etc/systemd/system/{GATEWAY} /run/systemd/system/hostile.service"));
     machine.write_file(
-        &format!("/run/systemd/system/{GATEWAY}.d/hostile.conf"),
+        "/run/systemd/system/hostile.service.d/program.conf",
         "[Service]\nType=oneshot\nExecStart=\nExecStart=/bin/sh /srv/run\nRestart=no\nWatchdogSec=0\n\
          StandardOutput=truncate:/srv/said\n",
     );
     machine.check("chmod 755 /srv; systemctl daemon-reload");
-    let done =
-        sandbox::all(machine, "the gateway", false, &[AS_ITS_USER], &format!("systemctl start {GATEWAY}"));
+    let done = sandbox::all(machine, "the gateway", false, &[AS_ITS_USER], "systemctl start hostile.service");
     assert!(done.is_empty(), "{done:#?}");
     for (attempt, _) in AS_ITS_USER {
         println!("test host: hostile gateway: {attempt}: refused");
     }
     victim.is_unharmed("act as its user");
-    machine.check(&format!("rm -r /run/systemd/system/{GATEWAY}.d; systemctl daemon-reload"));
+    machine.check("rm -r /run/systemd/system/hostile.service*; systemctl daemon-reload");
 }

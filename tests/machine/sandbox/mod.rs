@@ -53,12 +53,15 @@ fn target(unit: &str) -> Option<Machine> {
         .service("page", "ExecStart=/usr/bin/busybox httpd -f -p 127.0.0.1:8080 -h /etc/pullagent")
         .unit("planted.service", &format!("[Service]\n{quiet}\n"));
     for name in [GATEWAY, RECONCILER] {
-        let program = if name == unit {
-            "Type=oneshot\nExecStart=\nExecStart=/bin/sh /srv/run\nRestart=no\nStandardOutput=truncate:/srv/said"
+        let program = if name != unit && name == RECONCILER {
+            // It would have the gateway started again and again.
+            "[Unit]\nConditionPathExists=/no/agent\n"
+        } else if name == unit {
+            "[Service]\nType=oneshot\nExecStart=\nExecStart=/bin/sh /srv/run\nRestart=no\nStandardOutput=truncate:/srv/said\nWatchdogSec=0"
         } else {
-            "Type=exec\nExecStart=\nExecStart=/usr/bin/sleep infinity"
+            "[Service]\nType=exec\nExecStart=\nExecStart=/usr/bin/sleep infinity\nWatchdogSec=0"
         };
-        system = system.drop_in(name, "attempts", &format!("[Service]\nWatchdogSec=0\n{program}\n"));
+        system = system.drop_in(name, "attempts", program);
     }
     forge.commit(&repo, "main", &system, Some(&alice));
     machine.install(&system);

@@ -41,6 +41,8 @@ mod completions;
 
 mod man;
 
+mod boot_facts;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -138,6 +140,9 @@ enum Verb {
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man(man::Args),
+    /// Say what is known of the boot loader, as JSON
+    #[command(hide = true)]
+    BootFacts(boot_facts::Args),
 }
 
 /// Plays the role that the command line asks for.
@@ -185,6 +190,7 @@ fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
         Verb::Demo(args) => return Ok(demo::run(options, &args)?),
         Verb::Completions(args) => completions::run(&args, &mut Cli::command())?,
         Verb::Man(args) => man::run(&args, Cli::command())?,
+        Verb::BootFacts(args) => boot_facts::run(options, &args)?,
     };
     Ok(exit.into())
 }

@@ -3,6 +3,7 @@
 //! Nothing in here decides anything. It runs a program, reads a file or a clock, and says exactly what
 //! came of it; what that means is for those who asked.
 
+pub mod boot;
 pub mod child;
 pub mod clock;
 pub mod command;

@@ -1,5 +1,6 @@
-//! The root directory that all test machines start from: built once by `tests/host/image`, kept outside the repository
-//! as an archive under the hash of that recipe, and unpacked beside it. Nothing ever writes to it.
+//! What test machines start from: the root directory that `tests/host/image` builds, and whatever other recipes make.
+//! It is built once, kept outside the repository as an archive under the hash of its recipe, and unpacked beside it.
+//! Nothing ever writes to it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -25,13 +26,19 @@ pub struct Image {
 }
 
 impl Image {
-    /// Returns the image, unpacking or building it first where that has not been done.
+    /// Returns the root directory of test machines.
     pub fn get() -> Image {
+        Image::of("image", RECIPE, build)
+    }
+
+    /// Returns the image of a kind that `recipe` describes whole, unpacking or building it first where that has not been
+    /// done. `build` must not ask for another image.
+    pub fn of(kind: &str, recipe: &str, build: impl FnOnce(&Path)) -> Image {
         let cache = cache();
         fs::create_dir_all(&cache).unwrap();
-        let (name, began) = (name(), Instant::now());
+        let (name, began) = (name(kind, recipe), Instant::now());
         let root = cache.join(&name);
-        let making = File::create(cache.join("making.lock")).unwrap();
+        let making = File::create(root.with_extension("making")).unwrap();
         flock(&making, FlockOperation::LockExclusive).unwrap();
         let in_use = File::create(root.with_extension("lock")).unwrap();
         flock(&in_use, FlockOperation::LockShared).unwrap();
@@ -43,10 +50,10 @@ impl Image {
             } else {
                 build(&partial);
                 pack(&partial, &archive);
-                evict(&cache);
+                evict(&cache, kind);
             }
             fs::rename(&partial, &root).unwrap();
-            println!("test host: image made in {:.1} s", began.elapsed().as_secs_f32());
+            println!("test host: {kind} made in {:.1} s", began.elapsed().as_secs_f32());
         }
         Image { root, cache, _in_use: in_use }
     }
@@ -62,10 +69,10 @@ fn cache() -> PathBuf {
     std::path::absolute(cache).unwrap()
 }
 
-fn name() -> String {
-    let hash = Sha256::digest(format!("{}\n{RECIPE}", std::env::consts::ARCH));
+fn name(kind: &str, recipe: &str) -> String {
+    let hash = Sha256::digest(format!("{}\n{recipe}", std::env::consts::ARCH));
     let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("image-{hash}")
+    format!("{kind}-{hash}")
 }
 
 fn build(root: &Path) {
@@ -86,15 +93,19 @@ fn unpack(archive: &Path, root: &Path) {
 
 fn tar(what: &str, archive: &Path) -> Command {
     let mut tar = Command::new("tar");
-    tar.args([what, "--zstd", "--numeric-owner", "--xattrs", "--one-file-system", "--file"]).arg(archive);
+    tar.args([what, "--zstd", "--sparse", "--numeric-owner", "--xattrs", "--one-file-system", "--file"])
+        .arg(archive);
     tar
 }
 
 /// Removes the archives of old recipes, and what is unpacked of them and not in use.
-fn evict(cache: &Path) {
+fn evict(cache: &Path, kind: &str) {
     let entries = fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path());
     let mut archives: Vec<(SystemTime, PathBuf)> = entries
-        .filter(|path| path.to_string_lossy().ends_with(".tar.zst"))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&format!("{kind}-")) && name.ends_with(".tar.zst")
+        })
         .map(|path| (fs::metadata(&path).unwrap().modified().unwrap(), path))
         .collect();
     archives.sort_unstable();
@@ -108,6 +119,7 @@ fn evict(cache: &Path) {
             remove(&root);
             fs::remove_file(archive).unwrap();
             drop(fs::remove_file(lock));
+            drop(fs::remove_file(root.with_extension("making")));
         }
     }
 }
@@ -118,7 +130,8 @@ fn remove(dir: &Path) {
     }
 }
 
-fn run(command: &mut Command) {
+/// Runs a command to its end and fails with the last it printed if it fails.
+pub fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);

@@ -24,7 +24,7 @@
 
 mod agent;
 mod forge;
-mod image;
+pub mod image;
 mod lab;
 mod switching;
 mod system;

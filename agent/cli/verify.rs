@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
     /// A tip, or FROM..TIP where FROM is trusted [default for FROM: what this host accepted last]. Each is a branch,
-    /// HEAD, a full reference name or a whole commit id
+    /// HEAD, a full reference name or a whole commit id; `~2` behind it goes back two commits
     #[arg(value_name = "RANGE|TIP")]
     range: Option<String>,
     /// Object directories of a push that hooks are looking at

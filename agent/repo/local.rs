@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use gix_odb::Header as _;
 
+use super::closure::commit_links;
 use super::objects::{Kind, to_gix, to_oid};
 use crate::model::Oid;
 use crate::trust::tree::{self, Budget, check_tree};
-use crate::trust::{ObjectFormat, Refusal};
+use crate::trust::{ObjectFormat, RANGE_MAX, Refusal};
 
 /// Says why a repository on this machine cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +103,20 @@ pub fn open_for_verify(dir: &Path, beside: &[PathBuf]) -> Result<LocalRepository
 impl LocalRepository {
     /// Returns the commit that `revision` names: a full object id, a full reference name such as `refs/heads/main`,
     /// `HEAD`, or the name of a local branch, else of a remote-tracking one such as `origin/main`. Never guesses: no
-    /// abbreviated ids, no tags.
+    /// abbreviated ids, no tags. `~` and a number behind it go up that many first parents, as in Git; `^` is one.
     pub fn resolve(&self, revision: &str) -> Result<Oid, LocalError> {
+        let no_such = || LocalError::NoSuchRevision { path: self.path.clone(), name: revision.to_owned() };
+        let (base, generations) = split_generations(revision).ok_or_else(no_such)?;
+        let mut oid = self.resolve_name(base).map_err(|_| no_such())?;
+        for _ in 0..generations {
+            let raw = self.commit(&oid)?;
+            let (_, parents) = commit_links(&raw).ok_or_else(no_such)?;
+            oid = to_oid(parents.first().ok_or_else(no_such)?);
+        }
+        Ok(oid)
+    }
+
+    fn resolve_name(&self, revision: &str) -> Result<Oid, LocalError> {
         if let Ok(oid) = revision.parse() {
             return Ok(oid);
         }
@@ -184,6 +197,25 @@ impl LocalRepository {
     }
 }
 
+/// Splits `main~2^` into `main` and 3. `None`: what follows the name is something else.
+fn split_generations(revision: &str) -> Option<(&str, u32)> {
+    let end = revision.find(['~', '^']).unwrap_or(revision.len());
+    let (base, mut rest) = revision.split_at(end);
+    let mut generations: u32 = 0;
+    while let Some(step) = rest.chars().next() {
+        rest = &rest[1..];
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number = if digits == 0 { 1 } else { rest[..digits].parse().ok()? };
+        rest = &rest[digits..];
+        match (step, number) {
+            ('~', n) => generations = generations.checked_add(n)?,
+            ('^', 1) => generations = generations.checked_add(1)?,
+            _ => return None,
+        }
+    }
+    (generations <= RANGE_MAX as u32).then_some((base, generations))
+}
+
 /// Looking at one tree, as the export of a host does, but writing nothing.
 struct TreeWalk<'a> {
     repository: &'a LocalRepository,
@@ -225,5 +257,30 @@ impl TreeWalk<'_> {
 
     fn spend(&mut self, bytes: u64) -> Result<(), TreeFault> {
         self.budget.spend(bytes).map_err(TreeFault::Refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_are_counted_as_git_does() {
+        let table = [
+            ("main", Some(("main", 0))),
+            ("HEAD~", Some(("HEAD", 1))),
+            ("HEAD~12", Some(("HEAD", 12))),
+            ("origin/main~2^", Some(("origin/main", 3))),
+            ("HEAD^^", Some(("HEAD", 2))),
+            ("HEAD~0", Some(("HEAD", 0))),
+            ("HEAD^2", None),
+            ("HEAD~x", None),
+            ("HEAD^{tree}", None),
+            ("HEAD~4294967296", None),
+            ("HEAD~4294967295~", None),
+        ];
+        for (revision, expected) in table {
+            assert_eq!(split_generations(revision), expected, "{revision}");
+        }
     }
 }

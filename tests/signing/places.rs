@@ -30,12 +30,16 @@ fn subdirectories_worktrees_and_both_hash_functions() {
 }
 
 #[test]
-fn remote_tracking_branches_have_names() {
+fn remote_tracking_branches_and_ancestors_have_names() {
     let desk = Desk::new();
     server(&desk);
     desk.commit("alice", "Ahead");
-    let told = desk.verify_json(&["origin/main..HEAD"]);
-    assert_eq!((&told["accepted"], told["lines"].as_array().unwrap().len()), (&true.into(), 1));
+    desk.commit("alice", "Further");
+    for (range, commits) in [("origin/main..HEAD", 2), ("origin/main..HEAD~", 1), ("HEAD^~1..HEAD", 2)] {
+        let told = desk.verify_json(&[range]);
+        let seen = (&told["accepted"], told["lines"].as_array().unwrap().len());
+        assert_eq!(seen, (&true.into(), commits), "{range}");
+    }
 }
 
 #[test]

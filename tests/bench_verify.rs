@@ -131,7 +131,7 @@ fn verify(host: &mut Host, anchor: &AnchorFacts, tip: &Oid) -> u32 {
 }
 
 #[test]
-fn many_new_commits_cost_a_few_plain_walks() {
+fn what_a_new_commit_costs_does_not_rise_with_their_number() {
     let long = std::env::var_os("PULLAGENT_TEST_LONG").is_some_and(|long| long == "1");
     let commits = if long { COMMITS_LONG } else { COMMITS_QUICK };
     let mut repo = Repo::new();

@@ -75,6 +75,10 @@ pub(super) fn by_hand(state: &State, facts: &Facts, policy: &Policy, keys: &Keys
         return None;
     }
     let revision = super::held::by_hand(state, host)?;
+    // What was refused once stays refused; the line is judged without it.
+    if state.refused.iter().any(|r| r.revision == *revision && r.judged_by.starts_with("installed@")) {
+        return None;
+    }
     let permanent = host.profile == host.running;
     match facts.kin(revision, &main.revision) {
         None => Some(Action::Relate { revision: revision.clone(), to: main.revision.clone() }),

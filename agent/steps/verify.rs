@@ -123,6 +123,11 @@ impl Steps {
             // Root vouches for what it installed; that it continues the accepted line is for the history to show.
             Line::Installed { revision, main } => match self.kin(revision, &main.revision).await {
                 Ok(Kin::Newer) => Event::MainAccepted { tip },
+                // The store has lost the accepted line; without a pause this would be asked again at once.
+                Ok(Kin::Unknown) => {
+                    let text = "the accepted line is not in the store, so nothing can be held against it";
+                    return failed(revision, Code::AnchorMissing.as_str(), &std::io::Error::other(text));
+                }
                 Ok(kin) => {
                     let (revision, to) = (revision.clone(), main.revision.clone());
                     return Happened::Saw(Sighting::Related { revision, to, kin });
@@ -150,6 +155,8 @@ impl Steps {
         let candidate = Candidate { revision, ..v.candidate.clone() };
         match self.try_verify(&Verification { candidate, ..v.clone() }).await? {
             accepted @ Verdict::Accepted(_) => Ok(accepted),
+            // What came for it was of no use; that says nothing of the tip, so both are tried again.
+            Verdict::Refused(later) if !later.code.is_final() => Ok(Verdict::Refused(later)),
             // Its files are not acceptable, which the history does not show.
             Verdict::Refused(_) => Ok(Verdict::Refused(refused)),
         }

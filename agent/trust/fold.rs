@@ -69,6 +69,7 @@ pub fn verify_main(
 ) -> Result<Accepted, Refusal> {
     let anchor = complete(read, anchor)?;
     let range = descending(read, tip, &anchor, policy.merges(), Code::NotFastForward)?;
+    not_a_double(&range, tip, &anchor)?;
     let rules = TipRules::new(policy, context, Line::Main, &anchor);
     fold(read, tip, &range, &rules)
         .map_err(|refusal| Refusal { stepping_stone: stone::find(read, &range, tip, &rules), ..refusal })
@@ -89,6 +90,7 @@ pub fn verify_test(
 ) -> Result<Accepted, Refusal> {
     let main = complete(read, main)?;
     let range = descending(read, tip, &main, policy.merges(), Code::NotOnMain)?;
+    not_a_double(&range, tip, &main)?;
     let rules = TipRules::new(policy, context, Line::Test, &main);
     let accepted = fold(read, tip, &range, &rules)?;
     match previous {
@@ -161,6 +163,7 @@ fn report(
         Line::Test => Code::NotOnMain,
     };
     let range = descending(read, tip, &anchor, policy.merges(), refuse)?;
+    not_a_double(&range, tip, &anchor)?;
     let rules = TipRules::new(policy, context, line, &anchor);
     let mut report = RangeReport { lines: Vec::new(), left_off: 0, refused: 0 };
     for id in range.commits.iter().rev() {
@@ -224,7 +227,18 @@ fn fold(read: &mut Read<'_>, tip: &Oid, range: &Range, rules: &TipRules<'_>) -> 
     })
 }
 
-/// The tip is the anchor, or the same signed content: it is trusted by hash.
+/// Refuses the anchor's own content under another id. Such a commit may stand below a tip, since somebody may have built on
+/// it in good faith; but anybody can make as many as they like, with whatever in the place of the signature, and each would
+/// be another revision to deploy.
+fn not_a_double(range: &Range, tip: &Oid, anchor: &AnchorFacts) -> Result<(), Refusal> {
+    if !range.commits.is_empty() || *tip == anchor.revision {
+        return Ok(());
+    }
+    let says = format!("is {}, the accepted revision, under another id", anchor.revision.short());
+    Err(Fault::new(Code::SameContent, says).at(tip))
+}
+
+/// The tip is the anchor: it is trusted by hash.
 fn unmoved(tip: &Oid, raw: &[u8]) -> Result<Accepted, Refusal> {
     let anchor = facts(tip, raw)?;
     let unreadable = || Fault::new(Code::BadHeader, "has a committer line without a readable time").at(tip);

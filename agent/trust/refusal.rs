@@ -113,6 +113,8 @@ codes! {
     RangeTooLarge = "range-too-large", lasting, "Move the branch to a commit in between, wait until the host has accepted it, then move the branch on.";
     /// The tip does not descend from the anchor.
     NotFastForward = "not-fast-forward", lasting, "Push a commit on top of the accepted revision (undo with `git revert`); a branch that was rewritten takes it in again with `git merge -S -s ours <accepted revision>`, or root names its tip on each host: `pullagent accept <commit id>`.";
+    /// The tip is the accepted commit under another id.
+    SameContent = "same-content", lasting, "Nothing to do on the host, which has that content; put the branch back to the accepted commit, and check the Git server.";
     /// A history of its own was merged in.
     ForeignRoot = "foreign-root", lasting, "Remove the merge of the unrelated history.";
     /// The tip of a test branch does not descend from the accepted main.

@@ -253,6 +253,10 @@ pub fn expected(story: &Story) -> Expected {
         let code = if story.test { Code::NotOnMain } else { Code::NotFastForward };
         return Expected::Refused { faults: at_tip(code), stone: None };
     };
+    // The host has it already, under the id that it was shown.
+    if new.is_empty() && story.variant {
+        return Expected::Refused { faults: at_tip(Code::SameContent), stone: None };
+    }
     let wrong = |at: &usize| fault(&story.nodes[*at]).map(|code| (*at, code));
     // The one that is named has nothing wrong below it.
     let first = |(at, _): &(usize, Code)| {
@@ -286,7 +290,8 @@ pub fn expected_report(story: &Story) -> Option<HashMap<usize, BTreeSet<Code>>> 
         None if at == story.tip => tip_faults(story),
         None => BTreeSet::new(),
     };
-    new_ones(story).map(|new| new.into_iter().map(|at| (at, of(at))).collect())
+    let new = new_ones(story).filter(|new| !new.is_empty() || !story.variant);
+    new.map(|new| new.into_iter().map(|at| (at, of(at))).collect())
 }
 
 /// A history in memory, with SHA-256 ids.

@@ -167,7 +167,14 @@ fn r12_a_second_id_of_the_anchor_does_not_wedge_the_host() {
     assert_eq!(anchor.revision, variant);
     let child = forge.signed("alice", "Two");
     assert_eq!(code(offer_after(&forge, &anchor, &child)), Ok(1));
-    assert_eq!(code(offer_after(&forge, &anchor, &honest)), Ok(0));
+    assert_eq!(code(offer_after(&forge, &anchor, &honest)), Err(Code::SameContent), "nothing new to deploy");
+    assert_eq!(code(offer_after(&forge, &anchor, &variant)), Ok(0));
+    // Anybody can make such ids, without any key; none of them is another revision to deploy.
+    let (forged, verdict) = forge.offer_raw(&with_header(&payload, "gpgsig", "garbage"));
+    assert!(verdict.is_err());
+    assert_eq!(code(offer_after(&forge, &anchor, &forged)), Err(Code::SameContent));
+    let tested = trust::verify_test(&mut forge.read(), &forged, &anchor, None, &forge.policy(), &TEST);
+    assert_eq!(code(tested), Err(Code::SameContent));
     assert_eq!(code(offer_after(&forge, &after(&variant), &child)), Ok(1), "an introduction heals too");
     let trial = forge.signed("alice", TRY);
     let verdict = trust::verify_test(&mut forge.read(), &trial, &anchor, None, &forge.policy(), &TEST);

@@ -20,6 +20,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 
 use super::net::{Class, Failure, Net, causes};
+use super::remote::shown;
 
 /// The longest token file, in bytes.
 const TOKEN_BYTES_MAX: u64 = 8 * 1024;
@@ -237,7 +238,7 @@ impl Exchange {
             .map_err(|e| self.fail(e))?;
         let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("application/x-git-upload-pack-") {
-            let kind: String = kind.chars().take(KIND_CHARS_SHOWN).collect();
+            let kind: String = shown(kind).chars().take(KIND_CHARS_SHOWN).collect();
             let text = format!("the answer is not Git's smart protocol but of content type '{kind}'");
             return Err(self.fail(Failure::new(Class::Protocol, text)));
         }

@@ -246,20 +246,16 @@ async fn ask(url: &str, status: Option<u16>, expect: Option<&str>, limit: Durati
     }
     let Some(expect) = expect else { return CheckResult::good() };
     let mut body = Vec::new();
-    while body.len() < BODY_MAX {
-        match answer.chunk().await {
+    // Looked through as it comes: a page may go on for ever.
+    while !String::from_utf8_lossy(&body).contains(expect) {
+        let chunk = if body.len() < BODY_MAX { answer.chunk().await } else { Ok(None) };
+        match chunk {
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => break,
+            Ok(None) => return CheckResult::bad(format!("{url} answers without '{expect}' in it")),
             Err(e) => return CheckResult::bad(format!("{url} breaks off: {}", innermost(&e))),
         }
-        if String::from_utf8_lossy(&body).contains(expect) {
-            return CheckResult::good();
-        }
     }
-    match String::from_utf8_lossy(&body).contains(expect) {
-        true => CheckResult::good(),
-        false => CheckResult::bad(format!("{url} answers without '{expect}' in it")),
-    }
+    CheckResult::good()
 }
 
 async fn connect(address: &str, expect: Option<&str>) -> CheckResult {

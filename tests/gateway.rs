@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::git::Repo;
 use common::git_server::{GitServer, wait_until};
-use common::scripted::{self, Ask, band, capabilities, head, line, send, stall, whole};
+use common::scripted;
 use pullagent::gateway;
 use pullagent::model::Oid;
 use pullagent::wire::{self, Class, Limits, Notice, ReconcilerEnd, Ref, Request, Source};
@@ -263,22 +263,7 @@ fn what_the_server_holds_against_us_is_told_with_its_class() {
 
 #[test]
 fn closing_the_pipe_calls_the_fetch_off() {
-    let url = scripted::serve(|ask, to| match ask {
-        Ask::Handshake => {
-            whole(ask, to, &capabilities());
-            true
-        }
-        Ask::Refs => {
-            whole(ask, to, b"0000");
-            true
-        }
-        Ask::Pack => {
-            head(ask, to);
-            send(to, &[line("packfile\n"), band(1, b"PACK")].concat());
-            stall(to);
-            false
-        }
-    });
+    let url = scripted::serve_a_pack_that_stalls();
     let source = plain("origin", url);
     run(async |gateway| {
         gateway.watch(&[&source]).await;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use common::git::Repo;
 use common::git_server::{GitServer, wait_until};
 use common::peer::{MAIN, bind, hear, impostor, say, seen};
-use common::scripted::{self, Ask, band, capabilities, head, line, send, stall, whole};
+use common::scripted;
 use pullagent::gateway::link::Link;
 use pullagent::model::{Oid, Sighting};
 use pullagent::wire::{Limits, Listener, Source};
@@ -196,22 +196,7 @@ fn it_serves_dies_comes_back_and_ends_when_told_to() {
 
 #[test]
 fn one_that_dies_in_the_middle_of_a_pack_fails_it() {
-    let url = scripted::serve(|ask, to| match ask {
-        Ask::Handshake => {
-            whole(ask, to, &capabilities());
-            true
-        }
-        Ask::Refs => {
-            whole(ask, to, b"0000");
-            true
-        }
-        Ask::Pack => {
-            head(ask, to);
-            send(to, &[line("packfile\n"), band(1, b"PACK")].concat());
-            stall(to);
-            false
-        }
-    });
+    let url = scripted::serve_a_pack_that_stalls();
     run(async |dir| {
         let path = dir.join("gateway.sock");
         let reconciler = Reconciler::new(bind(&path), vec![source(url, None)]);

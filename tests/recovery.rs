@@ -4,39 +4,24 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a test looks at the clock")]
 
+#[path = "common/world.rs"]
+mod world;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pullagent::cli::demo::people::Change;
-use pullagent::cli::demo::{Setup, Tempo, World};
+use pullagent::cli::demo::{Tempo, World};
 use pullagent::model::Oid;
 use pullagent::report::{BadKind, Headline, Status};
+use world::runs;
 
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 const TEMPO: Tempo =
     Tempo { interval: Duration::from_secs(1), soak: Duration::from_secs(1), window: Duration::from_secs(20) };
 
-async fn world(name: &str) -> World {
-    let dir = std::env::temp_dir().join(format!("pullagent-{name}-{}", std::process::id()));
-    let agent = PathBuf::from(env!("CARGO_BIN_EXE_pullagent"));
-    pullagent::host::command::use_binary(&agent);
-    let mut world =
-        World::build(&Setup { dir, keep: false, own_store: true, agent, tempo: TEMPO }).await.unwrap();
-    world.agent.start().await.unwrap();
-    let first = world.first.0.clone();
-    settle(&mut world, |s| s.state == Headline::InSync && runs(s, &first)).await;
-    world
-}
-
 async fn settle(world: &mut World, wanted: impl Fn(&Status) -> bool) -> Status {
-    match world.agent.await_status(SETTLE_MAX, wanted).await {
-        Ok(status) => status,
-        Err(e) => panic!("{e:#}\nlog:\n{}", std::fs::read_to_string(&world.agent.log).unwrap_or_default()),
-    }
-}
-
-fn runs(status: &Status, tip: &Oid) -> bool {
-    status.running.as_ref().and_then(|r| r.revision.as_ref()) == Some(tip)
+    world::settle(world, SETTLE_MAX, wanted).await
 }
 
 async fn push(world: &World, write: &[(&str, &str)]) -> Oid {
@@ -52,7 +37,7 @@ fn store(world: &World) -> PathBuf {
 
 #[tokio::test]
 async fn a_lost_store_is_fetched_again_with_the_next_push() {
-    let mut world = world("lost-store").await;
+    let mut world = world::begin("lost-store", TEMPO, SETTLE_MAX).await;
     std::fs::remove_dir_all(store(&world)).unwrap();
     let tip = push(&world, &[("site/note.html", "after the loss")]).await;
     settle(&mut world, |s| s.state == Headline::InSync && runs(s, &tip)).await;
@@ -61,7 +46,7 @@ async fn a_lost_store_is_fetched_again_with_the_next_push() {
 
 #[tokio::test]
 async fn a_damaged_store_is_noticed_and_replaced() {
-    let mut world = world("damaged-store").await;
+    let mut world = world::begin("damaged-store", TEMPO, SETTLE_MAX).await;
     let packs = store(&world).join("objects/pack");
     for entry in std::fs::read_dir(packs).unwrap() {
         let path = entry.unwrap().path();
@@ -79,7 +64,7 @@ async fn a_damaged_store_is_noticed_and_replaced() {
 
 #[tokio::test]
 async fn a_revision_that_was_accepted_before_the_loss_can_still_be_built() {
-    let mut world = world("lost-revision").await;
+    let mut world = world::begin("lost-revision", TEMPO, SETTLE_MAX).await;
     let whole = world.alice.read("flake.nix").unwrap();
     let tip = push(&world, &[("flake.nix", "this is not Nix")]).await;
     let failed =

@@ -3,27 +3,23 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::path::PathBuf;
+#[path = "common/world.rs"]
+mod world;
+
 use std::time::Duration;
 
 use pullagent::cli::demo::people::Change;
-use pullagent::cli::demo::{Setup, Tempo, World};
+use pullagent::cli::demo::{Tempo, World};
 use pullagent::model::Oid;
 use pullagent::report::{Headline, Status};
+use world::runs;
 
 const SETTLE_MAX: Duration = Duration::from_secs(90);
 const TEMPO: Tempo =
     Tempo { interval: Duration::from_secs(1), soak: Duration::from_secs(1), window: Duration::from_secs(20) };
 
 async fn settle(world: &mut World, wanted: impl Fn(&Status) -> bool) -> Status {
-    match world.agent.await_status(SETTLE_MAX, wanted).await {
-        Ok(status) => status,
-        Err(e) => panic!("{e:#}\nlog:\n{}", std::fs::read_to_string(&world.agent.log).unwrap_or_default()),
-    }
-}
-
-fn runs(status: &Status, tip: &Oid) -> bool {
-    status.running.as_ref().and_then(|r| r.revision.as_ref()) == Some(tip)
+    world::settle(world, SETTLE_MAX, wanted).await
 }
 
 /// Whether git says that the trusted store has `revision`.
@@ -34,14 +30,7 @@ fn stores(world: &World, revision: &Oid) -> bool {
 
 #[tokio::test]
 async fn a_key_and_what_it_signed_are_pushed_together() {
-    let dir = std::env::temp_dir().join(format!("pullagent-stones-{}", std::process::id()));
-    let agent = PathBuf::from(env!("CARGO_BIN_EXE_pullagent"));
-    pullagent::host::command::use_binary(&agent);
-    let setup = Setup { dir, keep: false, own_store: true, agent, tempo: TEMPO };
-    let mut world = World::build(&setup).await.unwrap();
-    world.agent.start().await.unwrap();
-    let first = world.first.0.clone();
-    settle(&mut world, |s| s.state == Headline::InSync && runs(s, &first)).await;
+    let mut world = world::begin("stones", TEMPO, SETTLE_MAX).await;
 
     let mut machine: serde_json::Value =
         serde_json::from_str(&world.alice.read("machine.json").unwrap()).unwrap();

@@ -21,6 +21,8 @@ use pullagent::report::{self, Snapshot, Status};
 
 mod trust_root {
     mod hosts;
+    #[path = "../common/world.rs"]
+    mod world;
 }
 
 const NOW: u64 = 1_800_000_000;

@@ -4,29 +4,25 @@
 #![allow(clippy::disallowed_methods, reason = "a test starts programs")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::path::PathBuf;
+#[path = "common/world.rs"]
+mod world;
+
 use std::time::Duration;
 
 use pullagent::cli::demo::people::Change;
-use pullagent::cli::demo::{Setup, Tempo, World};
+use pullagent::cli::demo::{Tempo, World};
 use pullagent::model::{Oid, UPDATABLE};
 use pullagent::plan::BREAKER;
 use pullagent::report::{Headline, Status};
 use serde_json::{Value, json};
+use world::runs;
 
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 const TEMPO: Tempo =
     Tempo { interval: Duration::from_secs(1), soak: Duration::from_secs(1), window: Duration::from_secs(6) };
 
 async fn settle(world: &mut World, wanted: impl Fn(&Status) -> bool) -> Status {
-    match world.agent.await_status(SETTLE_MAX, wanted).await {
-        Ok(status) => status,
-        Err(e) => panic!("{e:#}\nlog:\n{}", std::fs::read_to_string(&world.agent.log).unwrap_or_default()),
-    }
-}
-
-fn runs(status: &Status, tip: &Oid) -> bool {
-    status.running.as_ref().and_then(|r| r.revision.as_ref()) == Some(tip)
+    world::settle(world, SETTLE_MAX, wanted).await
 }
 
 /// Pushes a system whose agent is configured otherwise.
@@ -43,14 +39,8 @@ async fn configure(world: &World, change: impl FnOnce(&mut Value)) -> Oid {
 
 #[tokio::test]
 async fn a_system_that_loses_its_way_to_the_remote_is_rolled_back_and_not_blamed() {
+    let mut world = world::begin("updatable", TEMPO, SETTLE_MAX).await;
     let dir = std::env::temp_dir().join(format!("pullagent-updatable-{}", std::process::id()));
-    let agent = PathBuf::from(env!("CARGO_BIN_EXE_pullagent"));
-    pullagent::host::command::use_binary(&agent);
-    let setup = Setup { dir: dir.clone(), keep: false, own_store: true, agent, tempo: TEMPO };
-    let mut world = World::build(&setup).await.unwrap();
-    world.agent.start().await.unwrap();
-    let first = world.first.0.clone();
-    settle(&mut world, |s| s.state == Headline::InSync && runs(s, &first)).await;
     let packs = || std::fs::read_dir(dir.join("host/var/lib/pullagent/git/objects/pack")).unwrap().count();
 
     // One of several remotes is enough; that it is the second does not matter.

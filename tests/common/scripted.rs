@@ -107,3 +107,23 @@ pub fn send(to: &mut TcpStream, bytes: &[u8]) -> bool {
 pub fn stall(to: &mut TcpStream) {
     let _end = to.read(&mut [0; 16]).is_ok();
 }
+
+/// Starts a server that has no branches, begins to send any pack, and goes silent.
+pub fn serve_a_pack_that_stalls() -> String {
+    serve(|ask, to| match ask {
+        Ask::Handshake => {
+            whole(ask, to, &capabilities());
+            true
+        }
+        Ask::Refs => {
+            whole(ask, to, b"0000");
+            true
+        }
+        Ask::Pack => {
+            head(ask, to);
+            send(to, &[line("packfile\n"), band(1, b"PACK")].concat());
+            stall(to);
+            false
+        }
+    })
+}

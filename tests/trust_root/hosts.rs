@@ -1,39 +1,24 @@
 //! The same on the demo's host, with the real agent, a real Git server and real keys.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use pullagent::cli::demo::people::{Change, Person};
-use pullagent::cli::demo::{Setup, Tempo, World};
+use pullagent::cli::demo::{Tempo, World};
 use pullagent::model::Oid;
 use pullagent::report::{BadKind, Headline, Status};
+
+use crate::trust_root::world::{self, runs};
 
 const SETTLE_MAX: Duration = Duration::from_secs(120);
 const TEMPO: Tempo =
     Tempo { interval: Duration::from_secs(1), soak: Duration::from_secs(1), window: Duration::from_secs(10) };
 
-async fn world(name: &str) -> World {
-    let dir = std::env::temp_dir().join(format!("pullagent-{name}-{}", std::process::id()));
-    let agent = PathBuf::from(env!("CARGO_BIN_EXE_pullagent"));
-    pullagent::host::command::use_binary(&agent);
-    let mut world =
-        World::build(&Setup { dir, keep: false, own_store: true, agent, tempo: TEMPO }).await.unwrap();
-    world.agent.start().await.unwrap();
-    let first = world.first.0.clone();
-    deployed(&mut world, &first).await;
-    world
-}
-
 async fn settle(world: &mut World, wanted: impl Fn(&Status) -> bool) -> Status {
-    match world.agent.await_status(SETTLE_MAX, wanted).await {
-        Ok(status) => status,
-        Err(e) => panic!("{e:#}\nlog:\n{}", std::fs::read_to_string(&world.agent.log).unwrap_or_default()),
-    }
+    world::settle(world, SETTLE_MAX, wanted).await
 }
 
 async fn deployed(world: &mut World, revision: &Oid) -> Status {
-    let runs = |s: &Status| s.running.as_ref().and_then(|r| r.revision.as_ref()) == Some(revision);
-    settle(world, |s| s.state == Headline::InSync && runs(s)).await
+    settle(world, |s| s.state == Headline::InSync && runs(s, revision)).await
 }
 
 async fn refused(world: &mut World, revision: &Oid) -> String {
@@ -55,7 +40,7 @@ fn with_trust(world: &World, edit: impl Fn(&mut serde_json::Value)) -> String {
 
 #[tokio::test]
 async fn p17_a_revocation_that_was_rolled_back_still_counts() {
-    let mut world = world("p17").await;
+    let mut world = world::begin("p17", TEMPO, SETTLE_MAX).await;
     let key = world.mallory.public_key.clone();
     let listed = with_trust(&world, |t| t["signers"]["mallory"] = serde_json::json!({ "keys": [key] }));
     let both = commit(&world.alice, &[("machine.json", &listed)], &[]).await;
@@ -89,7 +74,7 @@ async fn p17_a_revocation_that_was_rolled_back_still_counts() {
 
 #[tokio::test]
 async fn root_is_the_way_out_of_a_force_push_a_hand_at_the_switch_and_a_lost_memory() {
-    let mut world = world("root").await;
+    let mut world = world::begin("root", TEMPO, SETTLE_MAX).await;
     let first = world.first.0.clone();
     let old = commit(&world.alice, &[("site/note.html", "old line")], &[]).await;
     world.alice.push("main").await.unwrap();

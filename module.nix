@@ -501,6 +501,41 @@ in
               logs in, so a commit that leaves the agent out is called off unless the running system allows it.
             '';
           };
+          reboot = {
+            policy = mkOption {
+              type = types.enum [
+                "never"
+                "window"
+                "immediate"
+              ];
+              default = "never";
+              description = ''
+                What is done about a commit whose kernel, initrd, kernel parameters or the like differ from what was booted.
+                `never`: services are updated at once and the rest waits for a reboot by somebody else; until then
+                {command}`pullagent status` says so. `window`: the same, until one of
+                {option}`services.pullagent.settings.activation.reboot.window` opens. `immediate`: at once.
+
+                The agent never just reboots: it boots the new system once, while the old one stays the default, and makes it
+                the default when it has proved healthy. A system that does not come up, or not healthy, falls back to the
+                old one. For that the host needs systemd-boot and EFI variables; elsewhere the agent does not reboot, and
+                says why.
+              '';
+            };
+            window = mkOption {
+              type = types.listOf (
+                types.strMatching "(((Mon|Tue|Wed|Thu|Fri|Sat|Sun)(,|\\.\\.))*(Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]"
+              );
+              default = [ ];
+              example = [
+                "02:00-05:00"
+                "Sat,Sun 22:00-04:00"
+              ];
+              description = ''
+                When the host may be rebooted, by its own clock ({option}`time.timeZone`). A window that ends before it begins
+                goes on past midnight; its days are those on which it begins. Without days it is every day.
+              '';
+            };
+          };
           freeBytesMin = mkOption {
             type = types.ints.unsigned;
             default = 64 * 1024 * 1024;

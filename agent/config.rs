@@ -9,6 +9,7 @@ mod check;
 mod fetch;
 mod health;
 mod keys;
+mod reboot;
 mod signer;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::trust;
 pub use fetch::Fetch;
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
 pub use keys::trust_settings;
+pub use reboot::Reboot;
 pub use signer::{Moment, Role, Signer, SigningKey};
 
 /// The version of the file's layout that this program writes and understands best.
@@ -244,8 +246,8 @@ pub struct Activation {
     pub allow_removal: bool,
     /// Bytes that must be free on the file systems of the Nix store and of the state directory before a switch.
     pub free_bytes_min: u64,
-    /// Reserved for reboots.
-    pub reboot: serde_json::Value,
+    /// What is done about a system that takes a reboot.
+    pub reboot: Reboot,
 }
 
 /// What to do about a system that somebody else switched to.
@@ -306,7 +308,7 @@ impl Default for Activation {
             drift: Drift::Hold,
             allow_removal: false,
             free_bytes_min: 64 << 20,
-            reboot: serde_json::json!({ "policy": "never", "window": [] }),
+            reboot: Reboot::default(),
         }
     }
 }

@@ -155,6 +155,7 @@ async fn deploy(
     let steps = Rc::new(Steps {
         trust: settings.policy()?,
         seen_trust: RefCell::default(),
+        compared: RefCell::default(),
         host: host.clone(),
         state_directory: state.to_owned(),
         link: Link::new(link::sources(settings)),

@@ -279,6 +279,7 @@ fn doing(action: &Action, since: u64) -> Option<Doing> {
         Action::Confirm(d) => of("confirm", d),
         Action::RollBack(d) => of("roll-back", d),
         Action::Abandon(d, _) => of("abandon", d),
+        Action::AwaitReboot(d, _) => of("await-reboot", d),
     };
     named.map(|(action, revision)| Doing { action, revision, since })
 }

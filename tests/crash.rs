@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test starts programs and looks at the clock")]
 
 mod crash {
+    mod boot;
     mod laws;
     mod script;
     mod trust;
@@ -35,8 +36,19 @@ const POLLS_MAX: u32 = 200;
 const PAIRS_QUICK: u32 = 400;
 const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
 /// What can fail without an event of its own.
-const FALLIBLE: [&str; 10] =
-    ["Verify", "Build", "Prepare", "Arm", "Switch", "Shorten", "CheckHealth", "Decide", "Confirm", "Abandon"];
+const FALLIBLE: [&str; 11] = [
+    "Verify",
+    "Build",
+    "Prepare",
+    "Arm",
+    "Switch",
+    "Shorten",
+    "CheckHealth",
+    "Decide",
+    "Confirm",
+    "Abandon",
+    "AwaitReboot",
+];
 /// How often a short fault strikes: it is over before any guard's deadline.
 const STRIKES_FEW: u32 = 3;
 /// How often a long fault strikes: hours go by.
@@ -88,6 +100,7 @@ fn policy() -> Policy {
         expected_machine_id: None,
         arming_margin_ms: 1_000_000,
         stale_after_secs: 24 * 3600,
+        reboots: plan::Reboots::default(),
     }
 }
 
@@ -190,6 +203,9 @@ fn scripts() -> Vec<Script> {
         one("operator switches", OperatorSwitches),
         one("offline for a while", Offline),
         one("cut off", CutOff),
+        one("new kernel", NewKernel),
+        one("needs a reboot", Inhibited),
+        test_branch("test branch needs a reboot", Inhibited),
         test_branch("test branch", Good),
         test_branch("unhealthy test branch", Unhealthy),
         test_branch("test branch is cut off", CutOff),

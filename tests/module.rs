@@ -123,7 +123,7 @@ fn every_key_that_means_something_is_an_option() {
     let whole = serde_json::to_value(read(&rendered).settings).unwrap();
     let mut missing = lacking(&whole, &rendered, "");
     missing.sort();
-    let reserved = ["activation.reboot", "exporter", "hints", "hooks", "webhooks"];
+    let reserved = ["exporter", "hints", "hooks", "webhooks"];
     assert_eq!(missing, reserved);
     let schema = config::schema().to_string();
     let said = schema.matches("\"Reserved").count();

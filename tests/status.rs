@@ -9,11 +9,11 @@
 use std::path::Path;
 
 use pullagent::model::{
-    Action, CheckFacts, Class, Ended, Entered, Event, Failure, Oid, Operation, Outcome, Setback, Step,
-    Suspension, Target, TestLine, TestProgress, Tip,
+    Action, AwaitedReboot, CheckFacts, Class, Ended, Entered, Event, Failure, Oid, Operation, Outcome,
+    RebootNeed, Setback, Step, Suspension, Target, TestLine, TestProgress, Tip,
 };
 use pullagent::plan::{self, Policy, Retry};
-use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
+use pullagent::report::{self, Doing, Fate, Headline, History, Life, Snapshot, Status, Style, Verdict};
 use pullagent::steps::Steps;
 
 mod status {
@@ -221,6 +221,36 @@ fn drift() {
     (host.profile, host.running_revision) = (host.running.clone(), Some(old_rev()));
     let status = Status::from_snapshot(&s, &settings());
     assert_eq!(status.state, Headline::InSync, "somebody installed the accepted revision by hand");
+}
+
+#[test]
+fn what_a_reboot_would_change() {
+    let mut s = host_in_sync();
+    s.facts.host.as_mut().unwrap().reboot_reasons = vec!["kernel linux-6.6.1 → linux-6.6.2".to_owned()];
+    let status = check("reboot-pending", &s);
+    assert_eq!(status.state, Headline::InSync);
+    let reboot = status.reboot_pending.unwrap();
+    assert_eq!((reboot.why.as_str(), reboot.blocked, reboot.not_before), ("policy never", false, None));
+}
+
+#[test]
+fn what_only_a_reboot_can_bring() {
+    let mut s = on_probation(Step::Prepared, Operation::Switch);
+    let id = s.state.deployment.as_ref().unwrap().id.clone();
+    let reasons = vec!["init interface 1 → systemd-2".to_owned()];
+    let need = RebootNeed { forbids_switch: reasons.clone(), reasons, no_trial: None };
+    let reboot = AwaitedReboot { need, why: "policy never".to_owned(), given_up: false };
+    s.state.apply(&Event::RebootAwaited { id, reboot, at: NOW - 5 * MINUTE }).unwrap();
+    let status = check("reboot-needed", &s);
+    assert_eq!(status.state, Headline::RebootPending);
+    assert!(status.set_aside.is_empty() && status.pending.is_empty() && status.problem.is_none());
+    assert_eq!(History::of(&s.state, "web1").entries.last().unwrap().outcome, Fate::RebootAwaited);
+    // Neither is it begun again, nor does it stand in the way of a newer one.
+    let policy = Steps::policy(&settings());
+    assert!(matches!(plan::next(&s.state, &s.facts, &policy), Action::Wait { until: None }));
+    let mut booted = s.clone();
+    run(&mut booted, &new_path());
+    assert!(matches!(plan::next(&booted.state, &booted.facts, &policy), Action::Build(..)));
 }
 
 #[test]

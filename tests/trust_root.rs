@@ -131,7 +131,14 @@ fn rolled_back(digit: char) -> Vec<Event> {
     };
     let (old, boot_id) = (system('a'), "boot".to_owned());
     vec![
-        Event::Prepared { id: id.clone(), old, boot_id, deadline_boottime_ms: 1, red_before: vec![] },
+        Event::Prepared {
+            id: id.clone(),
+            old,
+            boot_id,
+            deadline_boottime_ms: 1,
+            red_before: vec![],
+            reboot: None,
+        },
         Event::Armed { id: id.clone() },
         Event::Decided { id: id.clone(), decision, failures: vec![] },
         Event::RolledBack { id, how: String::new(), at: NOW },

@@ -63,6 +63,7 @@ impl Exit {
             | Headline::CheckingHealth
             | Headline::Confirming
             | Headline::RollingBack
+            | Headline::RebootPending
             | Headline::Retrying => Exit::Pending,
             Headline::RolledBack
             | Headline::RollbackFailed
@@ -226,7 +227,8 @@ mod tests {
             Headline::CalledOff => Headline::Retrying,
             Headline::Retrying => Headline::Suspended,
             Headline::Suspended => Headline::Unreachable,
-            Headline::Unreachable => Headline::Drift,
+            Headline::Unreachable => Headline::RebootPending,
+            Headline::RebootPending => Headline::Drift,
             Headline::Drift => Headline::Held,
             Headline::Held => return None,
         })

@@ -136,6 +136,7 @@ fn judge_revision(text: &str, look: &Look) -> Result<Option<Exit>, Fail> {
         Verdict::Refused | Verdict::Failed | Verdict::TestOver => Some(Exit::Failed),
         // It did run; something newer came since.
         Verdict::Past if deployed() => Some(Exit::Ok),
+        Verdict::Waiting if look.status.state == Headline::RebootPending => Some(Exit::Pending),
         Verdict::Past | Verdict::Waiting | Verdict::Unknown => suspended(&look.status),
         Verdict::UnderWay => None,
     })

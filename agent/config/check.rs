@@ -38,7 +38,7 @@ impl Settings {
         if self.activation.window.0 <= self.activation.soak.0 {
             return wrong("activation.window", "the window must be longer than the soak time".to_owned());
         }
-        Ok(())
+        self.activation.reboot.check()
     }
 
     fn check_remotes(&self) -> Result<(), ConfigError> {

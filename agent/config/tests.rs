@@ -74,6 +74,7 @@ fn nonsense_is_refused_with_its_key() {
         ("source.subdir", |c| c["source"]["subdir"] = "../x".into()),
         ("trust.signers", |c| c["trust"]["signers"] = serde_json::json!({})),
         ("activation.window", |c| c["activation"]["window"] = "60s".into()),
+        ("activation.reboot.window", |c| c["activation"]["reboot"]["policy"] = "window".into()),
         ("health.checks.web", |c| c["health"]["checks"]["web"]["http"] = "ftp://x".into()),
         ("health.checks.updatable", |c| {
             c["health"]["checks"]["updatable"] = c["health"]["checks"]["web"].clone();
@@ -86,5 +87,19 @@ fn nonsense_is_refused_with_its_key() {
         assert!(!error.contains("secret"), "{error}");
     }
     assert!(with(|c| c["activation"]["soak"] = "soon".into()).is_err());
+    assert!(with(|c| c["activation"]["reboot"]["policy"] = "later".into()).is_err());
+    let error = with(|c| c["activation"]["reboot"]["window"] = serde_json::json!(["2-5"])).unwrap_err();
+    assert!(error.contains("parse"), "{error}");
     assert!(with(|c| c["trust"]["mode"] = "managed".into()).is_err());
+}
+
+#[test]
+fn windows_are_read() {
+    let loaded = with(|c| {
+        c["activation"]["reboot"] =
+            serde_json::json!({ "policy": "window", "window": ["Sat,Sun 22:00-04:00"] });
+    });
+    let reboot = loaded.unwrap().settings.activation.reboot;
+    assert_eq!(reboot.window[0].to_string(), "Sat,Sun 22:00-04:00");
+    assert_eq!(reboot.policy, crate::model::RebootPolicy::Window);
 }

@@ -23,6 +23,11 @@ pub fn monotonic_ms() -> u64 {
     secs * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
+/// Returns the time zone of the host's clock, as `/etc/localtime` has it now; UTC without one.
+pub fn zone() -> jiff::tz::TimeZone {
+    jiff::tz::TimeZone::try_system().unwrap_or(jiff::tz::TimeZone::UTC)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

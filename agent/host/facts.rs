@@ -102,6 +102,8 @@ pub fn observe_knowing(paths: &HostPaths, known: &[StorePath]) -> Result<HostFac
         boot_id: boot_id(&paths.boot_id())?,
         machine_id: line(&paths.machine_id())?,
         boottime_ms: clock::boottime_ms(),
+        reboot_reasons: Vec::new(),
+        zone: Some(clock::zone()),
         running,
         booted,
         profile,

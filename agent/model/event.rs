@@ -11,7 +11,7 @@ use super::{
     AdoptedTrust, Candidate, CheckFacts, Decision, DeploymentId, Desired, GuardFacts, HostFacts, Keys, Kin,
     Oid, StorePath, Target, Tip, TrustSettings,
 };
-use super::{Deployment, Operation};
+use super::{AwaitedReboot, Deployment, Operation, RebootNeed};
 
 /// The next thing to do. Each is safe to repeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,9 @@ pub enum Action {
     RollBack(Deployment),
     /// Call a deployment off that did not touch the host, or that a reset undid: disarm its guard.
     Abandon(Deployment, Failure),
+    /// End a deployment that did not touch the host, because it takes a reboot that is not allowed now or not safe: disarm
+    /// its guard.
+    AwaitReboot(Deployment, AwaitedReboot),
     /// Journal what the facts show.
     Record(Event),
 }
@@ -71,6 +74,7 @@ impl Action {
             | Action::Decide(..)
             | Action::Confirm(_)
             | Action::RollBack(_)
+            | Action::AwaitReboot(..)
             | Action::Abandon(..) => false,
         }
     }
@@ -181,6 +185,9 @@ pub enum Event {
         deadline_boottime_ms: u64,
         /// Hard checks that were red before the switch; they count as soft this time.
         red_before: Vec<String>,
+        /// What of the new system takes a reboot; `None`: nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reboot: Option<RebootNeed>,
     },
     /// The long guard timer runs; from here on the switch may have begun.
     Armed {
@@ -252,6 +259,16 @@ pub enum Event {
         id: DeploymentId,
         /// Why.
         failure: Failure,
+        /// When.
+        at: u64,
+    },
+    /// The deployment waits for a reboot that the agent does not do. The host runs what it ran before; the target is as good
+    /// as ever.
+    RebootAwaited {
+        /// Which deployment.
+        id: DeploymentId,
+        /// Why the reboot is needed, and why it is not done.
+        reboot: AwaitedReboot,
         /// When.
         at: u64,
     },

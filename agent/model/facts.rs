@@ -38,6 +38,13 @@ pub struct HostFacts {
     pub machine_id: Option<String>,
     /// Milliseconds since boot, suspend included (`CLOCK_BOOTTIME`).
     pub boottime_ms: u64,
+    /// Why the system that the next boot starts differs from what was booted in a way that only a boot brings about, in
+    /// words; empty: it does not, or that can't be told.
+    #[serde(default)]
+    pub reboot_reasons: Vec<String>,
+    /// The time zone of the host's own clock; `None`: UTC.
+    #[serde(skip)]
+    pub zone: Option<jiff::tz::TimeZone>,
 }
 
 impl HostFacts {

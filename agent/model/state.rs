@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Class, Failure, Quarantined, Refusal, Suspension, SwitchEnd};
-use super::{AdoptedTrust, DeploymentId, Desired, Oid, Operation, StorePath, Target, Tip, Vouched, Why};
+use super::{
+    AdoptedTrust, AwaitedReboot, DeploymentId, Desired, Oid, Operation, RebootNeed, StorePath, Target, Tip,
+    Vouched, Why,
+};
 
 /// How many refused tips are remembered.
 pub const REFUSED_MAX: usize = 64;
@@ -47,6 +50,9 @@ pub struct State {
     pub setback: Option<Setback>,
     /// When the host was rolled back since it was resumed last, newest last; no more than [`ROLLBACKS_MAX`].
     pub rollbacks: VecDeque<u64>,
+    /// The system that waits for a reboot, since the deployment that ended last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub awaiting: Option<Awaiting>,
     /// Deployments are stopped.
     pub suspension: Option<Suspension>,
     /// Ended deployments, newest last.
@@ -160,6 +166,9 @@ pub struct Trial {
     pub deadline_boottime_ms: u64,
     /// Hard checks that were red before the switch.
     pub red_before: Vec<String>,
+    /// What of the new system takes a reboot; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<RebootNeed>,
 }
 
 /// How far a probation got.
@@ -211,6 +220,22 @@ pub struct Setback {
     /// Why, the last time.
     pub text: String,
     /// When, the last time.
+    pub at: u64,
+}
+
+/// A target that waits for a reboot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Awaiting {
+    /// The target.
+    pub target: Target,
+    /// The system it built.
+    pub toplevel: StorePath,
+    /// What ran, when it came to this. From another system it may be switched to.
+    pub from: Option<StorePath>,
+    /// Why the reboot is needed, and why it is not done.
+    pub reboot: AwaitedReboot,
+    /// Since when.
     pub at: u64,
 }
 
@@ -306,6 +331,11 @@ pub enum Outcome {
     },
     /// The test system stopped running through no act of this agent.
     TestLost,
+    /// It waits for a reboot that the agent does not do.
+    RebootAwaited {
+        /// Why the reboot is needed, and why it is not done.
+        reboot: AwaitedReboot,
+    },
 }
 
 /// Where a deployment stands, in words that never change: what an older version acts on when it can't read the rest.

@@ -117,4 +117,6 @@ pub enum Why {
     EndOfTest,
     /// The host ran something else, and `activation.drift` is `enforce`.
     Drift,
+    /// What runs takes full effect only by a reboot, which is allowed now.
+    Reboot,
 }

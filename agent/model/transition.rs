@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 
 use super::event::{Class, Event, Failure, Quarantined, Refusal};
 use super::state::{
-    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, ROLLBACKS_MAX,
-    Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Awaiting, Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX,
+    ROLLBACKS_MAX, Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
-use super::{AdoptedTrust, Decision, DeploymentId, Desired, Oid, Operation, REVOKED_MAX, Tip, Vouched, Why};
+use super::{
+    AdoptedTrust, AwaitedReboot, Decision, DeploymentId, Desired, Oid, Operation, REVOKED_MAX, Tip, Vouched,
+    Why,
+};
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +48,7 @@ impl State {
             | Event::RolledBack { id, .. }
             | Event::RollbackFailed { id, .. }
             | Event::Superseded { id, .. }
+            | Event::RebootAwaited { id, .. }
             | Event::Abandoned { id, .. } => self.apply_end(id, event),
             Event::RootAccepted { revision, by, at } => {
                 let (revision, by) = (revision.clone(), by.clone());
@@ -108,6 +112,7 @@ impl State {
             Event::Adopted { toplevel, generation, at } => {
                 let Some(tip) = self.main.clone() else { return Err(self.illegal(event)) };
                 self.end_vouching(&tip.revision);
+                self.awaiting = None;
                 let known = |s: &&Settled| s.tip.revision == tip.revision && s.toplevel == *toplevel;
                 if self.settled.as_ref().filter(known).is_none() {
                     let (toplevel, generation) = (toplevel.clone(), *generation);
@@ -126,17 +131,19 @@ impl State {
         let illegal = self.illegal(event);
         let Some(d) = self.deployment.as_mut().filter(|d| d.id == *id) else { return Err(illegal) };
         let next = match (&d.stage, event) {
-            (Stage::Built, Event::Prepared { old, boot_id, deadline_boottime_ms, red_before, .. }) => {
-                Stage::Probation {
-                    trial: Trial {
-                        old: old.clone(),
-                        boot_id: boot_id.clone(),
-                        deadline_boottime_ms: *deadline_boottime_ms,
-                        red_before: red_before.clone(),
-                    },
-                    step: Step::Prepared,
-                }
-            }
+            (
+                Stage::Built,
+                Event::Prepared { old, boot_id, deadline_boottime_ms, red_before, reboot, .. },
+            ) => Stage::Probation {
+                trial: Trial {
+                    old: old.clone(),
+                    boot_id: boot_id.clone(),
+                    deadline_boottime_ms: *deadline_boottime_ms,
+                    red_before: red_before.clone(),
+                    reboot: reboot.clone(),
+                },
+                step: Step::Prepared,
+            },
             (Stage::Probation { trial, step }, event) => {
                 let mut trial = trial.clone();
                 let step = match (step, event) {
@@ -207,6 +214,10 @@ impl State {
                 };
                 self.set_aside(&d, failure, *at);
                 self.end(&d, Outcome::Superseded, *at);
+            }
+            // Before anything was changed, or after a switch that changed nothing.
+            (Event::RebootAwaited { reboot, at, .. }, Some(Step::Prepared | Step::Activated { .. })) => {
+                self.await_reboot(&d, reboot, *at);
             }
             // A decision that is taken is carried out, never called off; only a reset can undo it.
             (Event::Abandoned { failure, at, .. }, step)
@@ -342,6 +353,24 @@ impl State {
         self.end(d, Outcome::Abandoned { failure: failure.clone() }, at);
     }
 
+    fn await_reboot(&mut self, d: &Deployment, reboot: &AwaitedReboot, at: u64) {
+        self.end_test_if(&d.desired, "it takes a reboot, which ends a test");
+        let from = match &d.stage {
+            // It runs already, and only waits for the boot.
+            _ if d.desired.why == Why::Reboot => Some(d.toplevel.clone()),
+            Stage::Probation { trial, .. } => Some(trial.old.clone()),
+            Stage::Built => None,
+        };
+        self.end(d, Outcome::RebootAwaited { reboot: reboot.clone() }, at);
+        self.awaiting = Some(Awaiting {
+            target: d.desired.tip.target(),
+            toplevel: d.toplevel.clone(),
+            from,
+            reboot: reboot.clone(),
+            at,
+        });
+    }
+
     fn lose_test(&mut self, at: u64) {
         let Some(Entered { tip, toplevel, .. }) = self.entered.take() else { return };
         let desired = Desired { tip, operation: Operation::Test, why: Why::NewRevision };
@@ -387,6 +416,7 @@ impl State {
 
     fn end(&mut self, d: &Deployment, outcome: Outcome, at: u64) {
         self.deployment = None;
+        self.awaiting = None;
         // What a newer version noted of this deployment ends with it.
         self.foreign = self.foreign.take().filter(|f| f.phase == Phase::Idle);
         let ended = Ended {
@@ -413,6 +443,7 @@ impl State {
             |q: &Quarantined| q.toplevel.is_some() && forgiven.iter().any(|f| f.toplevel == q.toplevel);
         self.quarantine = bad.into_iter().filter(|q| !built(q)).collect();
         self.resets = None;
+        self.awaiting = self.awaiting.take().filter(|a| !hit(a.target.revision()));
         self.setback = self.setback.take().filter(|s| !hit(s.target.revision()));
         if let Some(test) = &mut self.test
             && hit(Some(&test.tip.revision))
@@ -427,6 +458,7 @@ impl State {
 fn is_repeated(last: &Ended, ended: &Ended) -> bool {
     let passing = |e: &Ended| match &e.outcome {
         Outcome::Abandoned { failure } if failure.class == Class::Transient => Some(failure.code.clone()),
+        Outcome::RebootAwaited { .. } => Some("reboot-awaited".to_owned()),
         _ => None,
     };
     last.revision == ended.revision && passing(last).is_some() && passing(last) == passing(ended)
@@ -474,6 +506,7 @@ impl Event {
             Event::RollbackFailed { .. } => "rollback-failed",
             Event::Superseded { .. } => "superseded",
             Event::Abandoned { .. } => "abandoned",
+            Event::RebootAwaited { .. } => "reboot-awaited",
             Event::Adopted { .. } => "adopted",
             Event::TrustAdopted { .. } => "trust-adopted",
             Event::RootAccepted { .. } => "root-accepted",

@@ -189,6 +189,10 @@ impl Facts {
                 self.go_on(&d.desired.tip.revision);
             }
             Event::RetryRequested { .. } => self.retries.clear(),
+            Event::RebootAwaited { .. } => {
+                let Some(d) = deployment else { return };
+                self.retries.remove(&d.desired.tip.revision);
+            }
             Event::Abandoned { .. }
             | Event::RollbackFailed { .. }
             | Event::Superseded { .. }

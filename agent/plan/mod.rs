@@ -9,13 +9,16 @@ mod held;
 mod keys;
 mod main_line;
 mod probation;
+mod reboot;
 mod select;
+pub mod window;
 
 pub use alarm::{Alarm, AlarmCode, Standing, alarms, is_stale, standing_of_remote};
 pub use facts::{Facts, RemoteFacts, Retry, Trouble};
 pub use held::{Held, held, withheld};
 pub use keys::{counting, judged_by};
 pub use main_line::head;
+pub use reboot::{PendingReboot, Permission, Reboots, pending as pending_reboot};
 pub use select::{TestStanding, not_before, standing_of_test};
 
 use crate::model::{Action, Event, ROLLBACKS_MAX, State, Suspension};
@@ -54,6 +57,8 @@ pub struct Policy {
     pub arming_margin_ms: u64,
     /// After how many seconds without an answer a remote is stale.
     pub stale_after_secs: u64,
+    /// Whether and when the host may be rebooted.
+    pub reboots: Reboots,
 }
 
 /// Decides what to do next.

@@ -1,12 +1,13 @@
 //! The next step of a deployment under way. Whatever happened to agent or host, the same few rules apply.
 
 use crate::model::{
-    Action, Arbiter, Class, Decision, Deployment, Event, Failure, HostFacts, Operation, Stage, State, Step,
-    SwitchEnd, Trial,
+    Action, Arbiter, Class, Decision, Deployment, Event, Failure, HostFacts, NEEDS_REBOOT, Operation, Stage,
+    State, Step, SwitchEnd, Trial,
 };
 
+use super::reboot::{self, Route};
 use super::{Facts, Policy, RESETS_MAX, suspended};
-use crate::model::StorePath;
+use crate::model::{AwaitedReboot, RebootNeed, StorePath};
 
 /// Decides the next step of `d`.
 pub(super) fn next(
@@ -123,11 +124,19 @@ fn go_on(
                 let text = "the preparations are out of date".to_owned();
                 Action::Abandon(d.clone(), transient("expired", text))
             } else {
-                Action::Arm(d.clone())
+                match reboot::route(d, trial.reboot.as_ref(), reboot::permission(facts, policy), policy) {
+                    Route::Live => Action::Arm(d.clone()),
+                    Route::Wait(awaited) => Action::AwaitReboot(d.clone(), awaited),
+                }
             }
         }
         Step::Armed => Action::Switch(d.clone()),
         Step::Activated { ended: SwitchEnd::Complete { .. } } => Action::Shorten(d.clone()),
+        Step::Activated { ended: SwitchEnd::Unchanged { failure } } if failure.code == NEEDS_REBOOT => {
+            let need = RebootNeed { reasons: vec![failure.text.clone()], ..RebootNeed::default() };
+            let why = "the new system says so, and nothing that was looked at before explains it".to_owned();
+            Action::AwaitReboot(d.clone(), AwaitedReboot { need, why, given_up: true })
+        }
         Step::Activated { ended: SwitchEnd::Unchanged { failure } } => {
             Action::Abandon(d.clone(), failure.clone())
         }

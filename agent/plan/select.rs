@@ -6,7 +6,7 @@ use crate::model::{
 };
 
 use super::{
-    Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, suspended, withheld,
+    Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, reboot, suspended, withheld,
 };
 
 /// Decides what an idle agent does.
@@ -37,8 +37,12 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     }
     // What root named comes next, even if it can't be fetched at the moment.
     let root_waits = state.vouched.as_ref().is_some_and(|v| !v.anchored);
-    let may_begin =
-        |d: &Desired| !root_waits && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none());
+    let permission = reboot::permission(facts, policy);
+    let may_begin = |d: &Desired| {
+        !root_waits
+            && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none())
+            && !reboot::waits(d, state, host, permission)
+    };
     let desired = desired(state, facts, host, policy).filter(may_begin);
     let patience = desired.as_ref().and_then(|d| not_before(state, &d.tip.target(), facts.now));
     match desired {
@@ -48,7 +52,8 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
         }
         _ => {
             let early = facts.retries.values().filter(|r| r.is_early(facts.now)).map(|r| r.not_before);
-            Action::Wait { until: early.chain(patience).min() }
+            let window = reboot::next_window(state, facts, policy);
+            Action::Wait { until: early.chain(patience).chain(window).min() }
         }
     }
 }

@@ -259,6 +259,7 @@ impl Case<'_> {
             Fate::Refused => format!("{name} was refused {when}, and the branch has moved since."),
             Fate::BuildFailed => format!("{name} could not be built {when}; it was to be tried again since."),
             Fate::Abandoned => format!("{name} was called off {when}."),
+            Fate::RebootAwaited => format!("{name} has been waiting for a reboot since {when}."),
         }
     }
 

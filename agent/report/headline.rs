@@ -50,9 +50,12 @@ fn since(status: &Status) -> Option<u64> {
         | Headline::Confirming
         | Headline::RollingBack => status.deployment.as_ref().map(|d| d.built_at),
         Headline::InSync | Headline::Testing => status.running.as_ref().and_then(|r| r.since),
-        Headline::Starting | Headline::Waiting | Headline::Retrying | Headline::Drift | Headline::Held => {
-            None
-        }
+        Headline::Starting
+        | Headline::Waiting
+        | Headline::Retrying
+        | Headline::RebootPending
+        | Headline::Drift
+        | Headline::Held => None,
     }
 }
 
@@ -74,6 +77,7 @@ fn subject_of_headline(status: &Status) -> Option<&Oid> {
         | Headline::CalledOff => status.problem.as_ref().map(|b| &b.revision),
         Headline::Retrying => status.retries.first().map(|r| &r.revision),
         Headline::Waiting => status.pending.first().map(|p| &p.revision),
+        Headline::RebootPending => status.accepted.as_ref().map(|c| &c.revision),
         Headline::InSync
         | Headline::Testing
         | Headline::Starting
@@ -102,6 +106,7 @@ pub(super) fn mark(status: &Status, life: Life) -> (Tone, &'static str) {
         | Headline::Confirming => (Tone::Busy, "⏵"),
         Headline::RollingBack
         | Headline::Retrying
+        | Headline::RebootPending
         | Headline::Unreachable
         | Headline::Drift
         | Headline::Held => (Tone::Warn, "!"),
@@ -146,6 +151,7 @@ pub(super) fn sentence(status: &Status, now: u64, style: &Style) -> String {
         Headline::Retrying => format!("{host} could not finish {what} and will try again"),
         Headline::Suspended => suspended(status, now, style),
         Headline::Unreachable => unreachable(status, now),
+        Headline::RebootPending => format!("{host} needs a reboot to run {what}"),
         Headline::Drift => format!("{host} runs another system than pullagent deployed last"),
         Headline::Held => format!("{host} is held: pullagent changes nothing"),
     }

@@ -75,6 +75,8 @@ pub enum Fate {
     Abandoned,
     /// The test system stopped running through no act of the agent.
     TestLost,
+    /// It waits for a reboot that the agent does not do.
+    RebootAwaited,
 }
 
 impl History {
@@ -133,6 +135,9 @@ impl Entry {
             Outcome::Superseded => {
                 self.text = Some("somebody else switched the host during the probation".to_owned());
             }
+            Outcome::RebootAwaited { reboot } => {
+                self.text = Some(format!("{}; {}", reboot.need.reasons.join(", "), reboot.why));
+            }
             Outcome::TestLost => self.text = Some("the test system no longer runs".to_owned()),
             Outcome::Tested => {}
         }
@@ -151,6 +156,7 @@ impl Fate {
             Outcome::BuildFailed { .. } => Fate::BuildFailed,
             Outcome::Abandoned { .. } => Fate::Abandoned,
             Outcome::TestLost => Fate::TestLost,
+            Outcome::RebootAwaited { .. } => Fate::RebootAwaited,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! From a snapshot to a [`Status`]: one pure function and its parts. Nothing here asks the host or the clock.
 
 use super::status::{
-    Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus,
-    RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
-    TrustStatus,
+    Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RebootStatus,
+    RemoteStatus, RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus,
+    TroubleStatus, TrustStatus,
 };
 use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health};
 use crate::config::Settings;
@@ -42,6 +42,7 @@ impl Status {
             trouble: snapshot.trouble.as_ref().map(|t| t.text.clone()),
             trouble_code: snapshot.trouble.as_ref().map(|t| t.code.to_owned()),
             trouble_advice: snapshot.trouble.as_ref().map(|t| t.advice.clone()),
+            reboot_pending: reboot_pending(snapshot, settings),
             alarms: alarms(snapshot, settings),
             trust: trust(snapshot, settings),
         };
@@ -91,6 +92,8 @@ fn quiet_headline(snapshot: &Snapshot, status: &Status) -> Headline {
         Headline::Drift
     } else if running.is_none() || !answered {
         Headline::Starting
+    } else if status.reboot_pending.as_ref().is_some_and(|r| r.blocked) {
+        Headline::RebootPending
     } else if !status.pending.is_empty() || status.accepted.is_none() {
         Headline::Waiting
     } else if testing {
@@ -250,6 +253,18 @@ fn standing(standing: Standing) -> StandingWord {
         Standing::Refused => StandingWord::Refused,
         Standing::Unknown => StandingWord::Unknown,
     }
+}
+
+fn reboot_pending(snapshot: &Snapshot, settings: &Settings) -> Option<RebootStatus> {
+    let pending = plan::pending_reboot(&snapshot.state, &snapshot.facts, &super::policy(settings))?;
+    Some(RebootStatus {
+        toplevel: pending.toplevel,
+        reasons: pending.reasons,
+        policy: settings.activation.reboot.policy,
+        why: pending.why,
+        not_before: pending.at,
+        blocked: pending.blocked,
+    })
 }
 
 fn alarms(snapshot: &Snapshot, settings: &Settings) -> Vec<AlarmStatus> {
@@ -420,8 +435,9 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
     let tip = accepted?;
     let settled = state.settled.as_ref().is_some_and(|s| s.tip.revision == tip.revision);
     let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == tip.revision);
+    let awaited = state.awaiting.as_ref().is_some_and(|a| a.target == tip.target());
     let tested = entered(snapshot).is_some() && state.test.as_ref().is_some_and(|t| t.main == tip.revision);
-    if settled || is_installed(snapshot) || under_way || tested || is_bad(&tip.revision) {
+    if settled || is_installed(snapshot) || under_way || tested || awaited || is_bad(&tip.revision) {
         return None;
     }
     Some((tip.revision.clone(), Some(tip.subject.clone()), Owed::Deploy))
@@ -554,9 +570,12 @@ fn bad_of_entry(e: &Entry) -> Bad {
         Fate::RollbackFailed => BadKind::RollbackFailed,
         Fate::Refused => BadKind::Refused,
         Fate::BuildFailed => BadKind::BuildFailed,
-        Fate::Confirmed | Fate::Tested | Fate::Superseded | Fate::Abandoned | Fate::TestLost => {
-            BadKind::CalledOff
-        }
+        Fate::Confirmed
+        | Fate::Tested
+        | Fate::Superseded
+        | Fate::Abandoned
+        | Fate::TestLost
+        | Fate::RebootAwaited => BadKind::CalledOff,
     };
     Bad {
         revision: e.revision.clone(),

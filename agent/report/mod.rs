@@ -43,9 +43,9 @@ pub use publish::{
 pub use sentence::{Weight, log, log_alarms, log_news, news, sentence};
 pub use snapshot::{Doing, Snapshot};
 pub use status::{
-    Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus,
-    RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
-    TrustStatus,
+    Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RebootStatus,
+    RemoteStatus, RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus,
+    TroubleStatus, TrustStatus,
 };
 pub use style::Style;
 pub use table::history as history_text;

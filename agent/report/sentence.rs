@@ -105,6 +105,10 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
             };
             (Warning, format!("called off {} ({}), {next}: {}", revision(), failure.code, failure.text))
         }
+        Event::RebootAwaited { reboot, .. } => (
+            Warning,
+            format!("{} waits for a reboot: {}; {}", revision(), reboot.need.reasons.join(", "), reboot.why),
+        ),
         Event::Adopted { generation, .. } => {
             let generation = generation.map_or(String::new(), |n| format!(" as generation {n}"));
             (Info, format!("the accepted revision is installed{generation}"))

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Agent;
-use crate::model::{CheckFacts, DeploymentId, Oid, Operation, StorePath, Suspension, Why};
+use crate::model::{CheckFacts, DeploymentId, Oid, Operation, RebootPolicy, StorePath, Suspension, Why};
 
 /// Everything that is said about one host at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,9 @@ pub struct Status {
     /// What the admin can do about it.
     #[serde(default)]
     pub trouble_advice: Option<String>,
+    /// A reboot that would change what the host runs, and that has not been done.
+    #[serde(default)]
+    pub reboot_pending: Option<RebootStatus>,
     /// What a Git server may be hiding.
     #[serde(default)]
     pub alarms: Vec<AlarmStatus>,
@@ -112,6 +115,8 @@ pub enum Headline {
     Suspended,
     /// No remote answers.
     Unreachable,
+    /// The newest revision takes a reboot to be run at all, and the agent does not do it, or not yet.
+    RebootPending,
     /// Somebody else switched the host.
     Drift,
     /// The agent changes nothing, because it can't remember or doesn't understand what was done before.
@@ -215,6 +220,24 @@ pub struct TrustStatus {
     pub revoked: usize,
     /// The commit that root named as the next anchor and that is not deployed yet.
     pub vouched: Option<Oid>,
+}
+
+/// A reboot that has not been done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RebootStatus {
+    /// What the boot would start.
+    pub toplevel: StorePath,
+    /// What it would change, in words.
+    pub reasons: Vec<String>,
+    /// `activation.reboot.policy`.
+    pub policy: RebootPolicy,
+    /// Why it has not been done, in words.
+    pub why: String,
+    /// When the agent does it; `null`: not, or not known.
+    pub not_before: Option<u64>,
+    /// Whether the system does not run yet because it can't be switched to.
+    pub blocked: bool,
 }
 
 /// Why a remote does not answer.
@@ -438,6 +461,7 @@ impl Headline {
             Headline::Retrying => "retrying",
             Headline::Suspended => "suspended",
             Headline::Unreachable => "unreachable",
+            Headline::RebootPending => "reboot-pending",
             Headline::Drift => "drift",
             Headline::Held => "held",
         }
@@ -465,6 +489,7 @@ impl Headline {
             | Headline::BuildFailed
             | Headline::CalledOff
             | Headline::Suspended
+            | Headline::RebootPending
             | Headline::Drift
             | Headline::Held => false,
         }

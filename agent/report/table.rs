@@ -70,7 +70,9 @@ fn outcome(e: &Entry) -> String {
     match e.outcome {
         Fate::Confirmed => match (e.generation, e.why) {
             (Some(g), Why::EndOfTest) => format!("✔ back from the test, gen {g}"),
-            (Some(g), Why::NewRevision | Why::Retry | Why::Drift) => format!("✔ confirmed as gen {g}"),
+            (Some(g), Why::NewRevision | Why::Retry | Why::Drift | Why::Reboot) => {
+                format!("✔ confirmed as gen {g}")
+            }
             (None, _) => "✔ confirmed".to_owned(),
         },
         Fate::Tested => "✔ entered for a test".to_owned(),
@@ -80,6 +82,7 @@ fn outcome(e: &Entry) -> String {
         Fate::Refused => format!("✖ refused{because}"),
         Fate::BuildFailed => format!("✖ not built{because}"),
         Fate::Abandoned => format!("! called off{because}"),
+        Fate::RebootAwaited => "! waits for a reboot".to_owned(),
         Fate::TestLost => "! test ended by a reboot or another switch".to_owned(),
     }
 }
@@ -88,6 +91,6 @@ fn tone(fate: Fate) -> Tone {
     match fate {
         Fate::Confirmed | Fate::Tested => Tone::Good,
         Fate::RolledBack | Fate::RollbackFailed | Fate::Refused | Fate::BuildFailed => Tone::Bad,
-        Fate::Superseded | Fate::Abandoned | Fate::TestLost => Tone::Warn,
+        Fate::Superseded | Fate::Abandoned | Fate::TestLost | Fate::RebootAwaited => Tone::Warn,
     }
 }

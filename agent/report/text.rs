@@ -8,7 +8,7 @@ use super::status::{
     Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, RetryStatus, StageWord,
     StandingWord, Status, System, TestProgressWord, TestStatus,
 };
-use super::style::{Style, Tone, ago, precise, quoted, safe};
+use super::style::{Style, Tone, ago, precise, quoted, safe, span};
 use super::{Life, health};
 use crate::model::{Oid, Operation, UPDATABLE};
 use crate::trust::Code;
@@ -26,6 +26,7 @@ pub fn page(status: &Status, life: Life, now: u64, style: &Style) -> String {
     page.systems();
     page.deployment();
     page.problem();
+    page.reboot();
     page.test();
     page.waiting();
     page.remotes();
@@ -327,6 +328,17 @@ impl Page<'_> {
         }
     }
 
+    /// What a reboot would change, and why it has not been done.
+    fn reboot(&mut self) {
+        let Some(r) = &self.status.reboot_pending else { return };
+        let reasons: Vec<String> = r.reasons.iter().map(|reason| safe(reason)).collect();
+        self.line("reboot", &format!("pending: {}", reasons.join("; ")));
+        let when = r.not_before.map(|at| {
+            format!(", next on {} (in {})", self.style.clock(at, self.now), span(at.saturating_sub(self.now)))
+        });
+        self.line("", &format!("not done yet: {}{}", safe(&r.why), when.unwrap_or_default()));
+    }
+
     fn remotes(&mut self) {
         for remote in &self.status.remotes {
             match &remote.trouble {
@@ -413,6 +425,7 @@ impl Page<'_> {
             Headline::Suspended => "pullagent resume".to_owned(),
             Headline::Unreachable => format!("{}; then: pullagent sync", self.unreachable_advice()),
             Headline::Held => safe(self.status.trouble_advice.as_deref()?),
+            Headline::RebootPending => self.reboot_advice()?,
             Headline::Drift => {
                 "kept until the main branch moves; push to it to take the host back".to_owned()
             }
@@ -436,6 +449,19 @@ impl Page<'_> {
             | Headline::RollingBack => return None,
         };
         Some(text)
+    }
+
+    fn reboot_advice(&self) -> Option<String> {
+        let pending = self.status.reboot_pending.as_ref()?;
+        let by_hand = format!(
+            "boot it by hand: nix-env -p /nix/var/nix/profiles/system --set {0} && \
+             {0}/bin/switch-to-configuration boot && systemctl reboot",
+            pending.toplevel
+        );
+        Some(match pending.not_before {
+            Some(_) => "wait for the window".to_owned(),
+            None => by_hand,
+        })
     }
 
     /// What to check, by the words of [`crate::wire::Class`]. The first remote is the preferred one.

@@ -6,12 +6,14 @@ use super::{Built, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::guard;
 use crate::host::job::{self, ExitRecord, JobError, JobResult, JobState};
 use crate::host::{clock, facts, switch};
-use crate::model::{Class, Deployment, Event, Failure, Happened, Stage, SwitchEnd};
+use crate::model::{Class, Deployment, Event, Failure, Happened, NEEDS_REBOOT, Stage, SwitchEnd};
 
 /// The switch's directory in the guard's.
 pub(super) const JOB: &str = "switch";
 /// `switch-to-configuration` says this when another switch holds its lock (nixpkgs: EAGAIN as exit code).
 const EXIT_LOCKED: i32 = 11;
+/// And this when only a reboot leads to the new system: its init is of another kind.
+const EXIT_REBOOT: i32 = 100;
 /// How much of the switch's log is told.
 const LOG_BYTES: usize = 600;
 
@@ -65,7 +67,9 @@ impl Steps {
             _ => {
                 let class = if blames_target(ended) { Class::Target } else { Class::Transient };
                 let text = format!("the switch changed nothing: {text}");
-                SwitchEnd::Unchanged { failure: Failure { class, code: "activation".to_owned(), text } }
+                let reboots = exit_code(ended) == Some(EXIT_REBOOT);
+                let code = if reboots { NEEDS_REBOOT } else { "activation" };
+                SwitchEnd::Unchanged { failure: Failure { class, code: code.to_owned(), text } }
             }
         })
     }
@@ -105,7 +109,7 @@ fn exit_code(state: &JobState) -> Option<i32> {
 fn blames_target(state: &JobState) -> bool {
     match state {
         JobState::Ended(record) => match &record.result {
-            JobResult::ExitCode { code } => *code != EXIT_LOCKED,
+            JobResult::ExitCode { code } => !matches!(*code, EXIT_LOCKED | EXIT_REBOOT),
             JobResult::NotStarted { .. } | JobResult::Timeout => true,
             JobResult::Signal { .. } | JobResult::Stopped => false,
         },

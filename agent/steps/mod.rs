@@ -42,6 +42,7 @@ use crate::{host, trust};
 
 pub use build::Built;
 pub use handover::{has_agent, retire};
+pub use observe::Compared;
 pub use probe::{CheckResult, ProbeSpec, VERB as PROBE_VERB, probe_main};
 pub use verify::Verified;
 
@@ -59,6 +60,8 @@ pub struct Steps {
     pub trust: trust::Policy,
     /// The trust settings of the system that was looked at last; a system never changes.
     pub seen_trust: RefCell<Option<(StorePath, Option<TrustSettings>)>>,
+    /// Which systems were compared last, and what of the newest takes a reboot.
+    pub compared: RefCell<Option<Compared>>,
     /// Where the host keeps what it says of itself.
     pub host: HostPaths,
     /// Journal, trusted store, guards and roots lie here.
@@ -94,6 +97,7 @@ impl Steps {
             Action::Confirm(d) => self.confirm(&d).await,
             Action::RollBack(d) => self.roll_back(&d).await,
             Action::Abandon(d, failure) => self.abandon(&d, failure).await,
+            Action::AwaitReboot(d, awaited) => self.await_reboot(&d, awaited).await,
         }
     }
 

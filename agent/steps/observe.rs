@@ -2,8 +2,12 @@
 
 use super::Steps;
 use crate::guard;
+use crate::host::boot::need::{self, Systems};
 use crate::host::{self, clock, facts};
-use crate::model::{DeploymentId, GuardFacts, Happened, Sighting};
+use crate::model::{DeploymentId, GuardFacts, Happened, HostFacts, Sighting, StorePath};
+
+/// Which three systems were compared, and what came of it: systems never change.
+pub type Compared = ([Option<StorePath>; 3], Vec<String>);
 
 impl Steps {
     pub(super) fn observe(&self, id: Option<&DeploymentId>) -> Happened {
@@ -19,9 +23,32 @@ impl Steps {
             let plan = guard::read_plan(&dir).map_err(|e| host::chain(&e))?;
             known = vec![plan.old, plan.new];
         }
-        let host = facts::observe_knowing(&self.host, &known).map_err(|e| host::chain(&e))?;
+        let mut host = facts::observe_knowing(&self.host, &known).map_err(|e| host::chain(&e))?;
+        host.reboot_reasons = self.reboot_reasons(&host);
         let introduction = host.running_revision.clone().or_else(|| self.settings.trust.introduction.clone());
         let trust = host.running.as_ref().and_then(|running| self.trust_settings_of(running));
         Ok(Sighting::Host { now: clock::unix_secs(), host: Box::new(host), guard, introduction, trust })
+    }
+
+    /// Returns what the next boot would change.
+    fn reboot_reasons(&self, host: &HostFacts) -> Vec<String> {
+        let systems = [host.booted.clone(), host.running.clone(), host.boot_default.clone()];
+        if let Some((compared, reasons)) = &*self.compared.borrow()
+            && *compared == systems
+        {
+            return reasons.clone();
+        }
+        let reasons = match &systems {
+            [Some(booted), Some(running), Some(candidate)] if booted != candidate => {
+                let (booted, running, candidate) = (booted.as_path(), running.as_path(), candidate.as_path());
+                need::reasons(Systems { booted, running, candidate }).unwrap_or_else(|error| {
+                    tracing::warn!("whether a reboot is needed can't be told: {}", host::chain(&error));
+                    Vec::new()
+                })
+            }
+            _ => Vec::new(),
+        };
+        self.compared.replace(Some((systems, reasons.clone())));
+        reasons
     }
 }

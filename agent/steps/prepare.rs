@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::{Built, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::config::{self, Settings};
 use crate::guard::{self, GuardPlan};
+use crate::host::boot::need::{self, Systems};
 use crate::host::manager::Manager;
 use crate::host::unit_states::{self, UnitState};
 use crate::host::{self, clock, command::CommandError, facts, files, switch};
-use crate::model::{Class, Deployment, Event, Failure, Happened, StorePath, UNITS};
+use crate::model::{Class, Deployment, Event, Failure, Happened, RebootNeed, StorePath, UNITS};
 use crate::repo::{import, store::Store};
 
 /// How long the new system's pre-switch checks may take.
@@ -67,7 +68,10 @@ impl Steps {
         }
         self.check_space(built.toplevel())?;
         self.check_valid(d, built.toplevel()).await?;
-        self.check_switch(built.toplevel()).await?;
+        let reboot = self.reboot_need(built.toplevel());
+        if reboot.as_ref().is_none_or(|need| need.forbids_switch.is_empty()) {
+            self.check_switch(built.toplevel()).await?;
+        }
         let facts = facts::observe(&self.host).map_err(|e| again(d, "host", &e))?;
         let Some(old) = facts.running else {
             return Err(off(
@@ -94,7 +98,18 @@ impl Steps {
             self.write_plan(d, &old, &facts.boot_id, units).await.map_err(|e| again(d, "guard", &e))?;
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
-        Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before })
+        Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before, reboot })
+    }
+
+    /// Returns what of the new system takes a reboot. Where that can't be told it is tried as if it took none, for the switch
+    /// itself refuses what it can't do.
+    fn reboot_need(&self, toplevel: &StorePath) -> Option<RebootNeed> {
+        let (booted, running) = (self.host.booted_system(), self.host.current_system());
+        let candidate = toplevel.as_path();
+        need::need(Systems { booted: &booted, running: &running, candidate }).unwrap_or_else(|error| {
+            tracing::warn!("whether a reboot is needed can't be told: {}", host::chain(&error));
+            None
+        })
     }
 
     /// Keeps the trusted store from growing a pack with each push. Here nothing else reads it, and what is done here

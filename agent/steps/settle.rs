@@ -6,7 +6,8 @@ use super::{BOOT_MAX, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::guard::{self, Fired};
 use crate::host::{self, clock, facts, switch};
 use crate::model::{
-    Arbiter, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation, Stage, Step,
+    Arbiter, AwaitedReboot, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation,
+    Stage, Step,
 };
 
 impl Steps {
@@ -74,26 +75,41 @@ impl Steps {
 
     /// Calls off what did not change the host, or what a reset undid, and disarms its guard.
     pub(super) async fn abandon(&self, d: &Deployment, failure: Failure) -> Happened {
-        let dir = self.guard_dir(&d.id);
-        if dir.join("plan.json").exists() {
-            let decision =
-                Decision::RollBack { reason: failure.text.clone(), by: Arbiter::Agent, class: Class::Target };
-            if let Err(error) = guard::decide(&dir, &decision) {
-                return failed_step(d, "guard", &error);
-            }
-            // With nothing to roll back this only leaves the result that ends its timers.
-            if let Err(error) = guard::fire_now(&dir, self.manager, self.roll_back_max()).await {
-                tracing::warn!(
-                    deployment = d.id.as_str(),
-                    "the guard can't be disarmed: {}",
-                    host::chain(&error)
-                );
-            }
+        if let Err(error) = self.disarm(d, &failure.text).await {
+            return failed_step(d, "guard", &error);
         }
         if let Err(error) = self.restore_profile(d).await {
             return failed_step(d, "profile", &*error);
         }
         Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
+    }
+
+    /// Ends a deployment that waits for a reboot, and disarms its guard.
+    pub(super) async fn await_reboot(&self, d: &Deployment, reboot: AwaitedReboot) -> Happened {
+        match self.disarm(d, "it waits for a reboot").await {
+            Ok(()) => {
+                Happened::Event(Event::RebootAwaited { id: d.id.clone(), reboot, at: clock::unix_secs() })
+            }
+            Err(error) => failed_step(d, "guard", &error),
+        }
+    }
+
+    /// Decides against a deployment that has nothing to be rolled back. That leaves the result that ends its timers.
+    async fn disarm(&self, d: &Deployment, why: &str) -> Result<(), guard::GuardError> {
+        let dir = self.guard_dir(&d.id);
+        if !dir.join("plan.json").exists() {
+            return Ok(());
+        }
+        let reason = why.to_owned();
+        guard::decide(&dir, &Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target })?;
+        if let Err(error) = guard::fire_now(&dir, self.manager, self.roll_back_max()).await {
+            tracing::warn!(
+                deployment = d.id.as_str(),
+                "the guard can't be disarmed: {}",
+                host::chain(&error)
+            );
+        }
+        Ok(())
     }
 
     /// A reset in the middle of a confirmation leaves the profile new and the host on the system that was permanent before:

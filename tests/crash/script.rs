@@ -30,8 +30,19 @@ pub enum Behaviour {
     CutOff,
     /// Unhealthy, and its configuration revokes the thief's key.
     Revoking,
+    /// It has another kernel, and the rest can be switched to.
+    NewKernel,
+    /// It can only be booted: another kernel, and another init.
+    Inhibited,
     /// Signed with the thief's key.
     ByThief,
+}
+
+impl Behaviour {
+    /// Whether its kernel is not that of the others.
+    pub fn has_own_kernel(self) -> bool {
+        matches!(self, Behaviour::NewKernel | Behaviour::Inhibited)
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -7,9 +7,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use pullagent::model::{
-    Action, Arbiter, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure, GuardFacts,
-    GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, Stage, Step, StorePath,
-    SwitchEnd, Tip, Verification,
+    Action, Arbiter, AwaitedReboot, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure,
+    GuardFacts, GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, Stage, Step,
+    StorePath, SwitchEnd, Tip, Verification,
 };
 
 pub use super::script::{Behaviour, Bug, Commit, Cut, Fault};
@@ -118,6 +118,7 @@ fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
         Action::Decide(d, _) => of("Decide", d),
         Action::Confirm(d) => of("Confirm", d),
         Action::Abandon(d, _) => of("Abandon", d),
+        Action::AwaitReboot(d, _) => of("AwaitReboot", d),
     }
 }
 
@@ -211,6 +212,7 @@ impl World {
             Action::Confirm(d) => self.confirm(d).await,
             Action::RollBack(d) => self.roll_back(d).await,
             Action::Abandon(d, failure) => self.abandon(d, failure).await,
+            Action::AwaitReboot(d, reboot) => self.await_reboot(d, reboot).await,
         }
     }
 
@@ -269,6 +271,8 @@ impl World {
             boot_id: format!("boot-{}", w.boots),
             machine_id: None,
             boottime_ms: w.now_ms,
+            reboot_reasons: w.reboot_reasons(&w.boot_default),
+            zone: None,
         };
         let now = w.wall_offset + w.now_ms / 1000;
         let introduction = Some(self.introduction.clone());
@@ -395,12 +399,14 @@ impl World {
         }
         self.point().await;
         let boot_id = format!("boot-{boot}");
+        let reboot = self.inner.borrow().reboot_need(&d.toplevel);
         Happened::Event(Event::Prepared {
             id: d.id,
             old,
             boot_id,
             deadline_boottime_ms: deadline,
             red_before: vec![],
+            reboot,
         })
     }
 
@@ -463,6 +469,10 @@ impl World {
         };
         guard.job = Some(Job { etc_at, runs_at, ends_at });
         w.activations += 1;
+        let wrong = w.reboot_need(&d.toplevel).is_some_and(|need| !need.forbids_switch.is_empty());
+        if wrong {
+            w.violations.push(format!("{} is switched to, which NixOS refuses", d.id));
+        }
     }
 
     fn judge_switch(&self, d: &Deployment) -> SwitchEnd {
@@ -577,6 +587,14 @@ impl World {
             Some(GuardResult::Failed { text }) => Event::RollbackFailed { id, text, at },
             None => Event::RollbackFailed { id, text: "no result".to_owned(), at },
         })
+    }
+
+    async fn await_reboot(&self, d: Deployment, reboot: AwaitedReboot) -> Happened {
+        self.point().await;
+        let decision = roll_back("it waits for a reboot", Class::Target);
+        self.inner.borrow_mut().decide(d.id.as_str(), decision);
+        self.point().await;
+        Happened::Event(Event::RebootAwaited { id: d.id, reboot, at: self.now() })
     }
 
     async fn abandon(&self, d: Deployment, failure: Failure) -> Happened {

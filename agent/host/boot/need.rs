@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::host::files::{self, FileError, io_error};
+use crate::model::RebootNeed;
 
 /// How long each file read here may be, in bytes.
 const FILE_MAX: u64 = 1 << 20;
@@ -66,6 +67,25 @@ pub struct Systems<'a> {
     pub candidate: &'a Path,
 }
 
+/// Returns what of `candidate` takes a reboot, in words for people; `None` if nothing does.
+///
+/// # Errors
+/// A file that would say so can't be read or understood.
+pub fn need(systems: Systems<'_>) -> Result<Option<RebootNeed>, NeedError> {
+    let reasons = reasons(systems)?;
+    let Systems { running, candidate, .. } = systems;
+    let forbids_switch = forbids_switch(running, candidate)?;
+    let need = RebootNeed { reasons, forbids_switch, no_trial: None };
+    Ok((!need.reasons.is_empty()).then_some(need))
+}
+
+/// What NixOS refuses to switch over.
+fn forbids_switch(running: &Path, candidate: &Path) -> Result<Vec<String>, NeedError> {
+    let inhibitors = changed_keys(running, candidate, "switch-inhibitors", Missing::IsNoChange)?;
+    let inhibitors = named("inhibitors of a switch", inhibitors);
+    Ok(interface(running, candidate)?.into_iter().chain(inhibitors).collect())
+}
+
 /// Returns why `candidate` needs a reboot to take effect, in words for people; empty if it doesn't.
 ///
 /// # Errors
@@ -77,9 +97,7 @@ pub fn reasons(systems: Systems<'_>) -> Result<Vec<String>, NeedError> {
         _ => of_links(booted, candidate)?,
     };
     reasons.extend(changed_file("kernel modules", booted, candidate, "kernel-modules")?);
-    reasons.extend(interface(running, candidate)?);
-    let inhibitors = changed_keys(running, candidate, "switch-inhibitors", Missing::IsNoChange)?;
-    reasons.extend(named("inhibitors of a switch", inhibitors));
+    reasons.extend(forbids_switch(running, candidate)?);
     let triggers = changed_keys(booted, candidate, "reboot-triggers", Missing::IsChange)?;
     reasons.extend(named("triggers of a reboot", triggers));
     Ok(reasons)
@@ -320,6 +338,24 @@ mod tests {
         check("init-interface-version", "systemd-2\n", &["init interface 1 → systemd-2"]);
         check("switch-inhibitors", r#"{"dbus":"dbus","new":"y"}"#, &["inhibitors of a switch: dbus"]);
         check("reboot-triggers", r#"{"microcode":"b"}"#, &["triggers of a reboot: firmware microcode"]);
+    }
+
+    #[test]
+    fn what_cannot_be_switched_over_is_told_apart() {
+        let need = |pair: &Pair| {
+            let (old, new) = (pair.dir.path().join("old"), pair.dir.path().join("new"));
+            need(Systems { booted: &old, running: &old, candidate: &new }).unwrap()
+        };
+        let pair = Pair::new();
+        assert_eq!(need(&pair), None);
+        pair.put("new", "boot.json", &spec("linux-6.6.2", "initrd-linux-6.6.1", &["loglevel=4"]));
+        assert_eq!(need(&pair).unwrap().forbids_switch, Vec::<String>::new());
+        pair.put("old", "switch-inhibitors", r#"{"dbus":"broker"}"#);
+        pair.put("new", "switch-inhibitors", r#"{"dbus":"dbus"}"#);
+        pair.put("new", "init-interface-version", "systemd-2\n");
+        let found = need(&pair).unwrap();
+        assert_eq!(found.forbids_switch, ["init interface 1 → systemd-2", "inhibitors of a switch: dbus"]);
+        assert_eq!(found.reasons.len(), 3);
     }
 
     #[test]

@@ -61,6 +61,7 @@ impl Exit {
             | Headline::Preparing
             | Headline::Switching
             | Headline::CheckingHealth
+            | Headline::Rebooting
             | Headline::Confirming
             | Headline::RollingBack
             | Headline::RebootPending
@@ -217,7 +218,8 @@ mod tests {
             Headline::Building => Headline::Preparing,
             Headline::Preparing => Headline::Switching,
             Headline::Switching => Headline::CheckingHealth,
-            Headline::CheckingHealth => Headline::Confirming,
+            Headline::CheckingHealth => Headline::Rebooting,
+            Headline::Rebooting => Headline::Confirming,
             Headline::Confirming => Headline::RollingBack,
             Headline::RollingBack => Headline::RolledBack,
             Headline::RolledBack => Headline::RollbackFailed,

@@ -77,6 +77,9 @@ fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
     let parsed = match role.as_str() {
         "--selftest" => GuardArgs::Selftest { dir },
         "--fire" => GuardArgs::Fire { dir },
+        "--boot" => GuardArgs::Boot { dir },
+        "--install-boot" => GuardArgs::InstallBoot { dir },
+        "--remove-boot" => GuardArgs::RemoveBoot { dir },
         "--wait" => GuardArgs::Wait { dir, until_boottime_ms: args.number("--until")?? },
         _ => return None,
     };
@@ -196,6 +199,9 @@ mod tests {
         let table = [
             ("--selftest /d", GuardArgs::Selftest { dir: dir() }),
             ("--fire /d", GuardArgs::Fire { dir: dir() }),
+            ("--boot /d", GuardArgs::Boot { dir: dir() }),
+            ("--install-boot /d", GuardArgs::InstallBoot { dir: dir() }),
+            ("--remove-boot /d", GuardArgs::RemoveBoot { dir: dir() }),
             ("--wait /d --until 90", GuardArgs::Wait { dir: dir(), until_boottime_ms: 90 }),
         ];
         for (line, expected) in table {

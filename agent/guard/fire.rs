@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::GuardError;
+use super::boot::{boot_deadline, go_back};
 use super::plan::{
     GuardPlan, decide_late, has_begun, lock_path, mark_begin, read_decision, read_plan, read_result,
     write_result,
@@ -68,7 +69,7 @@ pub(super) fn wait_and_fire(dir: &Path, until_boottime_ms: u64) -> Result<(), Gu
 }
 
 /// Fires again after a failure that left no result (a full disk, for one): nobody else may be there to try.
-fn fire_until_done(dir: &Path) -> Result<(), GuardError> {
+pub(super) fn fire_until_done(dir: &Path) -> Result<(), GuardError> {
     let mut fired = Ok(());
     for _ in 0..FIRES_MAX {
         if is_moot(dir) {
@@ -119,7 +120,10 @@ pub async fn fire(dir: &Path) -> Result<Fired, GuardError> {
     if let Decision::Confirm | Decision::Superseded = decision {
         return Ok(Fired::Stands(decision));
     }
-    let result = roll_back(dir, &plan).await?;
+    let result = match boot_deadline(dir)? {
+        Some(_) => go_back(&plan).await?,
+        None => roll_back(dir, &plan).await?,
+    };
     if result == GuardResult::RolledBack {
         restore_units(&plan).await;
     }

@@ -7,6 +7,7 @@
 //! guard/<id>/old-root     the same for the system to go back to
 //! guard/<id>/decision     confirm, roll back, or superseded: the first to create it decides
 //! guard/<id>/result.json  how a rollback ended
+//! guard/<id>/boot.json    only where the new system is tried by a boot of its own (`boot.rs`)
 //! guard/<id>/lock         held while a rollback is carried out
 //! guard/<id>/prepared-*   decision and result of a rollback, ready to be renamed: it takes no room on a full disk
 //! ```
@@ -18,6 +19,7 @@
 //! This room knows the host and the nouns. It opens no journal, touches no profile (it was never moved),
 //! and to roll back it needs neither Nix nor a network nor anything of the new system.
 
+mod boot;
 mod fire;
 mod pinned;
 mod plan;
@@ -35,6 +37,7 @@ use crate::host::nix::NixError;
 use crate::host::systemd::SystemdError;
 use crate::model::{DeploymentId, StorePath};
 
+pub use boot::{CONTROL, boot_deadline, install_boot, mark_boot, remove_boot};
 pub use fire::{Fired, fire};
 pub use pinned::{arm, fire_now, pin, selftest};
 pub use plan::{GuardPlan, SCHEMA, decide, facts, read_decision, read_plan, read_result, sweep, write_plan};
@@ -93,6 +96,12 @@ pub enum GuardError {
     /// Another rollback of the same deployment does not come to an end.
     #[error("another rollback in '{}' does not end", .0.display())]
     Busy(PathBuf),
+    /// The unit that guards a trial boot could not be installed or removed.
+    #[error("failed to install or remove the unit that guards a trial boot")]
+    BootGuard(#[source] CommandError),
+    /// The host does not reboot.
+    #[error("the host still runs '{0}', although it was told to reboot")]
+    StillUp(StorePath),
 }
 
 /// The arguments of `pullagent guard`, taken apart. They are an ABI between versions, as the plan is.
@@ -115,6 +124,21 @@ pub enum GuardArgs {
         /// The guard's directory.
         dir: PathBuf,
     },
+    /// Guard a trial boot: reboot at its deadline unless it was decided otherwise.
+    Boot {
+        /// The guard's directory.
+        dir: PathBuf,
+    },
+    /// Install the unit that does that.
+    InstallBoot {
+        /// The guard's directory.
+        dir: PathBuf,
+    },
+    /// Remove that unit.
+    RemoveBoot {
+        /// The guard's directory.
+        dir: PathBuf,
+    },
 }
 
 impl GuardArgs {
@@ -124,6 +148,9 @@ impl GuardArgs {
         match self {
             GuardArgs::Selftest { dir } => role("--selftest", dir),
             GuardArgs::Fire { dir } => role("--fire", dir),
+            GuardArgs::Boot { dir } => role("--boot", dir),
+            GuardArgs::InstallBoot { dir } => role("--install-boot", dir),
+            GuardArgs::RemoveBoot { dir } => role("--remove-boot", dir),
             GuardArgs::Wait { dir, until_boottime_ms } => {
                 let mut argv = role("--wait", dir);
                 argv.extend(["--until".into(), until_boottime_ms.to_string().into()]);
@@ -139,6 +166,9 @@ pub fn main(args: &GuardArgs) -> ExitCode {
         GuardArgs::Selftest { dir } => pinned::test_here(dir),
         GuardArgs::Wait { dir, until_boottime_ms } => fire::wait_and_fire(dir, *until_boottime_ms),
         GuardArgs::Fire { dir } => fire::fire_here(dir),
+        GuardArgs::Boot { dir } => boot::watch_here(dir),
+        GuardArgs::InstallBoot { dir } => boot::install_here(dir),
+        GuardArgs::RemoveBoot { dir } => boot::remove_here(dir),
     };
     match played {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::GuardError;
+use super::boot::was_booted;
 use crate::host::facts::HostPaths;
 use crate::host::files::{self, Created, io_error};
 use crate::model::{Arbiter, Class, Decision, DeploymentId, GuardFacts, GuardResult, Oid, StorePath};
@@ -185,7 +186,8 @@ pub fn read_result(dir: &Path) -> Result<Option<GuardResult>, GuardError> {
 
 /// Reads all that the guard in `dir` has to say.
 pub fn facts(dir: &Path) -> Result<GuardFacts, GuardError> {
-    Ok(GuardFacts { decision: read_decision(dir)?, result: read_result(dir)? })
+    let (decision, result) = (read_decision(dir)?, read_result(dir)?);
+    Ok(GuardFacts { decision, result, trial_seen: was_booted(dir), one_shot_left: false })
 }
 
 /// Writes how a rollback ended.
@@ -231,7 +233,7 @@ fn is_done(dir: &Path, boot_id: &str) -> bool {
     match facts(dir) {
         Ok(GuardFacts { result: Some(_), .. })
         | Ok(GuardFacts { decision: Some(Decision::Confirm | Decision::Superseded), .. }) => true,
-        Ok(GuardFacts { decision: Some(Decision::RollBack { .. }) | None, result: None }) => {
+        Ok(GuardFacts { decision: Some(Decision::RollBack { .. }) | None, result: None, .. }) => {
             match read_plan(dir) {
                 Ok(plan) => plan.boot_id != boot_id,
                 // Without a plan no timer was ever started.

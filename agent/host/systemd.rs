@@ -195,6 +195,39 @@ pub async fn stop(unit: &str) -> Result<(), SystemdError> {
     asked.map_err(|source| SystemdError::Ask { unit: unit.to_owned(), source })
 }
 
+/// How bluntly a reboot is asked for (systemctl(1), `--force`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// Services are stopped in order.
+    Orderly,
+    /// Services are killed, file systems unmounted.
+    WithoutServices,
+    /// Nothing is waited for, after what was written has been synced; systemd itself need not answer.
+    AtOnce,
+}
+
+/// Asks for a reboot and does not wait for it.
+pub async fn reboot(force: Force) -> Result<(), SystemdError> {
+    if force == Force::AtOnce {
+        rustix::fs::sync();
+    }
+    let command = match force {
+        Force::Orderly => systemctl(["reboot", "--no-block"]),
+        Force::WithoutServices => systemctl(["reboot", "--force"]),
+        Force::AtOnce => systemctl(["reboot", "--force", "--force"]),
+    };
+    let asked = command.run_for_effect().await;
+    asked.map_err(|source| SystemdError::Start { unit: "reboot.target".to_owned(), source })
+}
+
+/// Returns the directories in which systemd looks for units, the first counting most.
+pub async fn unit_paths() -> Result<Vec<PathBuf>, SystemdError> {
+    const PATHS: &str = "UnitPath";
+    let asked = systemctl(["show", "--value", "--property", PATHS]).run().await;
+    let output = asked.map_err(|source| SystemdError::Ask { unit: PATHS.to_owned(), source })?;
+    Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().map(PathBuf::from).collect())
+}
+
 /// Asks for units to be stopped, in the background, from where nothing can be waited for.
 pub fn stop_in_background(unit: &str) {
     if let Err(error) = systemctl(["stop", "--no-block", "--", unit]).start_and_forget() {

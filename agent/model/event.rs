@@ -40,6 +40,12 @@ pub enum Action {
     Arm(Deployment),
     /// Start the switch, or re-attach to it, and see it end.
     Switch(Deployment),
+    /// Install the new system's boot entry beside the default one, and the guard of its trial boot.
+    Stage(Deployment),
+    /// Make that entry the one of the next boot only, and reboot.
+    Reboot(Deployment),
+    /// Take over in the new system after its trial boot: see to its guard.
+    EnterTrial(Deployment),
     /// Start the shorter guard timer that bounds the health phase.
     Shorten(Deployment),
     /// Probe until healthy for the soak time, or unhealthy, or the window is over.
@@ -74,6 +80,9 @@ impl Action {
             | Action::Decide(..)
             | Action::Confirm(_)
             | Action::RollBack(_)
+            | Action::Stage(_)
+            | Action::Reboot(_)
+            | Action::EnterTrial(_)
             | Action::AwaitReboot(..)
             | Action::Abandon(..) => false,
         }
@@ -200,6 +209,22 @@ pub enum Event {
         id: DeploymentId,
         /// What the host says afterwards.
         ended: SwitchEnd,
+    },
+    /// All is set up for one boot of the new system, which the old one stays the default of.
+    Staged {
+        /// Which deployment.
+        id: DeploymentId,
+        /// What names the new system's entry to the boot loader.
+        entry: String,
+    },
+    /// The new system was booted for its trial, and a guard watches.
+    TrialBooted {
+        /// Which deployment.
+        id: DeploymentId,
+        /// This boot.
+        boot_id: String,
+        /// When the guard reboots into the old system.
+        deadline_boottime_ms: u64,
     },
     /// The shorter timer runs; the health phase began.
     SoakStarted {

@@ -130,4 +130,10 @@ pub struct GuardFacts {
     pub decision: Option<Decision>,
     /// How a rollback ended, if one was carried out.
     pub result: Option<GuardResult>,
+    /// Whether the new system has left a trace of a trial boot.
+    #[serde(default)]
+    pub trial_seen: bool,
+    /// Whether an entry is set for the next boot only.
+    #[serde(default)]
+    pub one_shot_left: bool,
 }

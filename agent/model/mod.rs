@@ -19,7 +19,7 @@ pub use event::{
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_MAX, TrustSettings, Vouched, without_comment};
-pub use reboot::{AwaitedReboot, NEEDS_REBOOT, RebootNeed, RebootPolicy, Window, WindowError};
+pub use reboot::{AwaitedReboot, LOADER, NEEDS_REBOOT, RebootNeed, RebootPolicy, Window, WindowError};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{

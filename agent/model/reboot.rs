@@ -15,6 +15,9 @@ const DAY: u16 = 24 * 60;
 /// The code of a switch's failure that says that only a reboot helps.
 pub const NEEDS_REBOOT: &str = "needs-reboot";
 
+/// The code of a trial boot that was lost through no fault of the system's, as far as can be told.
+pub const LOADER: &str = "loader";
+
 /// When the host may be rebooted by the agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -46,6 +46,9 @@ pub struct State {
     pub quarantine: VecDeque<Quarantined>,
     /// How often a reset of the host ended the probation of one target.
     pub resets: Option<Resets>,
+    /// How often the boot loader lost the trial boot of one target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_trials: Option<Resets>,
     /// The target that the host was rolled back from for a reason that may pass.
     pub setback: Option<Setback>,
     /// When the host was rolled back since it was resumed last, newest last; no more than [`ROLLBACKS_MAX`].
@@ -168,7 +171,7 @@ pub struct Trial {
     pub red_before: Vec<String>,
     /// What of the new system takes a reboot; `None`: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reboot: Option<RebootNeed>,
+    pub reboot: Option<Box<RebootNeed>>,
 }
 
 /// How far a probation got.
@@ -184,6 +187,13 @@ pub enum Step {
         /// How.
         ended: SwitchEnd,
     },
+    /// The new system is to be booted once, by this entry; the reboot may have been requested.
+    Staged {
+        /// What names the entry to the boot loader.
+        entry: String,
+    },
+    /// The new system was booted for a trial; its health is being proven.
+    BootTrial,
     /// Health is being proven.
     Soaking,
     /// Decided: the new system stays.
@@ -358,9 +368,9 @@ pub enum Phase {
     Confirming,
     /// The old system comes back.
     RollingBack,
-    /// A reboot into a trial entry is under way. Reserved: no version writes it yet.
+    /// A reboot into a trial entry is under way.
     Rebooting,
-    /// A trial entry has booted. Reserved: no version writes it yet.
+    /// A trial entry has booted.
     BootTrial,
 }
 
@@ -374,6 +384,8 @@ impl State {
                 Step::Prepared => Phase::Prepared,
                 Step::Armed => Phase::Armed,
                 Step::Activated { .. } => Phase::Activated,
+                Step::Staged { .. } => Phase::Rebooting,
+                Step::BootTrial => Phase::BootTrial,
                 Step::Soaking => Phase::Soaking,
                 Step::Confirming => Phase::Confirming,
                 Step::RollingBack { .. } => Phase::RollingBack,

@@ -8,8 +8,8 @@ use super::state::{
     ROLLBACKS_MAX, Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
 use super::{
-    AdoptedTrust, AwaitedReboot, Decision, DeploymentId, Desired, Oid, Operation, REVOKED_MAX, Tip, Vouched,
-    Why,
+    AdoptedTrust, AwaitedReboot, Decision, DeploymentId, Desired, LOADER, Oid, Operation, REVOKED_MAX, Tip,
+    Vouched, Why,
 };
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
@@ -42,6 +42,8 @@ impl State {
             Event::Prepared { id, .. }
             | Event::Armed { id }
             | Event::Switched { id, .. }
+            | Event::Staged { id, .. }
+            | Event::TrialBooted { id, .. }
             | Event::SoakStarted { id, .. }
             | Event::Decided { id, .. } => self.apply_step(id, event),
             Event::Confirmed { id, .. }
@@ -140,7 +142,7 @@ impl State {
                     boot_id: boot_id.clone(),
                     deadline_boottime_ms: *deadline_boottime_ms,
                     red_before: red_before.clone(),
-                    reboot: reboot.clone(),
+                    reboot: reboot.clone().map(Box::new),
                 },
                 step: Step::Prepared,
             },
@@ -153,9 +155,22 @@ impl State {
                         trial.deadline_boottime_ms = *deadline_boottime_ms;
                         Step::Soaking
                     }
+                    (Step::Prepared, Event::Staged { entry, .. }) => Step::Staged { entry: entry.clone() },
+                    (
+                        Step::Staged { .. } | Step::BootTrial,
+                        Event::TrialBooted { boot_id, deadline_boottime_ms, .. },
+                    ) => {
+                        trial.boot_id = boot_id.clone();
+                        trial.deadline_boottime_ms = *deadline_boottime_ms;
+                        Step::BootTrial
+                    }
                     // The guard may decide at any moment from its arming on.
                     (
-                        Step::Armed | Step::Activated { .. } | Step::Soaking,
+                        Step::Armed
+                        | Step::Activated { .. }
+                        | Step::Soaking
+                        | Step::Staged { .. }
+                        | Step::BootTrial,
                         Event::Decided { decision, failures, .. },
                     ) => {
                         match decision {
@@ -216,7 +231,10 @@ impl State {
                 self.end(&d, Outcome::Superseded, *at);
             }
             // Before anything was changed, or after a switch that changed nothing.
-            (Event::RebootAwaited { reboot, at, .. }, Some(Step::Prepared | Step::Activated { .. })) => {
+            (
+                Event::RebootAwaited { reboot, at, .. },
+                Some(Step::Prepared | Step::Staged { .. } | Step::Activated { .. }),
+            ) => {
                 self.await_reboot(&d, reboot, *at);
             }
             // A decision that is taken is carried out, never called off; only a reset can undo it.
@@ -307,6 +325,7 @@ impl State {
 
     fn confirm(&mut self, d: &Deployment, generation: Option<u64>, at: u64) {
         self.resets = None;
+        self.lost_trials = None;
         let target = d.desired.tip.target();
         self.setback = self.setback.take().filter(|s| s.target != target);
         match d.desired.operation {
@@ -346,6 +365,14 @@ impl State {
             self.resets = Some(Resets { target, count: before + 1 });
             self.end_test_if(&d.desired, &failure.text);
         }
+        if failure.code == LOADER {
+            let target = d.desired.tip.target();
+            let before = self.lost_trials.take().filter(|l| l.target == target).map_or(0, |l| l.count);
+            self.lost_trials = Some(Resets { target, count: before + 1 });
+        }
+        if ["reset", "boot", LOADER].contains(&failure.code.as_str()) {
+            self.unsettle(d);
+        }
         match failure.class {
             Class::Target => self.set_aside(d, failure.clone(), at),
             Class::Transient => {}
@@ -371,6 +398,13 @@ impl State {
         });
     }
 
+    /// What was switched to and then did not survive its boot is not what is permanent any more.
+    fn unsettle(&mut self, d: &Deployment) {
+        if d.desired.why == Why::Reboot {
+            self.settled = self.settled.take().filter(|s| s.toplevel != d.toplevel);
+        }
+    }
+
     fn lose_test(&mut self, at: u64) {
         let Some(Entered { tip, toplevel, .. }) = self.entered.take() else { return };
         let desired = Desired { tip, operation: Operation::Test, why: Why::NewRevision };
@@ -382,6 +416,7 @@ impl State {
     /// Counts a rollback and holds it against the target, if it is to blame and may be given up.
     fn roll_back(&mut self, d: &Deployment, class: Class, reason: &str, may_be_given_up: bool, at: u64) {
         push_bounded(&mut self.rollbacks, at, ROLLBACKS_MAX);
+        self.unsettle(d);
         let text = reason.to_owned();
         match class {
             Class::Target if may_be_given_up => {
@@ -443,6 +478,7 @@ impl State {
             |q: &Quarantined| q.toplevel.is_some() && forgiven.iter().any(|f| f.toplevel == q.toplevel);
         self.quarantine = bad.into_iter().filter(|q| !built(q)).collect();
         self.resets = None;
+        self.lost_trials = None;
         self.awaiting = self.awaiting.take().filter(|a| !hit(a.target.revision()));
         self.setback = self.setback.take().filter(|s| !hit(s.target.revision()));
         if let Some(test) = &mut self.test
@@ -499,6 +535,8 @@ impl Event {
             Event::Prepared { .. } => "prepared",
             Event::Armed { .. } => "armed",
             Event::Switched { .. } => "switched",
+            Event::Staged { .. } => "staged",
+            Event::TrialBooted { .. } => "trial-booted",
             Event::SoakStarted { .. } => "soak-started",
             Event::Decided { .. } => "decided",
             Event::Confirmed { .. } => "confirmed",

@@ -184,6 +184,8 @@ impl Facts {
             | Event::Armed { .. }
             | Event::Switched { .. }
             | Event::SoakStarted { .. }
+            | Event::Staged { .. }
+            | Event::TrialBooted { .. }
             | Event::Decided { .. } => {
                 let Some(d) = deployment else { return };
                 self.go_on(&d.desired.tip.revision);

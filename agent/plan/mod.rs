@@ -11,6 +11,7 @@ mod main_line;
 mod probation;
 mod reboot;
 mod select;
+mod trial;
 pub mod window;
 
 pub use alarm::{Alarm, AlarmCode, Standing, alarms, is_stale, standing_of_remote};
@@ -20,6 +21,7 @@ pub use keys::{counting, judged_by};
 pub use main_line::head;
 pub use reboot::{PendingReboot, Permission, Reboots, pending as pending_reboot};
 pub use select::{TestStanding, not_before, standing_of_test};
+pub use trial::LOST_MAX;
 
 use crate::model::{Action, Event, ROLLBACKS_MAX, State, Suspension};
 

@@ -2,11 +2,11 @@
 
 use crate::model::{
     Action, Arbiter, Class, Decision, Deployment, Event, Failure, HostFacts, NEEDS_REBOOT, Operation, Stage,
-    State, Step, SwitchEnd, Trial,
+    State, Step, SwitchEnd, Trial, Why,
 };
 
 use super::reboot::{self, Route};
-use super::{Facts, Policy, RESETS_MAX, suspended};
+use super::{Facts, Policy, RESETS_MAX, suspended, trial};
 use crate::model::{AwaitedReboot, RebootNeed, StorePath};
 
 /// Decides the next step of `d`.
@@ -36,7 +36,7 @@ fn next_step(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts, pol
     match &d.stage {
         Stage::Built => begin(d, state, facts, host),
         Stage::Probation { trial, step } if trial.boot_id != host.boot_id => {
-            after_reset(d, step, state, host)
+            after_reset(d, trial, step, state, facts, host)
         }
         Stage::Probation { trial, step } => go_on(d, trial, step, state, facts, host, policy),
     }
@@ -61,10 +61,17 @@ fn begin(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts) -> Acti
     let runs = host.running.as_ref() == Some(&d.toplevel) && !host.is_torn();
     let permanent = host.profile.as_ref() == Some(&d.toplevel);
     match d.desired.operation {
-        Operation::Switch if runs && permanent => confirmed(d, host.generation, facts.now),
+        Operation::Switch if runs && permanent && is_done(d, host) => {
+            confirmed(d, host.generation, facts.now)
+        }
         Operation::Test if runs => confirmed(d, None, facts.now),
         Operation::Switch | Operation::Test => Action::Prepare(d.clone()),
     }
+}
+
+/// Tells whether a system that runs for good is all that was wanted.
+fn is_done(d: &Deployment, host: &HostFacts) -> bool {
+    d.desired.why != Why::Reboot || host.reboot_reasons.is_empty()
 }
 
 fn confirmed(d: &Deployment, generation: Option<u64>, at: u64) -> Action {
@@ -72,13 +79,32 @@ fn confirmed(d: &Deployment, generation: Option<u64>, at: u64) -> Action {
 }
 
 /// The host was reset during the probation. Until a deployment is confirmed, the old system is the one that boots.
-fn after_reset(d: &Deployment, step: &Step, state: &State, host: &HostFacts) -> Action {
+fn after_reset(
+    d: &Deployment,
+    trial: &Trial,
+    step: &Step,
+    state: &State,
+    facts: &Facts,
+    host: &HostFacts,
+) -> Action {
+    if let Step::Staged { .. } | Step::BootTrial = step {
+        let entered = matches!(step, Step::BootTrial);
+        if let Some(action) = trial::after_boot(d, trial, entered, state, facts, host) {
+            return action;
+        }
+    }
     match step {
         // The new system was healthy, and it booted: finish.
         Step::Confirming if host.running.as_ref() == Some(&d.toplevel) => Action::Confirm(d.clone()),
         // Decided; the reset did it, and the guard says so.
         Step::RollingBack { .. } => Action::RollBack(d.clone()),
-        Step::Confirming | Step::Prepared | Step::Armed | Step::Activated { .. } | Step::Soaking => {
+        Step::Confirming
+        | Step::Prepared
+        | Step::Armed
+        | Step::Activated { .. }
+        | Step::Staged { .. }
+        | Step::BootTrial
+        | Step::Soaking => {
             let target = d.desired.tip.target();
             let before = state.resets.as_ref().filter(|r| r.target == target).map_or(0, |r| r.count);
             let class = if before + 1 >= RESETS_MAX { Class::Target } else { Class::Transient };
@@ -105,7 +131,7 @@ fn go_on(
     // A switch that changed nothing needs no decision, even if a guard took one.
     let undecided = match step {
         Step::Activated { ended: SwitchEnd::Unchanged { .. } } => false,
-        Step::Armed | Step::Activated { .. } | Step::Soaking => true,
+        Step::Armed | Step::Activated { .. } | Step::Soaking | Step::Staged { .. } | Step::BootTrial => true,
         Step::Prepared | Step::Confirming | Step::RollingBack { .. } => false,
     };
     if undecided && let Some(decision) = facts.guard.decision.clone() {
@@ -119,13 +145,19 @@ fn go_on(
             let left = trial.deadline_boottime_ms.saturating_sub(host.boottime_ms);
             let late = left < policy.arming_margin_ms || facts.guard.decision.is_some();
             // What would be rolled back to must be what the operator runs now.
-            let moved = host.running.as_ref() != Some(&trial.old);
+            let moved = match d.desired.why {
+                Why::Reboot => host.booted.as_ref() != Some(&trial.old),
+                Why::NewRevision | Why::Retry | Why::EndOfTest | Why::Drift => {
+                    host.running.as_ref() != Some(&trial.old)
+                }
+            };
             if late || moved || state.foreign.is_some() {
                 let text = "the preparations are out of date".to_owned();
                 Action::Abandon(d.clone(), transient("expired", text))
             } else {
-                match reboot::route(d, trial.reboot.as_ref(), reboot::permission(facts, policy), policy) {
+                match reboot::route(d, trial.reboot.as_deref(), reboot::permission(facts, policy), policy) {
                     Route::Live => Action::Arm(d.clone()),
+                    Route::Trial => Action::Stage(d.clone()),
                     Route::Wait(awaited) => Action::AwaitReboot(d.clone(), awaited),
                 }
             }
@@ -144,7 +176,8 @@ fn go_on(
             let reason = format!("the switch stopped half-way: {text}");
             Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target })
         }
-        Step::Soaking => Action::CheckHealth(d.clone()),
+        Step::Staged { .. } => trial::begin(d, trial, state, facts, policy),
+        Step::Soaking | Step::BootTrial => Action::CheckHealth(d.clone()),
         Step::Confirming => Action::Confirm(d.clone()),
         Step::RollingBack { .. } => Action::RollBack(d.clone()),
     }
@@ -162,7 +195,10 @@ fn forced_decision(
         let reason = format!("a newer pullagent left event '{}', which this one can't read", foreign.event);
         return Some(Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target });
     }
-    let switched = matches!(step, Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking);
+    let switched = matches!(
+        step,
+        Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking | Step::BootTrial
+    );
     let third = |r: &StorePath| *r != d.toplevel && *r != trial.old;
     if switched && !host.is_torn() && host.running.as_ref().is_some_and(third) {
         return Some(Decision::Superseded);

@@ -60,7 +60,7 @@ impl Reboots {
     }
 
     /// Says why a reboot is not done, as the policy has it.
-    fn reason(&self, permission: Permission) -> String {
+    pub(super) fn reason(&self, permission: Permission) -> String {
         let windows: Vec<String> = self.windows.iter().map(Window::to_string).collect();
         match permission {
             Permission::Never => "policy never".to_owned(),
@@ -75,6 +75,8 @@ impl Reboots {
 pub(super) enum Route {
     /// It is switched to, and whatever takes a reboot waits for one.
     Live,
+    /// It is booted once, and permanent when it has proved healthy.
+    Trial,
     /// It waits for a reboot.
     Wait(AwaitedReboot),
 }
@@ -87,14 +89,22 @@ pub(super) fn route(
     policy: &Policy,
 ) -> Route {
     let Some(need) = need else { return Route::Live };
+    let booted = d.desired.operation == Operation::Switch;
+    if booted && permission == Permission::Now && need.no_trial.is_none() {
+        return Route::Trial;
+    }
     if need.forbids_switch.is_empty() && d.desired.why != Why::Reboot {
         return Route::Live;
     }
-    let why = match (d.desired.operation, &need.no_trial) {
-        (Operation::Test, _) => "a test is never booted into".to_owned(),
-        (Operation::Switch, _) => policy.reboots.reason(permission),
+    let why = match &need.no_trial {
+        _ if !booted => "a test is never booted into".to_owned(),
+        Some(obstacle) if permission != Permission::Never => {
+            format!("it can't be tried safely by a boot that falls back: {obstacle}")
+        }
+        Some(_) | None => policy.reboots.reason(permission),
     };
-    Route::Wait(AwaitedReboot { need: need.clone(), why, given_up: false })
+    let given_up = need.no_trial.is_some() && permission != Permission::Never;
+    Route::Wait(AwaitedReboot { need: need.clone(), why, given_up })
 }
 
 /// Tells whether what is desired waits for a reboot, so that there is no use in trying it.
@@ -107,7 +117,13 @@ pub(super) fn waits(desired: &Desired, state: &State, host: &HostFacts, permissi
     !elsewhere && !allowed
 }
 
-/// Returns what the host may be rebooted now or how long it takes until that.
+/// Tells whether what runs for good is to be booted, too.
+pub(super) fn is_due(host: &HostFacts, permission: Permission) -> bool {
+    let permanent = host.running.is_some() && host.running == host.profile && !host.is_torn();
+    permanent && !host.reboot_reasons.is_empty() && permission == Permission::Now
+}
+
+/// Tells whether the host may be rebooted now.
 pub(super) fn permission(facts: &Facts, policy: &Policy) -> Permission {
     let zone = facts.host.as_ref().and_then(|host| host.zone.as_ref());
     policy.reboots.permission(facts.now, zone)

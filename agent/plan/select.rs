@@ -5,6 +5,7 @@ use crate::model::{
     Target, TestLine, TestProgress, Tip, Verification, Why,
 };
 
+use super::reboot::Permission;
 use super::{
     Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, reboot, suspended, withheld,
 };
@@ -43,7 +44,8 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
             && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none())
             && !reboot::waits(d, state, host, permission)
     };
-    let desired = desired(state, facts, host, policy).filter(may_begin);
+    let desired = desired(state, facts, host, policy).or_else(|| boot(state, host, permission));
+    let desired = desired.filter(may_begin);
     let patience = desired.as_ref().and_then(|d| not_before(state, &d.tip.target(), facts.now));
     match desired {
         Some(desired) if patience.is_none() && may_try(facts, &desired.tip.revision) => {
@@ -205,6 +207,15 @@ fn end_of_test(main: &Tip, state: &State) -> Option<Desired> {
     let good = |tip: &&Tip| state.quarantined(&tip.target(), None).is_none();
     let tip = std::iter::once(main).chain(state.settled.as_ref().map(|s| &s.tip)).find(good)?;
     Some(Desired { tip: tip.clone(), operation: Operation::Switch, why: Why::EndOfTest })
+}
+
+/// What runs for good and takes a reboot is booted when that is allowed.
+fn boot(state: &State, host: &HostFacts, permission: Permission) -> Option<Desired> {
+    let settled = state.settled.as_ref().filter(|s| host.running.as_ref() == Some(&s.toplevel))?;
+    let main = state.main.as_ref().filter(|m| m.revision == settled.tip.revision)?;
+    let good = state.quarantined(&main.target(), Some(&settled.toplevel)).is_none();
+    let desired = Desired { tip: main.clone(), operation: Operation::Switch, why: Why::Reboot };
+    (good && state.entered.is_none() && reboot::is_due(host, permission)).then_some(desired)
 }
 
 fn desired_main(main: &Tip, state: &State, host: &HostFacts, policy: &Policy) -> Option<Desired> {

@@ -57,7 +57,7 @@ fn shown(day: Date, minute: u16, zone: &TimeZone) -> Option<[Timestamp; 2]> {
     let minute = minute % DAY_MINUTES;
     let (hour, minute) = (i8::try_from(minute / 60).ok()?, i8::try_from(minute % 60).ok()?);
     let shown = zone.to_ambiguous_timestamp(day.to_datetime(Time::new(hour, minute, 0, 0).ok()?));
-    Some([shown.clone().earlier().ok()?, shown.later().ok()?])
+    Some([shown.earlier().ok()?, shown.later().ok()?])
 }
 
 /// The moments at which the clock is set: a window may open with that.

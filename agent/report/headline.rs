@@ -47,6 +47,7 @@ fn since(status: &Status) -> Option<u64> {
         Headline::Preparing
         | Headline::Switching
         | Headline::CheckingHealth
+        | Headline::Rebooting
         | Headline::Confirming
         | Headline::RollingBack => status.deployment.as_ref().map(|d| d.built_at),
         Headline::InSync | Headline::Testing => status.running.as_ref().and_then(|r| r.since),
@@ -68,6 +69,7 @@ fn subject_of_headline(status: &Status) -> Option<&Oid> {
         Headline::Preparing
         | Headline::Switching
         | Headline::CheckingHealth
+        | Headline::Rebooting
         | Headline::Confirming
         | Headline::RollingBack => deployed,
         Headline::RolledBack
@@ -103,6 +105,7 @@ pub(super) fn mark(status: &Status, life: Life) -> (Tone, &'static str) {
         | Headline::Preparing
         | Headline::Switching
         | Headline::CheckingHealth
+        | Headline::Rebooting
         | Headline::Confirming => (Tone::Busy, "⏵"),
         Headline::RollingBack
         | Headline::Retrying
@@ -141,6 +144,7 @@ pub(super) fn sentence(status: &Status, now: u64, style: &Style) -> String {
         Headline::Preparing => format!("{host} is preparing the switch to {what}"),
         Headline::Switching => format!("{host} is switching to {what}"),
         Headline::CheckingHealth => format!("{host} switched to {what} and is checking its health"),
+        Headline::Rebooting => format!("{host} is rebooting to try {what}"),
         Headline::Confirming => format!("{host} found {what} healthy and is confirming it"),
         Headline::RollingBack => format!("{host} is rolling back {what}"),
         Headline::RolledBack => format!("{host} rolled back {what}"),

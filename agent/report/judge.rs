@@ -1,11 +1,11 @@
 //! From a snapshot to a [`Status`]: one pure function and its parts. Nothing here asks the host or the clock.
 
 use super::status::{
-    Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RebootStatus,
-    RemoteStatus, RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus,
-    TroubleStatus, TrustStatus,
+    Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus,
+    RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
+    TrustStatus,
 };
-use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health};
+use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health, reboot};
 use crate::config::Settings;
 use crate::model::{
     AdoptedTrust, Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Setback, Stage, Step,
@@ -42,7 +42,7 @@ impl Status {
             trouble: snapshot.trouble.as_ref().map(|t| t.text.clone()),
             trouble_code: snapshot.trouble.as_ref().map(|t| t.code.to_owned()),
             trouble_advice: snapshot.trouble.as_ref().map(|t| t.advice.clone()),
-            reboot_pending: reboot_pending(snapshot, settings),
+            reboot_pending: reboot::of(snapshot, settings),
             alarms: alarms(snapshot, settings),
             trust: trust(snapshot, settings),
         };
@@ -107,10 +107,13 @@ fn stage_headline(stage: StageWord, doing: Option<&Act>) -> Headline {
     match stage {
         StageWord::Built | StageWord::Prepared => Headline::Preparing,
         StageWord::Armed => Headline::Switching,
-        StageWord::Activated | StageWord::Soaking => match doing.map(|d| d.action.as_str()) {
-            Some("roll-back") => Headline::RollingBack,
-            _ => Headline::CheckingHealth,
-        },
+        StageWord::Rebooting => Headline::Rebooting,
+        StageWord::Activated | StageWord::Soaking | StageWord::BootTrial => {
+            match doing.map(|d| d.action.as_str()) {
+                Some("roll-back") => Headline::RollingBack,
+                _ => Headline::CheckingHealth,
+            }
+        }
         StageWord::Confirming => Headline::Confirming,
         StageWord::RollingBack => Headline::RollingBack,
     }
@@ -255,18 +258,6 @@ fn standing(standing: Standing) -> StandingWord {
     }
 }
 
-fn reboot_pending(snapshot: &Snapshot, settings: &Settings) -> Option<RebootStatus> {
-    let pending = plan::pending_reboot(&snapshot.state, &snapshot.facts, &super::policy(settings))?;
-    Some(RebootStatus {
-        toplevel: pending.toplevel,
-        reasons: pending.reasons,
-        policy: settings.activation.reboot.policy,
-        why: pending.why,
-        not_before: pending.at,
-        blocked: pending.blocked,
-    })
-}
-
 fn alarms(snapshot: &Snapshot, settings: &Settings) -> Vec<AlarmStatus> {
     let alarms = plan::alarms(&snapshot.state, &snapshot.facts, &super::policy(settings));
     alarms.into_iter().map(|a| AlarmStatus { code: a.code.as_str().to_owned(), text: a.text }).collect()
@@ -364,6 +355,8 @@ fn deployment(snapshot: &Snapshot, settings: &Settings, d: &Deployment) -> Deplo
         Step::Prepared => StageWord::Prepared,
         Step::Armed => StageWord::Armed,
         Step::Activated { .. } => StageWord::Activated,
+        Step::Staged { .. } => StageWord::Rebooting,
+        Step::BootTrial => StageWord::BootTrial,
         Step::Soaking => StageWord::Soaking,
         Step::Confirming => StageWord::Confirming,
         Step::RollingBack { reason, failures, class: _ } => {

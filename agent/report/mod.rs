@@ -13,6 +13,8 @@ mod judge;
 
 mod health;
 
+mod reboot;
+
 mod known;
 
 mod explain;

@@ -67,6 +67,12 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
         }
         Event::Armed { .. } => (Info, format!("the guard watches; switching to {}", revision())),
         Event::Switched { ended, .. } => switched(revision(), ended),
+        Event::Staged { .. } => {
+            (Info, format!("rebooting into {}, once; {} stays what is booted by default", revision(), old()))
+        }
+        Event::TrialBooted { .. } => {
+            (Info, format!("{} was booted for its trial; its health is being checked", revision()))
+        }
         Event::SoakStarted { .. } => {
             (Info, format!("{} runs on probation; its health is being checked", revision()))
         }

@@ -95,6 +95,8 @@ pub enum Headline {
     Switching,
     /// The new system runs on probation.
     CheckingHealth,
+    /// The host is being rebooted into the new system, which is not what it boots by default.
+    Rebooting,
     /// The new system is being made permanent.
     Confirming,
     /// The old system is being brought back.
@@ -312,6 +314,10 @@ pub enum StageWord {
     Armed,
     /// The switch ended.
     Activated,
+    /// The host is being rebooted into the new system, once.
+    Rebooting,
+    /// The new system was booted; its health is being proven.
+    BootTrial,
     /// Health is being proven.
     Soaking,
     /// The new system stays.
@@ -451,6 +457,7 @@ impl Headline {
             Headline::Preparing => "preparing",
             Headline::Switching => "switching",
             Headline::CheckingHealth => "checking-health",
+            Headline::Rebooting => "rebooting",
             Headline::Confirming => "confirming",
             Headline::RollingBack => "rolling-back",
             Headline::RolledBack => "rolled-back",
@@ -477,6 +484,7 @@ impl Headline {
             | Headline::Preparing
             | Headline::Switching
             | Headline::CheckingHealth
+            | Headline::Rebooting
             | Headline::Confirming
             | Headline::RollingBack
             | Headline::Retrying

@@ -183,7 +183,11 @@ impl Page<'_> {
         };
         match d.stage {
             StageWord::Built | StageWord::Prepared => {}
-            StageWord::Armed | StageWord::Activated | StageWord::Soaking => {
+            StageWord::Rebooting => {
+                let old = d.old.as_ref().map(name).unwrap_or_default();
+                self.line("roll back", &format!("to {old}  by any boot but the next"));
+            }
+            StageWord::Armed | StageWord::Activated | StageWord::Soaking | StageWord::BootTrial => {
                 self.countdown(d);
                 self.checks(d);
             }
@@ -445,6 +449,7 @@ impl Page<'_> {
             | Headline::Preparing
             | Headline::Switching
             | Headline::CheckingHealth
+            | Headline::Rebooting
             | Headline::Confirming
             | Headline::RollingBack => return None,
         };

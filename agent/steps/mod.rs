@@ -21,6 +21,7 @@ mod probe;
 mod reach;
 mod relate;
 mod settle;
+mod trial;
 mod verify;
 
 use std::cell::RefCell;
@@ -91,6 +92,9 @@ impl Steps {
             Action::Prepare(d) => self.prepare(&d).await,
             Action::Arm(d) => self.arm(&d).await,
             Action::Switch(d) => self.switch(&d).await,
+            Action::Stage(d) => self.stage(&d).await,
+            Action::Reboot(d) => self.reboot(&d).await,
+            Action::EnterTrial(d) => self.enter_trial(&d).await,
             Action::Shorten(d) => self.shorten(&d).await,
             Action::CheckHealth(d) => self.check_health(&d).await,
             Action::Decide(d, decision) => self.decide(&d, &decision, vec![]),

@@ -3,6 +3,7 @@
 use super::Steps;
 use crate::guard;
 use crate::host::boot::need::{self, Systems};
+use crate::host::boot::{self, efivars};
 use crate::host::{self, clock, facts};
 use crate::model::{DeploymentId, GuardFacts, Happened, HostFacts, Sighting, StorePath};
 
@@ -20,6 +21,11 @@ impl Steps {
         let mut guard = GuardFacts::default();
         if let Some(dir) = id.map(|id| self.guard_dir(id)).filter(|dir| dir.join("plan.json").exists()) {
             guard = guard::facts(&dir).map_err(|e| host::chain(&e))?;
+            if guard::boot_deadline(&dir).map_err(|e| host::chain(&e))?.is_some() {
+                let variables = efivars::read(&boot::efivars_dir(self.host.root()));
+                let variables = variables.map_err(|e| host::chain(&e))?;
+                guard.one_shot_left = variables.is_some_and(|found| found.one_shot.is_some());
+            }
             let plan = guard::read_plan(&dir).map_err(|e| host::chain(&e))?;
             known = vec![plan.old, plan.new];
         }

@@ -9,7 +9,7 @@ use crate::host::boot::need::{self, Systems};
 use crate::host::manager::Manager;
 use crate::host::unit_states::{self, UnitState};
 use crate::host::{self, clock, command::CommandError, facts, files, switch};
-use crate::model::{Class, Deployment, Event, Failure, Happened, RebootNeed, StorePath, UNITS};
+use crate::model::{Class, Deployment, Event, Failure, Happened, RebootNeed, StorePath, UNITS, Why};
 use crate::repo::{import, store::Store};
 
 /// How long the new system's pre-switch checks may take.
@@ -68,12 +68,17 @@ impl Steps {
         }
         self.check_space(built.toplevel())?;
         self.check_valid(d, built.toplevel()).await?;
-        let reboot = self.reboot_need(built.toplevel());
-        if reboot.as_ref().is_none_or(|need| need.forbids_switch.is_empty()) {
+        let mut reboot = self.reboot_need(built.toplevel());
+        if let Some(need) = &mut reboot {
+            need.no_trial = self.trial_obstacle().await;
+        }
+        let boots = d.desired.why == Why::Reboot;
+        if !boots && reboot.as_ref().is_none_or(|need| need.forbids_switch.is_empty()) {
             self.check_switch(built.toplevel()).await?;
         }
         let facts = facts::observe(&self.host).map_err(|e| again(d, "host", &e))?;
-        let Some(old) = facts.running else {
+        // What runs for good but was not booted yet goes back to what was.
+        let Some(old) = (if boots { facts.booted } else { facts.running }) else {
             return Err(off(
                 Class::Transient,
                 "host",
@@ -267,6 +272,10 @@ impl Steps {
             baseline_units: units.active,
             failing_units: units.failing,
         };
+        if d.desired.why == Why::Reboot {
+            // Nothing of it is ever to be switched back; the old system only comes by a boot.
+            guard::mark_boot(&dir, self.boot_deadline_ms())?;
+        }
         let plan = guard::write_plan(&dir, &plan)?;
         guard::pin(&dir, old, Some(&self.nix)).await?;
         guard::selftest(&dir).await?;

@@ -32,8 +32,15 @@ impl Steps {
         if let Err(error) = self.nix.set_profile(&self.host.profile(), &d.toplevel).await {
             return failed_step(d, "profile", &error);
         }
+        // First, or the new system would have two entries.
+        if let Err(error) = self.clear_trial(d, None).await {
+            return failed_step(d, "bootloader", &*error);
+        }
         if let Err(error) = switch::boot(&d.toplevel, self.manager, BOOT_MAX).await {
             return failed_step(d, "bootloader", &error);
+        }
+        if let Err(error) = self.check_default(d).await {
+            return failed_step(d, "bootloader", &*error);
         }
         match facts::observe(&self.host) {
             Ok(facts) if facts.profile.as_ref() == Some(&d.toplevel) => {
@@ -70,6 +77,9 @@ impl Steps {
             }
             Err(error) => Event::RollbackFailed { id: id.clone(), text: host::chain(&error), at },
         };
+        if let Err(error) = self.end_trial(d).await {
+            tracing::warn!(deployment = d.id.as_str(), "a trial's traces are left: {}", host::chain(&*error));
+        }
         Happened::Event(event)
     }
 
@@ -77,6 +87,9 @@ impl Steps {
     pub(super) async fn abandon(&self, d: &Deployment, failure: Failure) -> Happened {
         if let Err(error) = self.disarm(d, &failure.text).await {
             return failed_step(d, "guard", &error);
+        }
+        if let Err(error) = self.end_trial(d).await {
+            return failed_step(d, "bootloader", &*error);
         }
         if let Err(error) = self.restore_profile(d).await {
             return failed_step(d, "profile", &*error);
@@ -86,6 +99,9 @@ impl Steps {
 
     /// Ends a deployment that waits for a reboot, and disarms its guard.
     pub(super) async fn await_reboot(&self, d: &Deployment, reboot: AwaitedReboot) -> Happened {
+        if let Err(error) = self.end_trial(d).await {
+            return failed_step(d, "bootloader", &*error);
+        }
         match self.disarm(d, "it waits for a reboot").await {
             Ok(()) => {
                 Happened::Event(Event::RebootAwaited { id: d.id.clone(), reboot, at: clock::unix_secs() })
@@ -97,7 +113,9 @@ impl Steps {
     /// Decides against a deployment that has nothing to be rolled back. That leaves the result that ends its timers.
     async fn disarm(&self, d: &Deployment, why: &str) -> Result<(), guard::GuardError> {
         let dir = self.guard_dir(&d.id);
-        if !dir.join("plan.json").exists() {
+        // A trial boot has no timer outside of its own boot, and its unit is gone by now. A decision would only be taken for one
+        // about the new system.
+        if !dir.join("plan.json").exists() || guard::boot_deadline(&dir)?.is_some() {
             return Ok(());
         }
         let reason = why.to_owned();

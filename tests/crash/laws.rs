@@ -35,20 +35,10 @@ impl World {
         match cut {
             Cut::Kill => self.pass(2_000),
             Cut::LongKill => self.pass(2 * GUARD_LONG_MS),
-            Cut::Power => {
-                let w = &mut *self.inner.borrow_mut();
-                w.check_invariants();
-                w.boots += 1;
-                w.wall_offset += w.now_ms / 1000 + 30;
-                w.now_ms = 20_000;
-                let booted = w.boot_default.clone();
-                (w.running, w.etc, w.booted) = (booted.clone(), booted.clone(), booted);
-                for guard in w.guards.values_mut() {
-                    guard.timers.clear();
-                    guard.job = None;
-                }
-            }
+            Cut::Power => self.inner.borrow_mut().boot(),
         }
+        // A guard may have wanted a reboot meanwhile, and does so again in the system that comes up.
+        self.settle_boots();
         self.inner.borrow_mut().crashed = None;
     }
 }
@@ -76,8 +66,8 @@ impl Inner {
                     self.running = new.clone();
                 }
             }
-            if guard.decision.is_none() && guard.boot == self.boots && guard.timers.iter().any(|t| *t <= now)
-            {
+            let lives = guard.boot == self.boots || guard.boots;
+            if guard.decision.is_none() && lives && guard.timers.iter().any(|t| *t <= now) {
                 self.fire(&id);
             }
         }
@@ -113,6 +103,12 @@ impl Inner {
         let result = match decision {
             Decision::Confirm => return,
             Decision::Superseded => GuardResult::Superseded,
+            // To go back from a trial boot is to boot: then there is nothing left to do.
+            Decision::RollBack { .. } if guard.boots && guard.boot != self.boots && self.booted == new => {
+                self.reboot_due = true;
+                return;
+            }
+            Decision::RollBack { .. } if guard.boots => GuardResult::NothingToDo,
             Decision::RollBack { .. } if guard.boot != self.boots => GuardResult::NothingToDo,
             Decision::RollBack { .. } if self.running == old && self.etc == old => GuardResult::NothingToDo,
             Decision::RollBack { .. } if self.running != old && self.running != new => {
@@ -179,9 +175,18 @@ impl Inner {
         let number = |id: &String| id.split('-').next().and_then(|n| n.parse::<u32>().ok());
         let newest = self.guards.keys().max_by_key(|id| number(id)).cloned();
         let permanent = (self.profile.clone(), self.boot_default.clone());
-        for (id, guard) in self.guards.iter().filter(|(_, g)| g.boot == self.boots) {
+        let on_trial = |id: &String, g: &Guard| {
+            g.boots && g.new.as_ref() == Some(&self.booted) && self.boot_guard.as_ref() == Some(id)
+        };
+        for (id, guard) in self.guards.iter().filter(|(id, g)| g.boot == self.boots || on_trial(id, g)) {
             let (Some(old), Some(new)) = (&guard.old, &guard.new) else { continue };
-            if old == new || guard.decision == Some(Decision::Superseded) {
+            // What runs for good before its boot was confirmed; both may be what boots.
+            let only_boot = guard.only_boot && guard.boot == self.boots;
+            if old == new
+                || only_boot
+                || guard.result.is_some()
+                || guard.decision == Some(Decision::Superseded)
+            {
                 continue;
             }
             let confirmed = guard.decision == Some(Decision::Confirm);

@@ -34,6 +34,14 @@ pub enum Behaviour {
     NewKernel,
     /// It can only be booted: another kernel, and another init.
     Inhibited,
+    /// It has another kernel, which panics before anything else runs.
+    Panics,
+    /// It has another kernel, and hangs when it is booted.
+    Hangs,
+    /// It has another kernel; booted, it is unhealthy.
+    SickKernel,
+    /// Its entry for one boot is lost by the firmware, each time.
+    LosesEntry,
     /// Signed with the thief's key.
     ByThief,
 }
@@ -41,7 +49,8 @@ pub enum Behaviour {
 impl Behaviour {
     /// Whether its kernel is not that of the others.
     pub fn has_own_kernel(self) -> bool {
-        matches!(self, Behaviour::NewKernel | Behaviour::Inhibited)
+        use Behaviour::{Hangs, Inhibited, LosesEntry, NewKernel, Panics, SickKernel};
+        matches!(self, NewKernel | Inhibited | Panics | Hangs | SickKernel | LosesEntry)
     }
 }
 
@@ -92,6 +101,10 @@ pub enum Bug {
     ClassLeftOut,
     /// The keys that count are those of whatever runs.
     OldKeysBack,
+    /// A trial boot has no guard.
+    BootGuardLeftOut,
+    /// A trial boot's system is what boots by default.
+    TrialMadeDefault,
     /// A rollback forgets when it happened, so that nothing waits after it.
     TimeOfRollbackLost,
 }

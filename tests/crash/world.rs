@@ -7,9 +7,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use pullagent::model::{
-    Action, Arbiter, AwaitedReboot, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure,
-    GuardFacts, GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, Stage, Step,
-    StorePath, SwitchEnd, Tip, Verification,
+    Action, Arbiter, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure, GuardFacts,
+    GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, StorePath, SwitchEnd, Tip,
+    Verification, Why,
 };
 
 pub use super::script::{Behaviour, Bug, Commit, Cut, Fault};
@@ -26,6 +26,12 @@ pub(super) struct Guard {
     pub(super) decision: Option<Decision>,
     pub(super) result: Option<GuardResult>,
     pub(super) job: Option<Job>,
+    /// The trial is one by a boot of its own.
+    pub(super) boots: bool,
+    /// The new system was booted for it.
+    pub(super) seen: bool,
+    /// What runs for good already is to be booted.
+    pub(super) only_boot: bool,
 }
 
 /// A switch under way: it goes on when the agent dies.
@@ -56,6 +62,13 @@ pub struct Inner {
     pub profile: StorePath,
     pub boot_default: StorePath,
     pub(super) booted: StorePath,
+    /// What the next boot starts, and no boot after it.
+    pub(super) one_shot: Option<StorePath>,
+    pub(super) trial_profile: Option<StorePath>,
+    /// The deployment that the boot guard watches.
+    pub(super) boot_guard: Option<String>,
+    /// A guard has the host rebooted.
+    pub(super) reboot_due: bool,
     /// What root installed, and what was confirmed by a decision.
     pub(super) may_be_permanent: BTreeSet<StorePath>,
     pub(super) generation: u64,
@@ -118,6 +131,9 @@ fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
         Action::Decide(d, _) => of("Decide", d),
         Action::Confirm(d) => of("Confirm", d),
         Action::Abandon(d, _) => of("Abandon", d),
+        Action::Stage(d) => of("Stage", d),
+        Action::Reboot(d) => of("Reboot", d),
+        Action::EnterTrial(d) => of("EnterTrial", d),
         Action::AwaitReboot(d, _) => of("AwaitReboot", d),
     }
 }
@@ -126,7 +142,7 @@ pub fn third_system() -> StorePath {
     "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
 }
 
-fn roll_back(reason: &str, class: Class) -> Decision {
+pub(super) fn roll_back(reason: &str, class: Class) -> Decision {
     Decision::RollBack { reason: reason.to_owned(), by: Arbiter::Agent, class }
 }
 
@@ -143,6 +159,10 @@ impl World {
             boot_default: first.clone(),
             may_be_permanent: BTreeSet::from([first.clone()]),
             booted: first,
+            one_shot: None,
+            trial_profile: None,
+            boot_guard: None,
+            reboot_due: false,
             generation: 1,
             commits: BTreeMap::new(),
             flaky_tries: BTreeMap::new(),
@@ -212,6 +232,9 @@ impl World {
             Action::Confirm(d) => self.confirm(d).await,
             Action::RollBack(d) => self.roll_back(d).await,
             Action::Abandon(d, failure) => self.abandon(d, failure).await,
+            Action::Stage(d) => self.stage(d).await,
+            Action::Reboot(d) => self.reboot(d).await,
+            Action::EnterTrial(d) => self.enter_trial(d).await,
             Action::AwaitReboot(d, reboot) => self.await_reboot(d, reboot).await,
         }
     }
@@ -222,6 +245,9 @@ impl World {
             let mut w = self.inner.borrow_mut();
             w.points += 1;
             w.check_invariants();
+            if w.reboot_due {
+                w.crashed = w.crashed.or(Some(Cut::Power));
+            }
             if w.points > POINTS_MAX {
                 w.exhausted = true;
             }
@@ -252,7 +278,12 @@ impl World {
         let w = self.inner.borrow();
         let guard = id.and_then(|id| w.guards.get(id.as_str()));
         let guard = guard
-            .map(|g| GuardFacts { decision: g.decision.clone(), result: g.result.clone() })
+            .map(|g| GuardFacts {
+                decision: g.decision.clone(),
+                result: g.result.clone(),
+                trial_seen: g.seen,
+                one_shot_left: w.one_shot.is_some(),
+            })
             .unwrap_or_default();
         let host = HostFacts {
             running: Some(w.running.clone()),
@@ -382,13 +413,17 @@ impl World {
         self.point().await;
         let (old, boot, deadline) = {
             let mut w = self.inner.borrow_mut();
-            let (old, boot) = (w.running.clone(), w.boots);
+            let only_boot = d.desired.why == Why::Reboot;
+            let old = if only_boot { w.booted.clone() } else { w.running.clone() };
+            let boot = w.boots;
             let guard = Guard {
                 old: Some(old.clone()),
                 new: Some(d.toplevel.clone()),
                 permanent: Some((w.profile.clone(), w.boot_default.clone())),
                 test: d.desired.operation == Operation::Test,
                 boot,
+                boots: only_boot,
+                only_boot,
                 ..Guard::default()
             };
             w.guards.insert(d.id.as_str().to_owned(), guard);
@@ -512,7 +547,9 @@ impl World {
         let third = self.inner.borrow().running == third_system();
         let decision = match behaviour {
             _ if third => Decision::Superseded,
-            Behaviour::Unhealthy | Behaviour::Revoking => roll_back("web is down", Class::Target),
+            Behaviour::Unhealthy | Behaviour::Revoking | Behaviour::SickKernel => {
+                roll_back("web is down", Class::Target)
+            }
             Behaviour::CutOff => self.unreachable(),
             Behaviour::Offline if self.unreached(&d.desired.tip.revision) < OFFLINE_TRIES => {
                 self.unreachable()
@@ -536,80 +573,5 @@ impl World {
         let standing = self.inner.borrow_mut().decide(id.as_str(), decision);
         self.point().await;
         Happened::Event(Event::Decided { id: id.clone(), decision: standing, failures })
-    }
-
-    async fn confirm(&self, d: Deployment) -> Happened {
-        self.point().await;
-        let permanent = d.desired.operation == Operation::Switch || self.bug(Bug::TestMadePermanent);
-        if permanent {
-            {
-                let mut w = self.inner.borrow_mut();
-                if w.profile != d.toplevel {
-                    w.generation += 1;
-                }
-                w.profile = d.toplevel.clone();
-            }
-            self.point().await;
-            if !self.bug(Bug::ConfirmForgetsBootEntry) {
-                self.inner.borrow_mut().boot_default = d.toplevel.clone();
-            }
-            self.point().await;
-        }
-        if self.bug(Bug::AnnouncedBeforeJournaled)
-            && let Some(announce) = &*self.announce_early.borrow()
-        {
-            announce();
-        }
-        self.point().await;
-        let generation = permanent.then(|| self.inner.borrow().generation);
-        Happened::Event(Event::Confirmed { id: d.id, generation, at: self.now() })
-    }
-
-    async fn roll_back(&self, d: Deployment) -> Happened {
-        self.point().await;
-        self.inner.borrow_mut().fire(d.id.as_str());
-        self.point().await;
-        let (id, at) = (d.id.clone(), self.now());
-        let result = self.inner.borrow().guards.get(d.id.as_str()).and_then(|g| g.result.clone());
-        let (now, at) = (at, if self.bug(Bug::TimeOfRollbackLost) { 0 } else { at });
-        self.inner.borrow_mut().note_rollback(&d, result.as_ref(), now);
-        if self.bug(Bug::LostQuarantine) {
-            let failure = Failure { class: Class::Transient, code: "lost".to_owned(), text: String::new() };
-            return Happened::Event(Event::Abandoned { id, failure, at });
-        }
-        Happened::Event(match result {
-            Some(GuardResult::RolledBack) | Some(GuardResult::NothingToDo) => {
-                Event::RolledBack { id, how: String::new(), at }
-            }
-            Some(GuardResult::Superseded) => {
-                Event::Superseded { id, running: Some(self.inner.borrow().running.clone()), at }
-            }
-            Some(GuardResult::Failed { text }) => Event::RollbackFailed { id, text, at },
-            None => Event::RollbackFailed { id, text: "no result".to_owned(), at },
-        })
-    }
-
-    async fn await_reboot(&self, d: Deployment, reboot: AwaitedReboot) -> Happened {
-        self.point().await;
-        let decision = roll_back("it waits for a reboot", Class::Target);
-        self.inner.borrow_mut().decide(d.id.as_str(), decision);
-        self.point().await;
-        Happened::Event(Event::RebootAwaited { id: d.id, reboot, at: self.now() })
-    }
-
-    async fn abandon(&self, d: Deployment, failure: Failure) -> Happened {
-        self.point().await;
-        let decision = roll_back(&failure.text, Class::Target);
-        self.inner.borrow_mut().decide(d.id.as_str(), decision);
-        self.point().await;
-        if let Stage::Probation { step: Step::Confirming, .. } = &d.stage {
-            // A reset in the middle of a confirmation leaves the profile new and the host on the system that was permanent.
-            let mut w = self.inner.borrow_mut();
-            if w.booted != d.toplevel && w.profile == d.toplevel {
-                (w.profile, w.boot_default) = (w.booted.clone(), w.booted.clone());
-            }
-        }
-        self.point().await;
-        Happened::Event(Event::Abandoned { id: d.id, failure, at: self.now() })
     }
 }

@@ -284,6 +284,11 @@ fn compare(script: &Script, clean: &End, cuts: &[(u32, Cut)], ran: &Ran) -> Resu
         // A test is entered at most once: after a reset nobody finds out any more how unhealthy it was.
         end.quarantined = clean.quarantined.clone();
     }
+    if script.name.starts_with("trial boot") && cuts.iter().any(|(_, c)| matches!(c, Cut::Power)) {
+        // A system that was booted for a trial and went down before its agent had a word counts as one that does not come
+        // up, whoever took the power; and after a cut nobody finds out any more what became of a bad one.
+        end.quarantined = clean.quarantined.clone();
+    }
     if cuts.iter().any(|(_, c)| matches!(c, Cut::LongKill)) {
         end.quarantined = clean.quarantined.clone();
         let last = clean.main.clone();

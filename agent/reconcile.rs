@@ -101,9 +101,7 @@ impl Loop<'_> {
                 never = &mut alive => match never {},
             };
             self.receive(inbound)?;
-            // Any word ends a wait, so that the host is looked at again; other actions only end when they are moot.
-            let moot = matches!(action, Action::Wait { .. }) || self.next() != action;
-            if moot && action.may_be_dropped() {
+            if action.may_be_dropped() && plan::is_moot(&action, &self.next(), &self.facts) {
                 return Ok(None);
             }
             self.announce(Some(&action));

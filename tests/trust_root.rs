@@ -21,6 +21,7 @@ use pullagent::report::{self, Snapshot, Status};
 
 mod trust_root {
     mod hosts;
+    mod remotes;
     #[path = "../common/world.rs"]
     mod world;
 }
@@ -374,14 +375,14 @@ fn the_newest_verified_descendant_wins_and_failures_are_held_against_who_caused_
         code: "incomplete".to_owned(),
         text: String::new(),
     };
-    facts.see(Sighting::Failed { revision: oid('b'), failure: failure.clone(), at: NOW });
+    facts.see(Sighting::Failed { revision: oid('b'), remote: Some("origin".to_owned()), failure: failure.clone(), at: NOW });
     heads(&mut facts, "origin", &[("main", 'd')]);
     facts.see(Sighting::Related { revision: oid('d'), to: oid('a'), kin: Kin::Unknown });
     assert_eq!(first(&facts), ("mirror".to_owned(), oid('c')), "always something new: the other one's turn");
 
     heads(&mut facts, "origin", &[("main", 'c')]);
     assert_eq!(first(&facts).1, oid('c'));
-    facts.see(Sighting::Failed { revision: oid('c'), failure, at: NOW });
+    facts.see(Sighting::Failed { revision: oid('c'), remote: Some("origin".to_owned()), failure, at: NOW });
     facts.now = NOW + 60;
     let (again, _) = first(&facts);
     assert_eq!(again, "mirror", "of two that name it, the other one is asked after a failure");

@@ -399,6 +399,8 @@ pub enum Sighting {
     Failed {
         /// Which target, or which tip.
         revision: Oid,
+        /// Who was asked for it, where it was not accepted yet.
+        remote: Option<String>,
         /// Why.
         failure: Failure,
         /// When.

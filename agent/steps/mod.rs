@@ -158,7 +158,8 @@ async fn wait(until: Option<u64>) -> Happened {
 fn failed(revision: &Oid, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {
     let failure = Failure { class: Class::Transient, code: code.to_owned(), text: host::chain(error) };
     tracing::warn!(revision = revision.short(), code, "{}", failure.text);
-    Happened::Saw(Sighting::Failed { revision: revision.clone(), failure, at: clock::unix_secs() })
+    let (revision, at) = (revision.clone(), clock::unix_secs());
+    Happened::Saw(Sighting::Failed { revision, remote: None, failure, at })
 }
 
 fn failed_step(d: &Deployment, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {

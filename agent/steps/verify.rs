@@ -101,6 +101,16 @@ fn fetch_code(class: &'static str) -> &'static str {
 
 impl Steps {
     pub(super) async fn verify(&self, v: &Verification) -> Happened {
+        match self.judged(v).await {
+            Happened::Saw(Sighting::Failed { revision, failure, at, .. }) => {
+                let remote = Some(v.candidate.remote.clone());
+                Happened::Saw(Sighting::Failed { revision, remote, failure, at })
+            }
+            other => other,
+        }
+    }
+
+    async fn judged(&self, v: &Verification) -> Happened {
         match self.verify_or_step(v).await {
             Ok(Verdict::Accepted(accepted)) => self.accepted(v, Verified::proven(*accepted, v).tip).await,
             Ok(Verdict::Refused(refusal)) if refusal.code.is_final() => {

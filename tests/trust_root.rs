@@ -22,6 +22,7 @@ use pullagent::report::{self, Snapshot, Status};
 mod trust_root {
     mod hosts;
     mod remotes;
+    mod settings;
     #[path = "../common/world.rs"]
     mod world;
 }
@@ -118,6 +119,7 @@ fn built(digit: char, operation: Operation, trust: TrustSettings) -> Event {
         drv: None,
         toplevel: system(digit),
         trust: Some(trust),
+        revoked: vec![],
         at: NOW,
     }
 }
@@ -375,7 +377,12 @@ fn the_newest_verified_descendant_wins_and_failures_are_held_against_who_caused_
         code: "incomplete".to_owned(),
         text: String::new(),
     };
-    facts.see(Sighting::Failed { revision: oid('b'), remote: Some("origin".to_owned()), failure: failure.clone(), at: NOW });
+    facts.see(Sighting::Failed {
+        revision: oid('b'),
+        remote: Some("origin".to_owned()),
+        failure: failure.clone(),
+        at: NOW,
+    });
     heads(&mut facts, "origin", &[("main", 'd')]);
     facts.see(Sighting::Related { revision: oid('d'), to: oid('a'), kin: Kin::Unknown });
     assert_eq!(first(&facts), ("mirror".to_owned(), oid('c')), "always something new: the other one's turn");
@@ -486,6 +493,7 @@ fn what_root_names_comes_next_whatever_is_under_way_and_then_is_a_revision_like_
             drv: None,
             toplevel: system('e'),
             trust: None,
+            revoked: vec![],
             at: NOW,
         })
         .unwrap();

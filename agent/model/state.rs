@@ -27,7 +27,7 @@ pub struct State {
     pub vouched: Option<Vouched>,
     /// The trust settings that count; `None`: nothing was adopted yet, and those of the running system do.
     pub trust: Option<AdoptedTrust>,
-    /// Every key that adopted settings revoked at any time, oldest first; no more than [`super::REVOKED_MAX`].
+    /// Every key that adopted settings revoked at any time, oldest first; no more than [`super::REVOKED_BYTES_MAX`].
     pub revoked: VecDeque<String>,
     /// The test line.
     pub test: Option<TestLine>,

@@ -31,5 +31,9 @@ pub fn is_moot(under_way: &Action, next: &Action, facts: &Facts) -> bool {
 
 fn naming<'a>(facts: &'a Facts, revision: &'a Oid) -> impl Iterator<Item = &'a str> {
     let names = move |heads: &BTreeMap<String, Oid>| heads.values().any(|tip| tip == revision);
-    facts.remotes.iter().filter(move |(_, r)| r.heads.as_ref().is_some_and(names)).map(|(name, _)| name.as_str())
+    facts
+        .remotes
+        .iter()
+        .filter(move |(_, r)| r.heads.as_ref().is_some_and(names))
+        .map(|(name, _)| name.as_str())
 }

@@ -99,12 +99,7 @@ fn adoption(state: &State, facts: &Facts, host: &HostFacts) -> Option<Event> {
 
 /// Returns the next thing to find out about a branch: what root named or installed first, then the main line, then the
 /// test line, as far as the remotes are `heeded` that name them.
-fn look(
-    state: &State,
-    facts: &Facts,
-    policy: &Policy,
-    heeded: &dyn Fn(&str) -> bool,
-) -> Option<Action> {
+fn look(state: &State, facts: &Facts, policy: &Policy, heeded: &dyn Fn(&str) -> bool) -> Option<Action> {
     let keys = counting(state);
     if let Some(action) = main_line::named_by_root(state, facts, policy, &keys) {
         return Some(action);

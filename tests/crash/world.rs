@@ -358,6 +358,7 @@ impl World {
                     drv: None,
                     toplevel,
                     trust: Some(self.inner.borrow().trust_in(&revision)),
+                    revoked: vec![],
                     at,
                 })
             }

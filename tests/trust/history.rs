@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
+use pullagent::trust::Code;
 
 use super::oracle::{Expected, Story, expected, new_ones, reach};
 use super::random::{self, Cases};

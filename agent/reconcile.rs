@@ -203,6 +203,16 @@ impl Loop<'_> {
     /// Says what becomes of a commit that root names now; `Err`: nothing, for it has happened already.
     fn how_accepted(&self, revision: &Oid) -> Result<String, String> {
         let (state, short) = (self.state(), revision.short());
+        if let Some(main) = &state.main
+            && main.revision.as_str().len() != revision.as_str().len()
+        {
+            return Err(format!(
+                "{short} is an id of another hash function than {}, the revision accepted last, so it is not in the \
+                 same repository; to move this host to another one, put trust.introduction into its configuration, \
+                 switch to that by hand, and take the state directory away while pullagent is stopped",
+                main.revision.short()
+            ));
+        }
         if state.vouched.as_ref().is_some_and(|v| v.revision == *revision) {
             return Err(format!("{short} is being accepted already"));
         }

@@ -20,9 +20,16 @@ use pullagent::plan::{self, AlarmCode, Facts, Policy, Standing};
 use pullagent::report::{self, Snapshot, Status};
 
 mod trust_root {
+    #[allow(dead_code, reason = "each test takes the part it needs")]
+    #[path = "../common/git.rs"]
+    mod git;
+    #[allow(dead_code, reason = "each test takes the part it needs")]
+    #[path = "../common/git_server.rs"]
+    mod git_server;
     mod hosts;
     mod remotes;
     mod settings;
+    mod two_remotes;
     #[path = "../common/world.rs"]
     mod world;
 }

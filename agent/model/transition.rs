@@ -4,8 +4,8 @@ use std::collections::{HashSet, VecDeque};
 
 use super::event::{Class, Event, Failure, Quarantined, Refusal};
 use super::state::{
-    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, ROLLBACKS_MAX,
-    Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSALS_IN_HISTORY_MAX,
+    REFUSED_MAX, ROLLBACKS_MAX, Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
 use super::{
     AdoptedTrust, Decision, DeploymentId, Desired, Oid, Operation, REVOKED_BYTES_MAX, Tip, Vouched, Why,
@@ -295,7 +295,18 @@ impl State {
             began: refusal.at,
             at: refusal.at,
         };
+        self.make_room_for_refusal();
         push_bounded(&mut self.history, ended, HISTORY_MAX);
+    }
+
+    /// Whoever may push could fill the history with what is refused, and what ran on this host would be forgotten.
+    fn make_room_for_refusal(&mut self) {
+        let is_refusal = |e: &Ended| matches!(e.outcome, Outcome::Refused { .. });
+        if self.history.iter().filter(|e| is_refusal(e)).count() >= REFUSALS_IN_HISTORY_MAX
+            && let Some(oldest) = self.history.iter().position(is_refusal)
+        {
+            self.history.remove(oldest);
+        }
     }
 
     fn fail_build(&mut self, desired: &Desired, failure: &Failure, at: u64) {

@@ -107,3 +107,28 @@ fn the_memory_of_revoked_keys_is_bounded_and_says_so() {
     assert_eq!(state.revoked.iter().collect::<Vec<_>>(), keys[..room].iter().collect::<Vec<_>>());
     assert_eq!(plan::alarms(&state, &facts, &policy())[0].code, AlarmCode::RevokedFull);
 }
+
+/// Whoever may push could make as many of them as there are polls.
+#[test]
+fn refused_tips_do_not_make_the_host_forget_what_ran_on_it() {
+    use pullagent::model::{Outcome, REFUSALS_IN_HISTORY_MAX};
+    let mut state = settled();
+    let failure = pullagent::model::Failure {
+        class: pullagent::model::Class::Target,
+        code: "build".to_owned(),
+        text: String::new(),
+    };
+    let desired = Desired { tip: tip('b'), operation: Operation::Switch, why: Why::NewRevision };
+    apply(&mut state, &[Event::BuildFailed { desired, failure, at: NOW }]);
+    for n in 0..1000_u32 {
+        let mut event = crate::refused('c', "unsigned");
+        if let Event::Refused { refusal } = &mut event {
+            refusal.revision = format!("{n:040x}").parse().unwrap();
+        }
+        apply(&mut state, &[event]);
+    }
+    let (refusals, others): (Vec<_>, Vec<_>) =
+        state.history.iter().partition(|e| matches!(e.outcome, Outcome::Refused { .. }));
+    assert_eq!((refusals.len(), others.len()), (REFUSALS_IN_HISTORY_MAX, 1));
+    assert_eq!(refusals.last().unwrap().revision, format!("{:040x}", 999).parse().unwrap());
+}

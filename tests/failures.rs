@@ -2,8 +2,12 @@
 //! no test can hold alone, why, and what was done instead.
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+#[path = "common/sources.rs"]
+mod sources;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+
+use sources::{below, check_test, root, tests_in};
 
 /// A row: its number, what fails, and the tests that hold it, by file and name.
 type Row = (u32, &'static str, &'static [&'static str]);
@@ -215,10 +219,6 @@ const LAST: u32 = 63;
 /// What begins the part of the page that says what no test holds alone.
 const UNTESTED: &str = "\n## What is not tested there\n";
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// Returns the page's table, each row by its number as its cells, and the part on what is not tested.
 fn page() -> (BTreeMap<u32, Vec<String>>, String) {
     let page = std::fs::read_to_string(root().join("docs/failures.md")).unwrap();
@@ -237,27 +237,6 @@ fn untested() -> BTreeSet<u32> {
     text.lines().filter_map(number).collect()
 }
 
-/// Returns the names of the test functions in a file.
-fn tests_in(text: &str) -> BTreeSet<&str> {
-    let (mut found, mut marked) = (BTreeSet::new(), false);
-    for line in text.lines().map(str::trim) {
-        let name = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
-        if let Some(name) = name.and_then(|rest| rest.split('(').next()).filter(|_| marked) {
-            found.insert(name);
-        }
-        marked = line.starts_with("#[test]")
-            || line.starts_with("#[tokio::test")
-            || (marked && line.starts_with("#["));
-    }
-    found
-}
-
-fn sources(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let below = |path: PathBuf| if path.is_dir() { sources(&path) } else { vec![path] };
-    entries.flat_map(below).filter(|path| path.extension().is_some_and(|e| e == "rs")).collect()
-}
-
 #[test]
 fn every_row_is_there_once() {
     let mut numbers: Vec<u32> = ROWS.iter().map(|(number, ..)| *number).chain(OPEN.iter().copied()).collect();
@@ -269,9 +248,7 @@ fn every_row_is_there_once() {
 fn every_test_that_is_named_exists() {
     for (number, what, tests) in ROWS {
         for named in *tests {
-            let (file, test) = named.split_once(' ').unwrap();
-            let text = std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{named}: {e}"));
-            assert!(tests_in(&text).contains(test), "row {number} ({what}): there is no test '{named}'");
+            check_test(&format!("row {number} ({what})"), named);
         }
         assert!(!tests.is_empty() || untested().contains(number), "row {number} ({what}) is held by nothing");
     }
@@ -280,7 +257,7 @@ fn every_test_that_is_named_exists() {
 /// A test that is named after a row's number is one of the row's.
 #[test]
 fn every_test_with_a_number_is_named() {
-    for path in [sources(&root().join("tests")), sources(&root().join("agent"))].concat() {
+    for path in [below(&root().join("tests")), below(&root().join("agent"))].concat() {
         let text = std::fs::read_to_string(&path).unwrap();
         let file = path.strip_prefix(root()).unwrap().display();
         for test in tests_in(&text) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::common::machine::{self, Managed, Step, System, Verb, Via, wait_until};
-use crate::edges::{Case, Edge, End, Mode, all, each_edge_once};
+use crate::edges::{Case, Edge, End, Fault, Mode, all, each_edge_once};
 use crate::host::{LIMIT, Look, web};
 use crate::rest::{self, Systems};
 use crate::strike::{Groups, Journal, steps_begun, strike};
@@ -143,6 +143,11 @@ impl Bench {
             rest::wait(&self.host);
             self.deploy_next();
         };
+        if case.fault == Fault::NoAgent {
+            self.host.kill_agent();
+            rest::wait_until_no_guard_is_left(&self.host);
+            self.host.revive_agent();
+        }
         let status = rest::wait(&self.host);
         self.journal.look(&self.host.machine);
         let new = match case.mode {

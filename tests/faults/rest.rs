@@ -154,11 +154,21 @@ fn check_history(host: &Managed, view: &View, end: End) -> Result<(), String> {
 
 /// Waits until no timer and no service of a deployment is left.
 pub fn wait_until_nothing_is_left(host: &Managed) {
-    let left = "systemctl list-units --all --plain --no-legend 'pullagent-*' | cut -d' ' -f1 |
-        grep -v -x pullagent-gateway.service || true";
+    wait_until_gone(host, "pullagent-*");
+}
+
+/// Waits until the timers of all guards have fired, and what they started has ended.
+pub fn wait_until_no_guard_is_left(host: &Managed) {
+    wait_until_gone(host, "pullagent-guard-*");
+}
+
+fn wait_until_gone(host: &Managed, units: &str) {
+    let left = format!(
+        "systemctl list-units --all --plain --no-legend '{units}' | cut -d' ' -f1 | grep -v -x pullagent-gateway.service || true"
+    );
     let begun = Instant::now();
     loop {
-        let left = host.machine.check(left);
+        let left = host.machine.check(&left);
         if left.is_empty() {
             return;
         }

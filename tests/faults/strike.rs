@@ -130,7 +130,8 @@ impl Groups {
 /// Strikes at once, or as soon as there is something to be killed; returns whether there was.
 pub fn strike(machine: &Machine, groups: &Groups, journal: &mut Journal, fault: Fault) -> bool {
     match fault {
-        Fault::KillAgent => groups.kill_agent(),
+        // What keeps it dead is slower than systemd is willing to wait before it starts it again.
+        Fault::KillAgent | Fault::NoAgent => groups.kill_agent(),
         Fault::KillSwitch | Fault::KillBoth => {
             let work = groups.wait_for_work(machine, journal);
             if fault == Fault::KillBoth {

@@ -112,7 +112,7 @@ fn the_old_binary_rolls_back_although_garbage_is_collected() {
     );
     let pinned = format!("path={guard}/agent ;");
     let programs: Vec<&str> = fired.lines().filter(|line| !line.is_empty()).collect();
-    assert!(programs.len() == 2 && programs.iter().all(|program| program.contains(&pinned)), "{fired}");
+    assert!(!programs.is_empty() && programs.iter().all(|program| program.contains(&pinned)), "{fired}");
     host.kill_agent();
     machine.check("rm -rf /nix/var/nix/profiles/system-profiles/*; nix-collect-garbage");
     fires(&host, &guard, deadline);

@@ -202,16 +202,20 @@ pub fn stop_in_background(unit: &str) {
     }
 }
 
-/// Stops whatever an earlier run of ours has left behind of kinds that are of no use without us, and sees them end.
+/// Stops whatever an earlier run of ours has left behind of kinds that are of no use without us, and sees them end. What
+/// failed while nobody waited for it is nobody's news any more, and must not count as a failed unit of the host.
 pub async fn stop_leftovers() {
-    let names = [Kind::Build, Kind::Probe].map(|kind| format!("{}{}-*", units::PREFIX, kind.word()));
-    for name in names {
+    let all = |kind: Kind| format!("{}{}-*", units::PREFIX, kind.word());
+    for kind in [Kind::Build, Kind::Probe] {
         // There is none, most of the time.
-        drop(systemctl(["stop", "--", &name]).run_for_effect().await);
+        drop(systemctl(["stop", "--", &all(kind)]).run_for_effect().await);
+    }
+    for kind in [Kind::Build, Kind::Probe, Kind::Root] {
+        forget(&all(kind)).await;
     }
 }
 
-/// Lets systemd forget that a unit failed; without effect if it did not.
+/// Lets systemd forget that a unit failed, or all whose names match a pattern; without effect on one that did not.
 pub async fn forget(unit: &str) {
     // It fails for a unit that is not loaded any more, which is what is wanted.
     drop(systemctl(["reset-failed", "--", unit]).run_for_effect().await);

@@ -106,6 +106,13 @@ fn the_old_binary_rolls_back_although_garbage_is_collected() {
     let agent = "readlink /proc/$(systemctl show --value -p MainPID pullagent.service)/exe";
     assert!(machine.check(agent).starts_with(&other), "the new system's agent runs");
     assert!(machine.check(&format!("readlink -f {guard}/agent")).starts_with(&host.package));
+    let fired = machine.check(
+        "for timer in $(systemctl list-units --all --plain --no-legend 'pullagent-guard-*.timer' | cut -d' ' -f1); do
+         systemctl show --value -p ExecStart ${timer%.timer}.service; done",
+    );
+    let pinned = format!("path={guard}/agent ;");
+    let programs: Vec<&str> = fired.lines().filter(|line| !line.is_empty()).collect();
+    assert!(!programs.is_empty() && programs.iter().all(|program| program.contains(&pinned)), "{fired}");
     host.kill_agent();
     machine.check("rm -rf /nix/var/nix/profiles/system-profiles/*; nix-collect-garbage");
     fires(&host, &guard, deadline);

@@ -71,8 +71,9 @@ pub(super) async fn start(spec: &JobSpec, unit: &UnitSpec) -> Result<(), JobErro
 fn own_properties(spec: &JobSpec) -> Result<[OsString; 3], FileError> {
     let dir = &spec.dir;
     let own = own_program()?;
-    // With all privileges, whatever the unit itself may do; and nothing in it is expanded.
-    let mut record = OsString::from("ExecStopPost=+:");
+    // With all privileges, whatever the unit itself may do; and nothing in it is expanded. The unit does not fail over it:
+    // where nobody waits for the end any more, the directory for it may be gone.
+    let mut record = OsString::from("ExecStopPost=-+:");
     for (n, word) in
         [own.as_os_str(), "record-exit".as_ref(), "--dir".as_ref(), dir.as_os_str()].into_iter().enumerate()
     {

@@ -42,6 +42,20 @@ impl FileError {
     }
 }
 
+impl FileError {
+    /// Tells whether nobody can write there, for as long as the file system stays what it is.
+    pub fn is_unwritable(&self) -> bool {
+        // EIO has no kind of its own.
+        let says_io = |e: &io::Error| e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        match self {
+            FileError::Io { source, .. } => {
+                source.kind() == io::ErrorKind::ReadOnlyFilesystem || says_io(source)
+            }
+            FileError::TooLarge { .. } => false,
+        }
+    }
+}
+
 /// Says who created a file that can be created once only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {

@@ -14,6 +14,8 @@ pub enum Behaviour {
     Unhealthy,
     /// The switch stops half-way.
     Torn,
+    /// So does it, but goes on and gets through if it is run once more.
+    TornOnce,
     /// The switch says no before it changes anything, for good.
     Refusing,
     /// Activating it resets the host, each time.

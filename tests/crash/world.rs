@@ -26,6 +26,8 @@ pub(super) struct Guard {
     pub(super) decision: Option<Decision>,
     pub(super) result: Option<GuardResult>,
     pub(super) job: Option<Job>,
+    /// How often the switch was begun.
+    pub(super) switches: u32,
 }
 
 /// A switch under way: it goes on when the agent dies.
@@ -448,7 +450,9 @@ impl World {
         let w = &mut *self.inner.borrow_mut();
         let now = w.now_ms;
         let guard = w.guards.entry(d.id.as_str().to_owned()).or_default();
-        if guard.job.is_some() {
+        let Stage::Probation { trial, .. } = &d.stage else { return };
+        // Each repetition has a unit of its own.
+        if guard.switches > trial.switch_repeats {
             // Attach to what runs or ran: a second start is refused by the unit's name.
             if forget {
                 w.running = d.toplevel.clone();
@@ -456,12 +460,14 @@ impl World {
             return;
         }
         let (etc_at, runs_at, ends_at) = match behaviour {
-            Behaviour::Torn => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MS),
+            Behaviour::TornOnce if guard.switches > 0 => (NEVER, now + SWITCH_MS, now + SWITCH_MS),
+            Behaviour::Torn | Behaviour::TornOnce => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MS),
             Behaviour::Refusing => (NEVER, NEVER, now + SWITCH_MS),
             Behaviour::Hanging => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MAX_MS),
             _ => (now + SWITCH_MS / 2, now + SWITCH_MS, now + SWITCH_MS),
         };
         guard.job = Some(Job { etc_at, runs_at, ends_at });
+        guard.switches += 1;
         w.activations += 1;
     }
 
@@ -469,9 +475,11 @@ impl World {
         let w = self.inner.borrow();
         let text = "the switch said something".to_owned();
         if w.running == d.toplevel && w.etc == d.toplevel {
-            SwitchEnd::Complete { exit: Some(0) }
+            SwitchEnd::Complete { exit: Some(0), text: String::new() }
         } else if w.running != w.etc {
-            SwitchEnd::Torn { text }
+            // A switch that hangs does not end by itself.
+            let resumable = self.behaviour(&d.desired.tip.revision) != Behaviour::Hanging;
+            SwitchEnd::Torn { text, resumable, class: Class::Target }
         } else {
             SwitchEnd::Unchanged {
                 failure: Failure { class: Class::Target, code: "activation".to_owned(), text },

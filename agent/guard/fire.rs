@@ -13,8 +13,8 @@ use tokio::runtime::Runtime;
 use super::GuardError;
 use super::pinned::arm;
 use super::plan::{
-    GuardPlan, decide_late, has_begun, lock_path, mark_begin, read_decision, read_plan, read_result, too_late,
-    write_result,
+    GuardPlan, decide_late, has_begun, lock_path, mark_begin, read_decision, read_plan, read_result,
+    too_late, write_result,
 };
 use crate::host::files::{FileError, io_error};
 use crate::host::manager::Manager;

@@ -169,6 +169,15 @@ pub fn free_space(path: &Path) -> Result<FreeSpace, FileError> {
     })
 }
 
+/// Tells whether `path` lies in memory, so that nothing there survives a boot (statfs(2), the types of file systems).
+pub fn is_in_memory(path: &Path) -> Result<bool, FileError> {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    let stat =
+        rustix::fs::statfs(path).map_err(|e| io_error("ask for the file system of", path)(e.into()))?;
+    Ok([TMPFS, RAMFS].contains(&i64::from(stat.f_type)))
+}
+
 /// Returns the directory that `path` lies in.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {

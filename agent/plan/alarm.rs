@@ -1,4 +1,5 @@
-//! What a Git server could be hiding: remotes that have not answered for too long, and remotes that contradict each other.
+//! What a Git server could be hiding: remotes that have not answered for too long, and remotes that contradict each other;
+//! and a host that will not remember any of it.
 //! An alarm changes nothing on the host; it is for people.
 
 use crate::model::{Kin, Oid, State};
@@ -12,6 +13,8 @@ pub enum AlarmCode {
     Stale,
     /// Remotes name tips of the main branch of which none is an ancestor of the other.
     SplitView,
+    /// What the agent remembers does not survive a reboot.
+    VolatileState,
 }
 
 impl AlarmCode {
@@ -20,6 +23,7 @@ impl AlarmCode {
         match self {
             AlarmCode::Stale => "stale",
             AlarmCode::SplitView => "split-view",
+            AlarmCode::VolatileState => "volatile-state",
         }
     }
 }
@@ -77,7 +81,17 @@ pub fn is_stale(remote: &str, facts: &Facts, policy: &Policy) -> bool {
 /// Returns every alarm that stands now.
 pub fn alarms(state: &State, facts: &Facts, policy: &Policy) -> Vec<Alarm> {
     let stale = stale(facts, policy).into_iter();
-    stale.chain(split_view(state, facts, policy)).collect()
+    stale.chain(split_view(state, facts, policy)).chain(volatile_state(facts)).collect()
+}
+
+/// Every boot would start anew, with the commit that the booted system was built from: what was revoked, refused and set aside
+/// since is forgotten.
+fn volatile_state(facts: &Facts) -> Option<Alarm> {
+    let text = "the state directory is in memory, and all that was learned is forgotten with a reboot; \
+                keep /var/lib/pullagent on a disk that persists"
+        .to_owned();
+    let volatile = facts.host.as_ref().is_some_and(|host| host.volatile_state);
+    volatile.then_some(Alarm { code: AlarmCode::VolatileState, text })
 }
 
 fn stale(facts: &Facts, policy: &Policy) -> Option<Alarm> {

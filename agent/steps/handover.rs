@@ -150,7 +150,8 @@ mod tests {
         std::fs::create_dir(dir.path().join("a.service.d")).unwrap();
         std::fs::write(dir.path().join("a.service.d/a.service"), "").unwrap();
         assert!(!wanted());
-        std::os::unix::fs::symlink("../a.service", dir.path().join("multi-user.target.wants/a.service")).unwrap();
+        std::os::unix::fs::symlink("../a.service", dir.path().join("multi-user.target.wants/a.service"))
+            .unwrap();
         assert!(wanted());
     }
 

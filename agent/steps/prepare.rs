@@ -7,10 +7,10 @@ use super::switched::without_bus;
 use super::{Built, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::config::{self, Settings};
 use crate::guard::{self, GuardPlan};
-use crate::host::manager::Manager;
-use crate::host::unit_states::{self, UnitState};
 use crate::host::command::{CommandError, Ending};
 use crate::host::files::FileError;
+use crate::host::manager::Manager;
+use crate::host::unit_states::{self, UnitState};
 use crate::host::{self, clock, facts, switch, switch_lock};
 use crate::model::{Class, Deployment, Event, Failure, Happened, StorePath, UNITS};
 use crate::repo::{import, store::Store};
@@ -98,8 +98,10 @@ impl Steps {
             None => Vec::new(),
         };
         let units = units.unwrap_or_default();
-        let plan =
-            self.write_plan(d, &old, &facts.boot_id, units, new.as_ref()).await.map_err(|e| again(d, "guard", &e))?;
+        let plan = self
+            .write_plan(d, &old, &facts.boot_id, units, new.as_ref())
+            .await
+            .map_err(|e| again(d, "guard", &e))?;
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
         Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before })
@@ -123,8 +125,7 @@ impl Steps {
     pub(super) fn configuration_of(&self, toplevel: &StorePath) -> Result<Option<Settings>, Failure> {
         let path = toplevel.join(CONFIG_IN_SYSTEM);
         let failure = |code: &str, text| Failure { class: Class::Target, code: code.to_owned(), text };
-        let lacks =
-            if path.exists() { self.missing_unit(toplevel) } else { Some("no pullagent".to_owned()) };
+        let lacks = if path.exists() { self.missing_unit(toplevel) } else { Some("no pullagent".to_owned()) };
         if let Some(lacks) = lacks.filter(|_| !self.settings.activation.allow_removal) {
             let text = format!(
                 "the new system has {lacks}, so the host could not be updated any more \
@@ -173,7 +174,9 @@ impl Steps {
         match self.nix.damaged(systems).await {
             Ok(None) => Ok(()),
             Ok(Some(text)) => {
-                let text = format!("a system in the Nix store is damaged, 'nix-store --repair-path' mends it: {text}");
+                let text = format!(
+                    "a system in the Nix store is damaged, 'nix-store --repair-path' mends it: {text}"
+                );
                 Err(off(Class::Transient, "damaged", text))
             }
             Err(e) => Err(again(d, "nix", &e)),

@@ -100,7 +100,8 @@ async fn try_boot_shortage(
     }
     let needed = partitions::bytes_needed(&new, need::bootspec(installed)?.as_ref())?;
     let free = partitions.free()?;
-    Ok((free < needed).then(|| lack(partitions.kernels(), free, needed, "for the new system's kernel and initrd")))
+    Ok((free < needed)
+        .then(|| lack(partitions.kernels(), free, needed, "for the new system's kernel and initrd")))
 }
 
 #[cfg(test)]
@@ -126,12 +127,14 @@ mod tests {
         for path in [info, "boot/loader/loader.conf", "new/boot.json"] {
             fs::create_dir_all(below(path).parent().unwrap()).unwrap();
         }
-        let text: Vec<u8> = "systemd-boot 257.1".encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+        let text: Vec<u8> =
+            "systemd-boot 257.1".encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
         fs::write(below(info), [vec![6, 0, 0, 0], text].concat()).unwrap();
         fs::write(below("boot/loader/loader.conf"), b"default nixos-*").unwrap();
         // A hole: it takes no room here.
         fs::File::create(below("kernel")).unwrap().set_len(bytes).unwrap();
-        let spec = serde_json::json!({ "org.nixos.bootspec.v1": { "kernel": below("kernel"), "kernelParams": [] } });
+        let spec =
+            serde_json::json!({ "org.nixos.bootspec.v1": { "kernel": below("kernel"), "kernelParams": [] } });
         fs::write(below("new/boot.json"), spec.to_string()).unwrap();
         let new = below("new");
         (dir, new)

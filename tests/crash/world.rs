@@ -268,6 +268,7 @@ impl World {
                 .find(|oid| system(oid) == w.running)
                 .cloned(),
             leftover_lists: false,
+            volatile_state: false,
             boot_id: format!("boot-{}", w.boots),
             machine_id: None,
             boottime_ms: w.now_ms,

@@ -280,7 +280,9 @@ impl Nix {
         let call = self.classic("nix-store").arg("--verify-path").args(names).time_limit(VERIFY_TIME);
         match call.run().await {
             Ok(_) => Ok(None),
-            Err(CommandError::Failed { end: Ending::Code(1), stderr, .. }) if stderr.contains("was modified") => {
+            Err(CommandError::Failed { end: Ending::Code(1), stderr, .. })
+                if stderr.contains("was modified") =>
+            {
                 Ok(Some(stderr.lines().last().unwrap_or_default().to_owned()))
             }
             Err(e) => Err(messages::store_failure(&e).unwrap_or(NixError::Command(e))),

@@ -175,7 +175,7 @@ pub fn is_in_memory(path: &Path) -> Result<bool, FileError> {
     const RAMFS: i64 = 0x8584_58f6;
     let stat =
         rustix::fs::statfs(path).map_err(|e| io_error("ask for the file system of", path)(e.into()))?;
-    Ok([TMPFS, RAMFS].contains(&i64::from(stat.f_type)))
+    Ok([TMPFS, RAMFS].contains(&stat.f_type))
 }
 
 /// Returns the directory that `path` lies in.

@@ -13,7 +13,7 @@ use crate::model::{Class, Failure, Operation, StorePath};
 
 /// So many files must be free on each file system that is written to: those of a deployment, a journal and an activation are
 /// far fewer.
-const INODES_MIN: u64 = 2048;
+const INODES_MIN: u64 = 512;
 
 /// Why it can't be told whether there is room.
 #[derive(Debug, thiserror::Error)]

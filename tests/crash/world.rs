@@ -12,7 +12,7 @@ use pullagent::model::{
     SwitchEnd, Tip, Verification,
 };
 
-pub use super::script::{Behaviour, Bug, Commit, Cut, Fault};
+pub use super::script::{Behaviour, Bug, Commit, Cut, Fault, oid, system, third_system};
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Guard {
@@ -90,16 +90,6 @@ pub struct World {
     pub announce_early: RefCell<Option<Box<dyn Fn()>>>,
 }
 
-pub fn oid(n: u32) -> Oid {
-    format!("{n:040x}").parse().unwrap()
-}
-
-pub fn system(oid: &Oid) -> StorePath {
-    // A store path's hash has no e, o, t or u.
-    let hash: String = oid.as_str()[8..].replace('e', "z");
-    format!("/nix/store/{hash}-nixos-system-web1").parse().unwrap()
-}
-
 /// Names the actions that can fail, and what they are about.
 fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
     let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
@@ -121,10 +111,6 @@ fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
         Action::Confirm(d) => of("Confirm", d),
         Action::Abandon(d, _) => of("Abandon", d),
     }
-}
-
-pub fn third_system() -> StorePath {
-    "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
 }
 
 fn roll_back(reason: &str, class: Class) -> Decision {

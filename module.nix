@@ -493,6 +493,17 @@ in
               or deploy the accepted commit again (`enforce`).
             '';
           };
+          activationErrors = mkOption {
+            type = types.enum [
+              "rollback"
+              "tolerate"
+            ];
+            default = "rollback";
+            description = ''
+              What to do about a system that runs, but a script of whose activation failed: go back (`rollback`), or say
+              so and let its health decide (`tolerate`).
+            '';
+          };
           allowRemoval = mkOption {
             type = types.bool;
             default = false;

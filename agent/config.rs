@@ -243,12 +243,24 @@ pub struct Activation {
     pub switch_timeout: Span,
     /// What to do about a system that somebody else switched to.
     pub drift: Drift,
+    /// What to do about a system that runs, but a script of whose activation failed.
+    pub activation_errors: ActivationErrors,
     /// Whether a system without pullagent may be deployed, after which the host can't be updated any more.
     pub allow_removal: bool,
     /// Bytes that must be free on the file systems of the Nix store and of the state directory before a switch.
     pub free_bytes_min: u64,
     /// Reserved for reboots.
     pub reboot: serde_json::Value,
+}
+
+/// What to do about a system that runs, but a script of whose activation failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActivationErrors {
+    /// Roll back.
+    Rollback,
+    /// Say so, and let its health decide.
+    Tolerate,
 }
 
 /// What to do about a system that somebody else switched to.
@@ -307,6 +319,7 @@ impl Default for Activation {
             window: Span::secs(300),
             switch_timeout: Span::secs(900),
             drift: Drift::Hold,
+            activation_errors: ActivationErrors::Rollback,
             allow_removal: false,
             free_bytes_min: 64 << 20,
             reboot: serde_json::json!({ "policy": "never", "window": [] }),

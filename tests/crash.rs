@@ -87,6 +87,7 @@ fn policy() -> Policy {
         enforce_drift: false,
         expected_machine_id: None,
         arming_margin_ms: 1_000_000,
+        tolerate_activation_errors: false,
         stale_after_secs: 24 * 3600,
     }
 }
@@ -183,6 +184,7 @@ fn scripts() -> Vec<Script> {
         one("flaky build", Flaky),
         one("unhealthy", Unhealthy),
         one("torn switch", Torn),
+        one("torn switch that gets through", TornOnce),
         one("refusing switch", Refusing),
         one("hanging switch", Hanging),
         one("health phase outlasts the guard", Sluggish),

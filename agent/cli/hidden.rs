@@ -77,6 +77,7 @@ fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
     let parsed = match role.as_str() {
         "--selftest" => GuardArgs::Selftest { dir },
         "--fire" => GuardArgs::Fire { dir },
+        "--shorten" => GuardArgs::Shorten { dir },
         "--wait" => GuardArgs::Wait { dir, until_boottime_ms: args.number("--until")?? },
         _ => return None,
     };
@@ -196,6 +197,7 @@ mod tests {
         let table = [
             ("--selftest /d", GuardArgs::Selftest { dir: dir() }),
             ("--fire /d", GuardArgs::Fire { dir: dir() }),
+            ("--shorten /d", GuardArgs::Shorten { dir: dir() }),
             ("--wait /d --until 90", GuardArgs::Wait { dir: dir(), until_boottime_ms: 90 }),
         ];
         for (line, expected) in table {

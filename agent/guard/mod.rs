@@ -11,7 +11,8 @@
 //! guard/<id>/prepared-*   decision and result of a rollback, ready to be renamed: it takes no room on a full disk
 //! ```
 //! The agent prepares it ([`write_plan`], [`pin`], [`selftest`]) and adds timers ([`arm`]): of systemd where it runs the
-//! host, otherwise processes that wait. One that finds its deadline passed and nothing decided fires. Timers are never
+//! host, otherwise processes that wait. Under systemd the switch adds one of its own when it ends, whatever has become of the
+//! agent. One that finds its deadline passed and nothing decided fires. Timers are never
 //! taken back: firing when there is nothing to do does nothing. Every rollback is carried out by the pinned binary, also one that the agent
 //! decided ([`decide`], then [`fire_now`]).
 //!
@@ -35,8 +36,8 @@ use crate::host::nix::NixError;
 use crate::host::systemd::SystemdError;
 use crate::model::{DeploymentId, StorePath};
 
-pub use fire::{Fired, fire};
-pub use pinned::{arm, fire_now, pin, selftest};
+pub use fire::{Fired, REBOOT_MAX, fire};
+pub use pinned::{after_switch, arm, await_timers, fire_now, pin, selftest};
 pub use plan::{GuardPlan, SCHEMA, decide, facts, read_decision, read_plan, read_result, sweep, write_plan};
 
 /// Says why the guard cannot be relied on, or could not do its work.
@@ -115,6 +116,11 @@ pub enum GuardArgs {
         /// The guard's directory.
         dir: PathBuf,
     },
+    /// The switch ended: add the timer that bounds the trial, in case that nobody is left to do it.
+    Shorten {
+        /// The guard's directory.
+        dir: PathBuf,
+    },
 }
 
 impl GuardArgs {
@@ -124,6 +130,7 @@ impl GuardArgs {
         match self {
             GuardArgs::Selftest { dir } => role("--selftest", dir),
             GuardArgs::Fire { dir } => role("--fire", dir),
+            GuardArgs::Shorten { dir } => role("--shorten", dir),
             GuardArgs::Wait { dir, until_boottime_ms } => {
                 let mut argv = role("--wait", dir);
                 argv.extend(["--until".into(), until_boottime_ms.to_string().into()]);
@@ -139,6 +146,7 @@ pub fn main(args: &GuardArgs) -> ExitCode {
         GuardArgs::Selftest { dir } => pinned::test_here(dir),
         GuardArgs::Wait { dir, until_boottime_ms } => fire::wait_and_fire(dir, *until_boottime_ms),
         GuardArgs::Fire { dir } => fire::fire_here(dir),
+        GuardArgs::Shorten { dir } => fire::shorten_here(dir),
     };
     match played {
         Ok(()) => ExitCode::SUCCESS,

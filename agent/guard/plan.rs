@@ -58,6 +58,13 @@ pub struct GuardPlan {
     /// The units that were failing before: they can't speak against the new system.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failing_units: Vec<String>,
+    /// How long the new system may be on trial after the switch, in milliseconds, if its agent never says a word; `None`: until
+    /// the long timer fires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial_limit_ms: Option<u64>,
+    /// Whether the host may be rebooted where the old system cannot be switched back to. What boots is the permanent system.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_reboot: bool,
 }
 
 impl GuardPlan {
@@ -115,7 +122,7 @@ fn prepared(path: &Path) -> PathBuf {
     path.with_file_name(format!("{PREPARED}{name}"))
 }
 
-fn too_late() -> Decision {
+pub(super) fn too_late() -> Decision {
     let reason = "nobody confirmed the new system in time".to_owned();
     Decision::RollBack { reason, by: Arbiter::Guard, class: Class::Target }
 }
@@ -295,6 +302,8 @@ mod tests {
             agent_version: "0.1.0".into(),
             baseline_units: Vec::new(),
             failing_units: Vec::new(),
+            trial_limit_ms: None,
+            may_reboot: false,
         }
     }
 
@@ -306,6 +315,9 @@ mod tests {
         let with_units = GuardPlan { baseline_units: vec!["a.service".into()], ..plan("b1") };
         let units = r#""agentVersion":"0.1.0","baselineUnits":["a.service"]}"#;
         assert!(serde_json::to_string(&with_units).unwrap().ends_with(units));
+        let more = GuardPlan { trial_limit_ms: Some(9), may_reboot: true, ..plan("b1") };
+        let added = r#""agentVersion":"0.1.0","trialLimitMs":9,"mayReboot":true}"#;
+        assert!(serde_json::to_string(&more).unwrap().ends_with(added));
         let decisions = [
             (Decision::Confirm, r#"{"decision":"confirm"}"#),
             (

@@ -98,6 +98,8 @@ pub fn observe_knowing(paths: &HostPaths, known: &[StorePath]) -> Result<HostFac
         generation: generation(&paths.profile())?,
         boot_default: profile.clone(),
         running_revision: running.as_ref().map(revision).transpose()?.flatten(),
+        // Where the agent keeps its state is not known here.
+        volatile_state: false,
         leftover_lists: any_list(&paths.leftover_lists())?,
         boot_id: boot_id(&paths.boot_id())?,
         machine_id: line(&paths.machine_id())?,

@@ -16,6 +16,7 @@ pub mod manager;
 pub mod nix;
 pub mod service;
 pub mod switch;
+pub mod switch_lock;
 pub mod systemd;
 pub mod text;
 pub mod unit_states;

@@ -189,6 +189,34 @@ async fn show(unit: &str, properties: &[&str]) -> Result<Vec<String>, SystemdErr
     Ok(properties.iter().map(|name| value(name).unwrap_or_default()).collect())
 }
 
+/// How a host is rebooted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Everything is stopped first.
+    Orderly,
+    /// At once: disks are synced and nothing is waited for.
+    AtOnce,
+}
+
+/// Asks for a reboot.
+pub async fn reboot(urgency: Urgency) -> Result<(), CommandError> {
+    let forced: &[&str] = match urgency {
+        Urgency::Orderly => &[],
+        Urgency::AtOnce => &["--force", "--force"],
+    };
+    // An operator's inhibitor (systemd-inhibit(1)) would leave the host on a system that nobody wants.
+    let words = ["reboot", "--check-inhibitors=no", "--no-wall"].iter().chain(forced).copied();
+    systemctl(words).run_for_effect().await
+}
+
+/// Checks that systemd can be reached over the message bus, as `switch-to-configuration` needs it.
+pub async fn check_bus() -> Result<(), CommandError> {
+    const MANAGER: [&str; 3] =
+        ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
+    let command = Command::new("busctl").args(["--system", "--timeout=15s", "get-property"]);
+    command.args(MANAGER).arg("Version").time_limit(ASK_TIME).run_for_effect().await
+}
+
 /// Asks for a unit to be stopped and does not wait for it.
 pub async fn stop(unit: &str) -> Result<(), SystemdError> {
     let asked = systemctl(["stop", "--no-block", "--", unit]).run_for_effect().await;

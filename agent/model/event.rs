@@ -197,6 +197,11 @@ pub enum Event {
         /// What the host says afterwards.
         ended: SwitchEnd,
     },
+    /// A switch that stopped half-way is run once more: it goes on where it stopped.
+    SwitchRepeated {
+        /// Which deployment.
+        id: DeploymentId,
+    },
     /// The shorter timer runs; the health phase began.
     SoakStarted {
         /// Which deployment.
@@ -333,6 +338,9 @@ pub enum SwitchEnd {
     Complete {
         /// The exit code of `switch-to-configuration test`, where it is known.
         exit: Option<i32>,
+        /// What the switch said, if that was not 0.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        text: String,
     },
     /// The host runs the old system, and nothing is left over.
     Unchanged {
@@ -343,6 +351,12 @@ pub enum SwitchEnd {
     Torn {
         /// What the switch said.
         text: String,
+        /// Whether it ended by itself, so that it may go on where it stopped if it is run once more.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        resumable: bool,
+        /// Whether the target is to blame. Versions that did not write it blamed the target.
+        #[serde(default, skip_serializing_if = "Class::is_target")]
+        class: Class,
     },
 }
 
@@ -462,7 +476,8 @@ pub enum Command {
 pub struct Failure {
     /// What the plan does about it.
     pub class: Class,
-    /// A stable word: `eval`, `build`, `health`, `activation`, `network`, `space`, `timeout`, `reset`, …
+    /// A stable word: `eval`, `build`, `health`, `activation`, `network`, `space`, `timeout`, `reset`,
+    /// `needs-reboot`, `locked`, `dbus`, …
     pub code: String,
     /// What happened, for people.
     pub text: String,

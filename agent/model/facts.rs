@@ -32,6 +32,9 @@ pub struct HostFacts {
     pub running_revision: Option<Oid>,
     /// Whether `/run/nixos/{start,restart,reload}-list` show an interrupted switch.
     pub leftover_lists: bool,
+    /// Whether all that the agent remembers is gone with the next boot: its state directory is in memory.
+    #[serde(default)]
+    pub volatile_state: bool,
     /// `/proc/sys/kernel/random/boot_id`: changes with every boot.
     pub boot_id: String,
     /// `/etc/machine-id`.

@@ -19,6 +19,9 @@ pub const REFUSALS_IN_HISTORY_MAX: usize = 32;
 /// So many rollbacks within a day suspend the host.
 pub const ROLLBACKS_MAX: usize = 3;
 
+/// How often a switch that stopped half-way is run once more.
+pub const SWITCH_REPEATS_MAX: u32 = 1;
+
 /// Everything that survives a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -162,6 +165,13 @@ pub struct Trial {
     pub deadline_boottime_ms: u64,
     /// Hard checks that were red before the switch.
     pub red_before: Vec<String>,
+    /// How often the switch was run once more after it had stopped half-way; at most [`SWITCH_REPEATS_MAX`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub switch_repeats: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// How far a probation got.

@@ -2,10 +2,11 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::event::{Class, Event, Failure, Quarantined, Refusal};
+use super::event::{Class, Event, Failure, Quarantined, Refusal, SwitchEnd};
 use super::state::{
     Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSALS_IN_HISTORY_MAX,
-    REFUSED_MAX, ROLLBACKS_MAX, Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    REFUSED_MAX, ROLLBACKS_MAX, Resets, SWITCH_REPEATS_MAX, Setback, Settled, Stage, State, Step, TestLine,
+    TestProgress, Trial,
 };
 use super::{
     AdoptedTrust, Decision, DeploymentId, Desired, Oid, Operation, REVOKED_BYTES_MAX, Tip, Vouched, Why,
@@ -41,6 +42,7 @@ impl State {
             Event::Prepared { id, .. }
             | Event::Armed { id }
             | Event::Switched { id, .. }
+            | Event::SwitchRepeated { id }
             | Event::SoakStarted { id, .. }
             | Event::Decided { id, .. } => self.apply_step(id, event),
             Event::Confirmed { id, .. }
@@ -137,6 +139,7 @@ impl State {
                         boot_id: boot_id.clone(),
                         deadline_boottime_ms: *deadline_boottime_ms,
                         red_before: red_before.clone(),
+                        switch_repeats: 0,
                     },
                     step: Step::Prepared,
                 }
@@ -146,6 +149,12 @@ impl State {
                 let step = match (step, event) {
                     (Step::Prepared, Event::Armed { .. }) => Step::Armed,
                     (Step::Armed, Event::Switched { ended, .. }) => Step::Activated { ended: ended.clone() },
+                    (Step::Activated { ended: SwitchEnd::Torn { .. } }, Event::SwitchRepeated { .. })
+                        if trial.switch_repeats < SWITCH_REPEATS_MAX =>
+                    {
+                        trial.switch_repeats += 1;
+                        Step::Armed
+                    }
                     (Step::Activated { .. }, Event::SoakStarted { deadline_boottime_ms, .. }) => {
                         trial.deadline_boottime_ms = *deadline_boottime_ms;
                         Step::Soaking
@@ -490,6 +499,7 @@ impl Event {
             Event::Prepared { .. } => "prepared",
             Event::Armed { .. } => "armed",
             Event::Switched { .. } => "switched",
+            Event::SwitchRepeated { .. } => "switch-repeated",
             Event::SoakStarted { .. } => "soak-started",
             Event::Decided { .. } => "decided",
             Event::Confirmed { .. } => "confirmed",

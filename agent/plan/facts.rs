@@ -190,6 +190,7 @@ impl Facts {
             Event::Prepared { .. }
             | Event::Armed { .. }
             | Event::Switched { .. }
+            | Event::SwitchRepeated { .. }
             | Event::SoakStarted { .. }
             | Event::Decided { .. } => {
                 let Some(d) = deployment else { return };

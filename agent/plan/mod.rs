@@ -54,6 +54,8 @@ pub struct Policy {
     pub expected_machine_id: Option<String>,
     /// Milliseconds that a guard must have left for a switch to begin.
     pub arming_margin_ms: u64,
+    /// Whether a system stays on trial although a script of its activation failed.
+    pub tolerate_activation_errors: bool,
     /// After how many seconds without an answer a remote is stale.
     pub stale_after_secs: u64,
 }

@@ -6,7 +6,11 @@ use crate::model::{
 };
 
 use super::{Facts, Policy, RESETS_MAX, suspended};
-use crate::model::StorePath;
+use crate::model::{SWITCH_REPEATS_MAX, StorePath};
+
+/// `switch-to-configuration` says this when a script of the activation failed and all else was done (nixpkgs:
+/// switch-to-configuration-ng/src/main.rs).
+const ACTIVATION_FAILED: i32 = 2;
 
 /// Decides the next step of `d`.
 pub(super) fn next(
@@ -127,18 +131,56 @@ fn go_on(
             }
         }
         Step::Armed => Action::Switch(d.clone()),
-        Step::Activated { ended: SwitchEnd::Complete { .. } } => Action::Shorten(d.clone()),
-        Step::Activated { ended: SwitchEnd::Unchanged { failure } } => {
-            Action::Abandon(d.clone(), failure.clone())
-        }
-        Step::Activated { ended: SwitchEnd::Torn { text } } => {
-            let reason = format!("the switch stopped half-way: {text}");
-            Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target })
-        }
+        Step::Activated { ended } => after_switch(d, trial, ended, host, policy),
         Step::Soaking => Action::CheckHealth(d.clone()),
         Step::Confirming => Action::Confirm(d.clone()),
         Step::RollingBack { .. } => Action::RollBack(d.clone()),
     }
+}
+
+/// What the switch came to decides what is next. A switch that stopped half-way has left lists of what it had still to
+/// do, and one that is run once more works them off.
+fn after_switch(
+    d: &Deployment,
+    trial: &Trial,
+    ended: &SwitchEnd,
+    host: &HostFacts,
+    policy: &Policy,
+) -> Action {
+    let roll_back =
+        |reason, class| Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent, class });
+    match ended {
+        SwitchEnd::Complete { exit: Some(ACTIVATION_FAILED), text } if !policy.tolerate_activation_errors => {
+            let reason = format!(
+                "a script of the activation failed (activation.activationErrors = \"tolerate\" would permit it): {text}"
+            );
+            roll_back(reason, Class::Target)
+        }
+        SwitchEnd::Complete { .. } => Action::Shorten(d.clone()),
+        SwitchEnd::Unchanged { .. } if runs_third(d, trial, host) => {
+            Action::Decide(d.clone(), Decision::Superseded)
+        }
+        SwitchEnd::Unchanged { failure } => Action::Abandon(d.clone(), failure.clone()),
+        SwitchEnd::Torn { resumable: true, .. } if may_repeat(trial, host, policy) => {
+            Action::Record(Event::SwitchRepeated { id: d.id.clone() })
+        }
+        SwitchEnd::Torn { text, class, .. } => {
+            let again = if trial.switch_repeats > 0 { ", also when it was run once more" } else { "" };
+            roll_back(format!("the switch stopped half-way{again}: {text}"), *class)
+        }
+    }
+}
+
+/// Another run has to come to its end before the guard's deadline.
+fn may_repeat(trial: &Trial, host: &HostFacts, policy: &Policy) -> bool {
+    let left = trial.deadline_boottime_ms.saturating_sub(host.boottime_ms);
+    trial.switch_repeats < SWITCH_REPEATS_MAX && left >= policy.arming_margin_ms
+}
+
+/// Tells whether the host runs, completely, a system that is neither of the two: somebody else switched.
+fn runs_third(d: &Deployment, trial: &Trial, host: &HostFacts) -> bool {
+    let third = |r: &StorePath| *r != d.toplevel && *r != trial.old;
+    !host.is_torn() && host.running.as_ref().is_some_and(third)
 }
 
 /// A decision that is forced on us: by another switch, or by a newer version's record.
@@ -154,11 +196,7 @@ fn forced_decision(
         return Some(Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target });
     }
     let switched = matches!(step, Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking);
-    let third = |r: &StorePath| *r != d.toplevel && *r != trial.old;
-    if switched && !host.is_torn() && host.running.as_ref().is_some_and(third) {
-        return Some(Decision::Superseded);
-    }
-    None
+    (switched && runs_third(d, trial, host)).then_some(Decision::Superseded)
 }
 
 fn transient(code: &str, text: String) -> Failure {

@@ -67,6 +67,9 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
         }
         Event::Armed { .. } => (Info, format!("the guard watches; switching to {}", revision())),
         Event::Switched { ended, .. } => switched(revision(), ended),
+        Event::SwitchRepeated { .. } => {
+            (Warning, format!("the switch to {} is run once more, to go on where it stopped", revision()))
+        }
         Event::SoakStarted { .. } => {
             (Info, format!("{} runs on probation; its health is being checked", revision()))
         }
@@ -142,18 +145,19 @@ fn may_pass(met: Option<&Deployment>) -> bool {
 
 fn switched(revision: &str, ended: &SwitchEnd) -> (Weight, String) {
     match ended {
-        SwitchEnd::Complete { exit: Some(0) } => (Weight::Info, format!("switched to {revision}")),
-        SwitchEnd::Complete { exit } => {
+        SwitchEnd::Complete { exit: Some(0), .. } => (Weight::Info, format!("switched to {revision}")),
+        SwitchEnd::Complete { exit, text } => {
             let exit = exit.map_or("unknown".to_owned(), |e| e.to_string());
+            let said = if text.is_empty() { String::new() } else { format!(": {text}") };
             (
                 Weight::Warning,
-                format!("switched to {revision}, although the switch ended with exit code {exit}"),
+                format!("switched to {revision}, although the switch ended with exit code {exit}{said}"),
             )
         }
         SwitchEnd::Unchanged { failure } => {
             (Weight::Warning, format!("{revision} was not switched to: {}", failure.text))
         }
-        SwitchEnd::Torn { text } => {
+        SwitchEnd::Torn { text, .. } => {
             (Weight::Warning, format!("the switch to {revision} stopped half-way: {text}"))
         }
     }

@@ -20,7 +20,9 @@ mod prepare;
 mod probe;
 mod reach;
 mod relate;
+mod room;
 mod settle;
+mod switched;
 mod verify;
 
 use std::cell::RefCell;

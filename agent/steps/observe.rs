@@ -2,7 +2,8 @@
 
 use super::Steps;
 use crate::guard;
-use crate::host::{self, clock, facts};
+use crate::host::manager::Manager;
+use crate::host::{self, clock, facts, files};
 use crate::model::{DeploymentId, GuardFacts, Happened, Sighting};
 
 impl Steps {
@@ -19,7 +20,10 @@ impl Steps {
             let plan = guard::read_plan(&dir).map_err(|e| host::chain(&e))?;
             known = vec![plan.old, plan.new];
         }
-        let host = facts::observe_knowing(&self.host, &known).map_err(|e| host::chain(&e))?;
+        let mut host = facts::observe_knowing(&self.host, &known).map_err(|e| host::chain(&e))?;
+        // A directory that plays a host may lie anywhere.
+        host.volatile_state = self.manager == Manager::Systemd
+            && files::is_in_memory(&self.state_directory).map_err(|e| host::chain(&e))?;
         let introduction = host.running_revision.clone().or_else(|| self.settings.trust.introduction.clone());
         let trust = host.running.as_ref().and_then(|running| self.trust_settings_now(running));
         Ok(Sighting::Host { now: clock::unix_secs(), host: Box::new(host), guard, introduction, trust })

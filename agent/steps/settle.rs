@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{BOOT_MAX, GUARD_MARGIN, Steps, failed_step, millis};
-use crate::guard::{self, Fired};
+use crate::guard::{self, Fired, GuardError};
 use crate::host::{self, clock, facts, switch};
 use crate::model::{
     Arbiter, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation, Stage, Step,
@@ -51,11 +51,14 @@ impl Steps {
     /// Has the guard's pinned binary roll back, and sees it end.
     pub(super) async fn roll_back(&self, d: &Deployment) -> Happened {
         let (id, at) = (d.id.clone(), clock::unix_secs());
-        let fired = guard::fire_now(&self.guard_dir(&d.id), self.manager, self.roll_back_max()).await;
+        let fired = self.fire(d).await;
         let how = |how: &str| Event::RolledBack { id: id.clone(), how: how.to_owned(), at };
         let event = match fired {
             Ok(Fired::Ended(GuardResult::RolledBack)) => how("the guard switched back"),
-            Ok(Fired::Ended(GuardResult::NothingToDo)) => how("the old system ran already"),
+            Ok(Fired::Ended(GuardResult::NothingToDo)) => how(match self.is_another_boot(d) {
+                true => "a reboot brought the old system back",
+                false => "the old system ran already",
+            }),
             Ok(Fired::Ended(GuardResult::Superseded) | Fired::Stands(Decision::Superseded)) => {
                 let running = facts::observe(&self.host).ok().and_then(|f| f.running);
                 Event::Superseded { id: id.clone(), running, at }
@@ -72,12 +75,43 @@ impl Steps {
         Happened::Event(event)
     }
 
+    /// Where no process of ours gets through, the guard's timers still may, and until they had their turn nothing has failed.
+    async fn fire(&self, d: &Deployment) -> Result<Fired, GuardError> {
+        let dir = self.guard_dir(&d.id);
+        let error = match guard::fire_now(&dir, self.manager, self.roll_back_max()).await {
+            Err(error) => error,
+            fired => return fired,
+        };
+        let Stage::Probation { trial, .. } = &d.stage else { return Err(error) };
+        if self.is_another_boot(d) || trial.deadline_boottime_ms <= clock::boottime_ms() {
+            return Err(error);
+        }
+        tracing::warn!(
+            deployment = d.id.as_str(),
+            "the rollback is left to the guard's timer: {}",
+            host::chain(&error)
+        );
+        let until = trial.deadline_boottime_ms.saturating_add(millis(self.roll_back_max()));
+        guard::await_timers(&dir, until).await?.ok_or(error)
+    }
+
+    fn is_another_boot(&self, d: &Deployment) -> bool {
+        let Stage::Probation { trial, .. } = &d.stage else { return false };
+        facts::observe(&self.host).is_ok_and(|facts| facts.boot_id != trial.boot_id)
+    }
+
     /// Calls off what did not change the host, or what a reset undid, and disarms its guard.
     pub(super) async fn abandon(&self, d: &Deployment, failure: Failure) -> Happened {
         let dir = self.guard_dir(&d.id);
         if dir.join("plan.json").exists() {
-            let decision =
-                Decision::RollBack { reason: failure.text.clone(), by: Arbiter::Agent, class: Class::Target };
+            let decision = match failure.code.as_str() {
+                // Somebody else is at work, and what they do is not to be undone.
+                "locked" => Decision::Superseded,
+                _ => {
+                    let reason = failure.text.clone();
+                    Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target }
+                }
+            };
             if let Err(error) = guard::decide(&dir, &decision) {
                 return failed_step(d, "guard", &error);
             }
@@ -112,8 +146,9 @@ impl Steps {
     }
 
     pub(super) fn roll_back_max(&self) -> Duration {
-        // The guard tries twice, and may have to wait for a switch to end.
+        // The guard tries twice, may have to wait for another switch each time, and reboots where that is allowed.
         let once = millis(self.settings.activation.switch_timeout.0);
-        Duration::from_millis(3 * once) + GUARD_MARGIN
+        let reboot = if self.may_reboot() { guard::REBOOT_MAX } else { Duration::ZERO };
+        Duration::from_millis(5 * once) + GUARD_MARGIN + reboot
     }
 }

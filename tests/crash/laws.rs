@@ -1,6 +1,8 @@
 //! How the world in memory moves by itself: time, switches under way, the guard's own work, and what must always hold.
 
-use pullagent::model::{Arbiter, Class, Decision, Deployment, GuardResult, Oid, ROLLBACKS_MAX};
+use pullagent::model::{
+    Arbiter, Class, Decision, Deployment, GuardResult, Oid, ROLLBACKS_MAX, SWITCH_REPEATS_MAX,
+};
 
 use super::world::{Behaviour, Bug, Cut, GUARD_LONG_MS, Guard, Inner, Job, NEVER, World, third_system};
 
@@ -183,6 +185,9 @@ impl Inner {
             let (Some(old), Some(new)) = (&guard.old, &guard.new) else { continue };
             if old == new || guard.decision == Some(Decision::Superseded) {
                 continue;
+            }
+            if guard.switches > 1 + SWITCH_REPEATS_MAX {
+                wrong.push(format!("{id}: switched to {} times", guard.switches));
             }
             let confirmed = guard.decision == Some(Decision::Confirm);
             let by_operator = self.profile == third_system();

@@ -1,6 +1,6 @@
-//! What a run is made of: commits and how they behave, cuts, faults, planted bugs.
+//! What a run is made of: commits and how they behave, the systems they build, cuts, faults, planted bugs.
 
-use pullagent::model::Oid;
+use pullagent::model::{Oid, StorePath};
 
 /// How a commit behaves once it is pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Behaviour {
     Unhealthy,
     /// The switch stops half-way.
     Torn,
+    /// So does it, but goes on and gets through if it is run once more.
+    TornOnce,
     /// The switch says no before it changes anything, for good.
     Refusing,
     /// Activating it resets the host, each time.
@@ -83,4 +85,18 @@ pub enum Bug {
     OldKeysBack,
     /// A rollback forgets when it happened, so that nothing waits after it.
     TimeOfRollbackLost,
+}
+
+pub fn oid(n: u32) -> Oid {
+    format!("{n:040x}").parse().unwrap()
+}
+
+pub fn system(oid: &Oid) -> StorePath {
+    // A store path's hash has no e, o, t or u.
+    let hash: String = oid.as_str()[8..].replace('e', "z");
+    format!("/nix/store/{hash}-nixos-system-web1").parse().unwrap()
+}
+
+pub fn third_system() -> StorePath {
+    "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
 }

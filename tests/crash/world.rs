@@ -12,7 +12,7 @@ use pullagent::model::{
     SwitchEnd, Tip, Verification,
 };
 
-pub use super::script::{Behaviour, Bug, Commit, Cut, Fault};
+pub use super::script::{Behaviour, Bug, Commit, Cut, Fault, oid, system, third_system};
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Guard {
@@ -26,6 +26,8 @@ pub(super) struct Guard {
     pub(super) decision: Option<Decision>,
     pub(super) result: Option<GuardResult>,
     pub(super) job: Option<Job>,
+    /// How often the switch was begun.
+    pub(super) switches: u32,
 }
 
 /// A switch under way: it goes on when the agent dies.
@@ -88,16 +90,6 @@ pub struct World {
     pub announce_early: RefCell<Option<Box<dyn Fn()>>>,
 }
 
-pub fn oid(n: u32) -> Oid {
-    format!("{n:040x}").parse().unwrap()
-}
-
-pub fn system(oid: &Oid) -> StorePath {
-    // A store path's hash has no e, o, t or u.
-    let hash: String = oid.as_str()[8..].replace('e', "z");
-    format!("/nix/store/{hash}-nixos-system-web1").parse().unwrap()
-}
-
 /// Names the actions that can fail, and what they are about.
 fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
     let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
@@ -119,10 +111,6 @@ fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
         Action::Confirm(d) => of("Confirm", d),
         Action::Abandon(d, _) => of("Abandon", d),
     }
-}
-
-pub fn third_system() -> StorePath {
-    "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
 }
 
 fn roll_back(reason: &str, class: Class) -> Decision {
@@ -266,6 +254,7 @@ impl World {
                 .find(|oid| system(oid) == w.running)
                 .cloned(),
             leftover_lists: false,
+            volatile_state: false,
             boot_id: format!("boot-{}", w.boots),
             machine_id: None,
             boottime_ms: w.now_ms,
@@ -450,7 +439,9 @@ impl World {
         let w = &mut *self.inner.borrow_mut();
         let now = w.now_ms;
         let guard = w.guards.entry(d.id.as_str().to_owned()).or_default();
-        if guard.job.is_some() {
+        let Stage::Probation { trial, .. } = &d.stage else { return };
+        // Each repetition has a unit of its own.
+        if guard.switches > trial.switch_repeats {
             // Attach to what runs or ran: a second start is refused by the unit's name.
             if forget {
                 w.running = d.toplevel.clone();
@@ -458,12 +449,14 @@ impl World {
             return;
         }
         let (etc_at, runs_at, ends_at) = match behaviour {
-            Behaviour::Torn => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MS),
+            Behaviour::TornOnce if guard.switches > 0 => (NEVER, now + SWITCH_MS, now + SWITCH_MS),
+            Behaviour::Torn | Behaviour::TornOnce => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MS),
             Behaviour::Refusing => (NEVER, NEVER, now + SWITCH_MS),
             Behaviour::Hanging => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MAX_MS),
             _ => (now + SWITCH_MS / 2, now + SWITCH_MS, now + SWITCH_MS),
         };
         guard.job = Some(Job { etc_at, runs_at, ends_at });
+        guard.switches += 1;
         w.activations += 1;
     }
 
@@ -471,9 +464,11 @@ impl World {
         let w = self.inner.borrow();
         let text = "the switch said something".to_owned();
         if w.running == d.toplevel && w.etc == d.toplevel {
-            SwitchEnd::Complete { exit: Some(0) }
+            SwitchEnd::Complete { exit: Some(0), text: String::new() }
         } else if w.running != w.etc {
-            SwitchEnd::Torn { text }
+            // A switch that hangs does not end by itself.
+            let resumable = self.behaviour(&d.desired.tip.revision) != Behaviour::Hanging;
+            SwitchEnd::Torn { text, resumable, class: Class::Target }
         } else {
             SwitchEnd::Unchanged {
                 failure: Failure { class: Class::Target, code: "activation".to_owned(), text },

@@ -13,3 +13,5 @@ mod health;
 mod host;
 mod line;
 mod reach;
+mod rescue;
+mod switch;

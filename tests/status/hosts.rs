@@ -143,6 +143,7 @@ pub fn on_probation(step: Step, operation: Operation) -> Snapshot {
         boot_id: "b".to_owned(),
         deadline_boottime_ms: 1_082_000,
         red_before: vec![],
+        switch_repeats: 0,
     };
     s.state.deployment = Some(Deployment {
         id: DeploymentId::new(12, &new_rev()),

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::command::{self, Command, CommandError, Limits, Output};
+use super::command::{self, Command, CommandError, Ending, Limits, Output};
 use super::files;
 use super::manager::Manager;
 use super::text::printable;
@@ -18,6 +18,8 @@ use crate::model::{Oid, StorePath};
 
 /// Time limit of calls that only ask or register something.
 const SHORT_TIME: Duration = Duration::from_secs(120);
+/// How long reading two toplevels may take; their files are few and small.
+const VERIFY_TIME: Duration = SHORT_TIME;
 /// Time limit of copying a source tree to the store.
 const ADD_TIME: Duration = Duration::from_secs(15 * 60);
 /// How much of Nix's messages is looked at, from the end.
@@ -269,6 +271,21 @@ impl Nix {
             "" => Ok(true),
             invalid if invalid == path.as_str() => Ok(false),
             _ => Err(not_understood("nix-store --check-validity", &output)),
+        }
+    }
+
+    /// Asks Nix whether what `paths`, which must be valid, hold is what they held when they were made; says what is not.
+    pub async fn damaged(&self, paths: &[&StorePath]) -> Result<Option<String>, NixError> {
+        let names = paths.iter().map(|path| path.as_str());
+        let call = self.classic("nix-store").arg("--verify-path").args(names).time_limit(VERIFY_TIME);
+        match call.run().await {
+            Ok(_) => Ok(None),
+            Err(CommandError::Failed { end: Ending::Code(1), stderr, .. })
+                if stderr.contains("was modified") =>
+            {
+                Ok(Some(stderr.lines().last().unwrap_or_default().to_owned()))
+            }
+            Err(e) => Err(messages::store_failure(&e).unwrap_or(NixError::Command(e))),
         }
     }
 

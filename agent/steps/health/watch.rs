@@ -180,7 +180,13 @@ mod tests {
             serde_json::from_value(serde_json::json!({ "http": "http://127.0.0.1/" })).unwrap();
         let red_before = red_before.iter().map(|&name| name.to_owned()).collect();
         let path = "/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-old".parse().unwrap();
-        let trial = Trial { old: path, boot_id: String::new(), deadline_boottime_ms: 0, red_before };
+        let trial = Trial {
+            old: path,
+            boot_id: String::new(),
+            deadline_boottime_ms: 0,
+            red_before,
+            switch_repeats: 0,
+        };
         let mut watches = vec![
             Watch::new("web", Terms::of(&check), &trial),
             Watch::new(UPDATABLE, super::super::UPDATABLE_TERMS, &trial),

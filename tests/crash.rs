@@ -8,7 +8,9 @@
 #![allow(clippy::disallowed_methods, reason = "a test starts programs and looks at the clock")]
 
 mod crash {
+    mod asks;
     mod laws;
+    pub mod orders;
     mod script;
     mod trust;
     pub mod world;
@@ -21,9 +23,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crash::orders::{accept, answer, resume};
 use crash::world::{Behaviour, Bug, Commit, Cut, Fault, World, oid, system, third_system};
 use pullagent::journal::Journal;
-use pullagent::model::{Command, Oid, Sighting, StorePath, TestProgress};
+use pullagent::model::{Oid, Sighting, StorePath, TestProgress};
 use pullagent::plan::{self, Policy};
 use pullagent::reconcile::{self, Inbound};
 use pullagent::report::Snapshot;
@@ -35,8 +38,19 @@ const POLLS_MAX: u32 = 200;
 const PAIRS_QUICK: u32 = 400;
 const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
 /// What can fail without an event of its own.
-const FALLIBLE: [&str; 10] =
-    ["Verify", "Build", "Prepare", "Arm", "Switch", "Shorten", "CheckHealth", "Decide", "Confirm", "Abandon"];
+const FALLIBLE: [&str; 11] = [
+    "Verify",
+    "Build",
+    "Prepare",
+    "Arm",
+    "Switch",
+    "Shorten",
+    "CheckHealth",
+    "AwaitAnswer",
+    "Decide",
+    "Confirm",
+    "Abandon",
+];
 /// How often a short fault strikes: it is over before any guard's deadline.
 const STRIKES_FEW: u32 = 3;
 /// How often a long fault strikes: hours go by.
@@ -190,6 +204,10 @@ fn scripts() -> Vec<Script> {
         one("operator switches", OperatorSwitches),
         one("offline for a while", Offline),
         one("cut off", CutOff),
+        one("confirmed by hand", Confirmed),
+        one("rejected by hand", Rejected),
+        one("nobody answers", Unanswered),
+        one("rejected unasked", RejectedUnasked),
         test_branch("test branch", Good),
         test_branch("unhealthy test branch", Unhealthy),
         test_branch("test branch is cut off", CutOff),
@@ -282,6 +300,11 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
                 complain("it does not come to rest".to_owned());
                 break None;
             }
+            let spoken = std::mem::take(&mut world.inner.borrow_mut().spoken);
+            if let Some(word) = spoken {
+                send.try_send(answer(word)).unwrap();
+                continue;
+            }
             let quiet = std::mem::take(&mut world.inner.borrow_mut().quiet);
             let suspension = shown.borrow().state.suspension.clone();
             if quiet && suspension.is_some_and(|s| s.by == plan::BREAKER) {
@@ -310,16 +333,6 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
         complain("something was announced that the journal does not hold".to_owned());
     }
     over
-}
-
-fn accept(revision: &Oid) -> Inbound {
-    let command = Command::Accept { revision: revision.clone(), by: "root".to_owned() };
-    Inbound::Asked { command, at: 1_900_000_000, reply: tokio::sync::oneshot::channel().0 }
-}
-
-fn resume() -> Inbound {
-    let command = Command::Resume { by: "alice".to_owned() };
-    Inbound::Asked { command, at: 1_900_000_000, reply: tokio::sync::oneshot::channel().0 }
 }
 
 /// Leaves half a record behind, as a power cut in mid-write does.
@@ -424,6 +437,9 @@ fn undisturbed_runs_end_as_they_should() {
             | "resets the host"
             | "health phase outlasts the guard"
             | "operator switches"
+            | "rejected by hand"
+            | "nobody answers"
+            | "rejected unasked"
             | "revocation rolled back"
             | "unhealthy test branch" => vec![oid(0x2000)],
             "test branch turns unhealthy" => vec![oid(0x2100)],
@@ -569,6 +585,7 @@ fn planted_bugs_are_noticed() {
         Bug::ClassLeftOut,
         Bug::TimeOfRollbackLost,
         Bug::OldKeysBack,
+        Bug::NobodyAsked,
     ];
     for bug in bugs {
         assert!(notices(bug), "{bug:?} went unnoticed");

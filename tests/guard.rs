@@ -123,6 +123,7 @@ fn plan(root: &Path, old: &StorePath, new: &StorePath) -> GuardPlan {
         agent_version: "0.1.0".into(),
         baseline_units: Vec::new(),
         failing_units: Vec::new(),
+        answer_within_ms: None,
     }
 }
 

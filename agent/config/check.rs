@@ -38,6 +38,9 @@ impl Settings {
         if self.activation.window.0 <= self.activation.soak.0 {
             return wrong("activation.window", "the window must be longer than the soak time".to_owned());
         }
+        if self.activation.confirm_within.0 < Duration::from_secs(1) {
+            return wrong("activation.confirmWithin", "it must be 1s or more".to_owned());
+        }
         Ok(())
     }
 

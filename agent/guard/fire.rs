@@ -259,6 +259,7 @@ mod tests {
             agent_version: "0".into(),
             baseline_units: Vec::new(),
             failing_units: Vec::new(),
+            answer_within_ms: None,
         };
         // running, /etc, lists left, expected
         let table = [

@@ -58,6 +58,9 @@ pub struct GuardPlan {
     /// The units that were failing before: they can't speak against the new system.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failing_units: Vec<String>,
+    /// How long the old system wants somebody's answer to be waited for, in milliseconds; `None`: it asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_within_ms: Option<u64>,
 }
 
 impl GuardPlan {
@@ -295,6 +298,7 @@ mod tests {
             agent_version: "0.1.0".into(),
             baseline_units: Vec::new(),
             failing_units: Vec::new(),
+            answer_within_ms: None,
         }
     }
 
@@ -306,6 +310,9 @@ mod tests {
         let with_units = GuardPlan { baseline_units: vec!["a.service".into()], ..plan("b1") };
         let units = r#""agentVersion":"0.1.0","baselineUnits":["a.service"]}"#;
         assert!(serde_json::to_string(&with_units).unwrap().ends_with(units));
+        let with_answer = GuardPlan { answer_within_ms: Some(900_000), ..plan("b1") };
+        let answer = r#""agentVersion":"0.1.0","answerWithinMs":900000}"#;
+        assert!(serde_json::to_string(&with_answer).unwrap().ends_with(answer));
         let decisions = [
             (Decision::Confirm, r#"{"decision":"confirm"}"#),
             (

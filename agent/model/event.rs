@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdoptedTrust, Candidate, CheckFacts, Decision, DeploymentId, Desired, GuardFacts, HostFacts, Keys, Kin,
-    Oid, StorePath, Target, Tip, TrustSettings,
+    AdoptedTrust, Answer, Candidate, CheckFacts, Decision, DeploymentId, Desired, GuardFacts, HostFacts,
+    Keys, Kin, Oid, StorePath, Target, Tip, TrustSettings,
 };
 use super::{Deployment, Operation};
 
@@ -44,6 +44,8 @@ pub enum Action {
     Shorten(Deployment),
     /// Probe until healthy for the soak time, or unhealthy, or the window is over.
     CheckHealth(Deployment),
+    /// Probe on until somebody answers, a check fails, or the time to answer is over.
+    AwaitAnswer(Deployment),
     /// Write the one decision, unless the guard was first.
     Decide(Deployment, Decision),
     /// Make the new system permanent: profile and boot entry.
@@ -60,14 +62,18 @@ impl Action {
     /// Tells whether the action may be dropped half-way when something newer makes it moot. Dropping kills its children.
     pub fn may_be_dropped(&self) -> bool {
         match self {
-            Action::Wait { .. } | Action::Relate { .. } | Action::Verify(_) | Action::Build(..) => true,
+            Action::Wait { .. }
+            | Action::Relate { .. }
+            | Action::Verify(_)
+            | Action::Build(..)
+            | Action::CheckHealth(_)
+            | Action::AwaitAnswer(_) => true,
             Action::Observe(_)
             | Action::Record(_)
             | Action::Prepare(_)
             | Action::Arm(_)
             | Action::Switch(_)
             | Action::Shorten(_)
-            | Action::CheckHealth(_)
             | Action::Decide(..)
             | Action::Confirm(_)
             | Action::RollBack(_)
@@ -200,6 +206,22 @@ pub enum Event {
         id: DeploymentId,
         /// When the shorter timer fires.
         deadline_boottime_ms: u64,
+    },
+    /// The new system proved healthy, and somebody has to confirm it.
+    HealthProven {
+        /// Which deployment.
+        id: DeploymentId,
+        /// Until when an answer is waited for.
+        until_boottime_ms: u64,
+        /// When the timer that bounds this wait fires.
+        deadline_boottime_ms: u64,
+        /// Soft checks that failed, with their last words.
+        failures: Vec<String>,
+    },
+    /// An operator spoke about the deployment under way.
+    Answered {
+        /// What was said.
+        answer: Answer,
     },
     /// The decision is on disk. It may be the guard's.
     Decided {
@@ -439,6 +461,22 @@ pub enum Command {
     Accept {
         /// Which.
         revision: Oid,
+        /// Who asks.
+        by: String,
+    },
+    /// Say that the system on probation stays, once it is healthy.
+    Confirm {
+        /// Which; `None`: whatever is on probation.
+        revision: Option<Oid>,
+        /// Who asks.
+        by: String,
+    },
+    /// Have the old system back.
+    Reject {
+        /// Which; `None`: whatever is under way.
+        revision: Option<Oid>,
+        /// Why, for people.
+        reason: Option<String>,
         /// Who asks.
         by: String,
     },

@@ -1,6 +1,7 @@
 //! The nouns: revisions, targets and deployments; what may be done ([`Action`]), what may happen ([`Event`]), and what all
 //! of it adds up to ([`State`]). No effects: no clock, no file, no process, no task.
 
+mod answer;
 mod event;
 mod facts;
 mod id;
@@ -11,6 +12,7 @@ mod state;
 mod target;
 mod transition;
 
+pub use answer::{Answer, REJECTED, UNCONFIRMED, Word};
 pub use event::{
     Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
     SwitchEnd, Verification,

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Class, Failure, Quarantined, Refusal, Suspension, SwitchEnd};
-use super::{AdoptedTrust, DeploymentId, Desired, Oid, Operation, StorePath, Target, Tip, Vouched, Why};
+use super::{
+    AdoptedTrust, Answer, DeploymentId, Desired, Oid, Operation, StorePath, Target, Tip, Vouched, Why,
+};
 
 /// How many refused tips are remembered.
 pub const REFUSED_MAX: usize = 64;
@@ -37,6 +39,9 @@ pub struct State {
     pub settled: Option<Settled>,
     /// The deployment under way.
     pub deployment: Option<Deployment>,
+    /// What an operator said about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
     /// Tips that were refused for good.
     pub refused: VecDeque<Refusal>,
     /// Targets that are not tried again by themselves.
@@ -177,6 +182,11 @@ pub enum Step {
     },
     /// Health is being proven.
     Soaking,
+    /// It proved healthy, and somebody has to confirm it.
+    Proven {
+        /// Until when an answer is waited for.
+        until_boottime_ms: u64,
+    },
     /// Decided: the new system stays.
     Confirming,
     /// Decided: the old system comes back.
@@ -188,6 +198,9 @@ pub enum Step {
         /// Whether the target is to blame.
         #[serde(default, skip_serializing_if = "Class::is_target")]
         class: Class,
+        /// A stable word for the cause, where it is another than a check: [`super::REJECTED`], [`super::UNCONFIRMED`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
     },
 }
 
@@ -274,6 +287,9 @@ pub enum Outcome {
         /// Whether the target is to blame.
         #[serde(default, skip_serializing_if = "Class::is_target")]
         class: Class,
+        /// A stable word for the cause, where it is another than a check.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
     },
     /// The old system could not be brought back.
     RollbackFailed {
@@ -344,7 +360,7 @@ impl State {
                 Step::Prepared => Phase::Prepared,
                 Step::Armed => Phase::Armed,
                 Step::Activated { .. } => Phase::Activated,
-                Step::Soaking => Phase::Soaking,
+                Step::Soaking | Step::Proven { .. } => Phase::Soaking,
                 Step::Confirming => Phase::Confirming,
                 Step::RollingBack { .. } => Phase::RollingBack,
             },

@@ -7,7 +7,10 @@ use super::state::{
     Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, ROLLBACKS_MAX,
     Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
-use super::{AdoptedTrust, Decision, DeploymentId, Desired, Oid, Operation, REVOKED_MAX, Tip, Vouched, Why};
+use super::{
+    AdoptedTrust, Answer, Decision, DeploymentId, Desired, Oid, Operation, REJECTED, REVOKED_MAX, Tip,
+    UNCONFIRMED, Vouched, Why, Word,
+};
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +43,7 @@ impl State {
             | Event::Armed { id }
             | Event::Switched { id, .. }
             | Event::SoakStarted { id, .. }
+            | Event::HealthProven { id, .. }
             | Event::Decided { id, .. } => self.apply_step(id, event),
             Event::Confirmed { id, .. }
             | Event::RolledBack { id, .. }
@@ -51,6 +55,7 @@ impl State {
                 self.vouched = Some(Vouched { revision, by, at: *at, anchored: false });
                 Ok(())
             }
+            Event::Answered { answer } => self.apply_answer(answer, event),
             Event::Suspended { suspension } => {
                 self.suspension = Some(suspension.clone());
                 Ok(())
@@ -124,6 +129,7 @@ impl State {
     /// Events that take a deployment one step further.
     fn apply_step(&mut self, id: &DeploymentId, event: &Event) -> Result<(), IllegalTransition> {
         let illegal = self.illegal(event);
+        let answer = self.answer.clone();
         let Some(d) = self.deployment.as_mut().filter(|d| d.id == *id) else { return Err(illegal) };
         let next = match (&d.stage, event) {
             (Stage::Built, Event::Prepared { old, boot_id, deadline_boottime_ms, red_before, .. }) => {
@@ -146,9 +152,13 @@ impl State {
                         trial.deadline_boottime_ms = *deadline_boottime_ms;
                         Step::Soaking
                     }
+                    (Step::Soaking, Event::HealthProven { until_boottime_ms, deadline_boottime_ms, .. }) => {
+                        trial.deadline_boottime_ms = *deadline_boottime_ms;
+                        Step::Proven { until_boottime_ms: *until_boottime_ms }
+                    }
                     // The guard may decide at any moment from its arming on.
                     (
-                        Step::Armed | Step::Activated { .. } | Step::Soaking,
+                        Step::Armed | Step::Activated { .. } | Step::Soaking | Step::Proven { .. },
                         Event::Decided { decision, failures, .. },
                     ) => {
                         match decision {
@@ -157,12 +167,14 @@ impl State {
                                 reason: reason.clone(),
                                 failures: failures.clone(),
                                 class: *class,
+                                code: cause(answer.as_ref(), step, failures),
                             },
                             // The end follows as its own event, which the guard's directory gives rise to.
                             Decision::Superseded => Step::RollingBack {
                                 reason: "superseded by another switch".to_owned(),
                                 failures: vec![],
                                 class: Class::Target,
+                                code: None,
                             },
                         }
                     }
@@ -174,6 +186,20 @@ impl State {
         };
         d.stage = next;
         Ok(())
+    }
+
+    /// Takes down what an operator said. What is decided already can't be changed by it.
+    fn apply_answer(&mut self, answer: &Answer, event: &Event) -> Result<(), IllegalTransition> {
+        let d = self.deployment.as_ref().filter(|d| d.id == answer.id);
+        match d.map(|d| &d.stage) {
+            None | Some(Stage::Probation { step: Step::Confirming | Step::RollingBack { .. }, .. }) => {
+                Err(self.illegal(event))
+            }
+            Some(Stage::Built | Stage::Probation { .. }) => {
+                self.answer = Some(answer.clone());
+                Ok(())
+            }
+        }
     }
 
     /// Events that end a deployment.
@@ -189,14 +215,14 @@ impl State {
             (Event::Confirmed { generation, at, .. }, None | Some(Step::Confirming)) => {
                 self.confirm(&d, *generation, *at);
             }
-            (Event::RolledBack { at, .. }, Some(Step::RollingBack { reason, failures, class })) => {
+            (Event::RolledBack { at, .. }, Some(Step::RollingBack { reason, failures, class, code })) => {
                 // The way back to the confirmed line is never given up: it is tried again later.
                 let may_be_given_up = d.desired.why != Why::EndOfTest;
-                self.roll_back(&d, class, &reason, may_be_given_up, *at);
-                self.end(&d, Outcome::RolledBack { reason, failures, class }, *at);
+                self.roll_back(&d, failure(class, code.as_deref(), &reason), may_be_given_up, *at);
+                self.end(&d, Outcome::RolledBack { reason, failures, class, code }, *at);
             }
-            (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, class, .. })) => {
-                self.roll_back(&d, class, &reason, true, *at);
+            (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, class, code, .. })) => {
+                self.roll_back(&d, failure(class, code.as_deref(), &reason), true, *at);
                 self.end(&d, Outcome::RollbackFailed { reason, text: text.clone(), class }, *at);
             }
             (Event::Superseded { at, .. }, Some(_)) => {
@@ -351,17 +377,15 @@ impl State {
     }
 
     /// Counts a rollback and holds it against the target, if it is to blame and may be given up.
-    fn roll_back(&mut self, d: &Deployment, class: Class, reason: &str, may_be_given_up: bool, at: u64) {
+    fn roll_back(&mut self, d: &Deployment, failure: Failure, may_be_given_up: bool, at: u64) {
         push_bounded(&mut self.rollbacks, at, ROLLBACKS_MAX);
-        let text = reason.to_owned();
-        match class {
-            Class::Target if may_be_given_up => {
-                self.set_aside(d, Failure { class, code: "health".to_owned(), text }, at);
-            }
+        match failure.class {
+            Class::Target if may_be_given_up => self.set_aside(d, failure, at),
             Class::Target => {}
             Class::Transient => {
                 // A test is entered at most once, whatever ended it.
-                self.end_test_if(&d.desired, reason);
+                let text = failure.text;
+                self.end_test_if(&d.desired, &text);
                 let target = d.desired.tip.target();
                 let before = self.setback.take().filter(|s| s.target == target).map_or(0, |s| s.count);
                 self.setback = Some(Setback { target, count: before.saturating_add(1), text, at });
@@ -387,6 +411,7 @@ impl State {
 
     fn end(&mut self, d: &Deployment, outcome: Outcome, at: u64) {
         self.deployment = None;
+        self.answer = None;
         // What a newer version noted of this deployment ends with it.
         self.foreign = self.foreign.take().filter(|f| f.phase == Phase::Idle);
         let ended = Ended {
@@ -421,6 +446,19 @@ impl State {
             test.progress = TestProgress::Accepted;
         }
     }
+}
+
+/// Names the cause of a rollback that was decided in `step`, where it is another than a check.
+fn cause(answer: Option<&Answer>, step: &Step, failures: &[String]) -> Option<String> {
+    let unanswered = matches!(step, Step::Proven { .. }) && failures.is_empty();
+    match answer.map(|a| a.word) {
+        Some(Word::Reject) => Some(REJECTED.to_owned()),
+        Some(Word::Confirm) | None => unanswered.then(|| UNCONFIRMED.to_owned()),
+    }
+}
+
+fn failure(class: Class, code: Option<&str>, text: &str) -> Failure {
+    Failure { class, code: code.unwrap_or("health").to_owned(), text: text.to_owned() }
 }
 
 /// Tells whether the same revision was called off twice for the same passing reason.
@@ -468,6 +506,8 @@ impl Event {
             Event::Armed { .. } => "armed",
             Event::Switched { .. } => "switched",
             Event::SoakStarted { .. } => "soak-started",
+            Event::HealthProven { .. } => "health-proven",
+            Event::Answered { .. } => "answered",
             Event::Decided { .. } => "decided",
             Event::Confirmed { .. } => "confirmed",
             Event::RolledBack { .. } => "rolled-back",

@@ -184,6 +184,7 @@ impl Facts {
             | Event::Armed { .. }
             | Event::Switched { .. }
             | Event::SoakStarted { .. }
+            | Event::HealthProven { .. }
             | Event::Decided { .. } => {
                 let Some(d) = deployment else { return };
                 self.go_on(&d.desired.tip.revision);
@@ -195,6 +196,7 @@ impl Facts {
             | Event::Adopted { .. }
             | Event::TrustAdopted { .. }
             | Event::TestLost { .. }
+            | Event::Answered { .. }
             | Event::Suspended { .. }
             | Event::Resumed { .. } => {}
         }

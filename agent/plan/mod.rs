@@ -3,6 +3,7 @@
 //! something can replay it.
 
 mod alarm;
+mod answer;
 pub mod backoff;
 mod facts;
 mod held;
@@ -12,6 +13,7 @@ mod probation;
 mod select;
 
 pub use alarm::{Alarm, AlarmCode, Standing, alarms, is_stale, standing_of_remote};
+pub use answer::{Wish, hear};
 pub use facts::{Facts, RemoteFacts, Retry, Trouble};
 pub use held::{Held, held, withheld};
 pub use keys::{counting, judged_by};

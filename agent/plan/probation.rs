@@ -5,7 +5,7 @@ use crate::model::{
     SwitchEnd, Trial,
 };
 
-use super::{Facts, Policy, RESETS_MAX, suspended};
+use super::{Facts, Policy, RESETS_MAX, answer, suspended};
 use crate::model::StorePath;
 
 /// Decides the next step of `d`.
@@ -54,6 +54,9 @@ fn begin(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts) -> Acti
             Failure { class: Class::Target, code: bad.failure.code.clone(), text },
         );
     }
+    if let Some(failure) = answer::called_off(state, d) {
+        return Action::Abandon(d.clone(), failure);
+    }
     if suspended(state, facts.now) {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
     }
@@ -77,7 +80,12 @@ fn after_reset(d: &Deployment, step: &Step, state: &State, host: &HostFacts) -> 
         Step::Confirming if host.running.as_ref() == Some(&d.toplevel) => Action::Confirm(d.clone()),
         // Decided; the reset did it, and the guard says so.
         Step::RollingBack { .. } => Action::RollBack(d.clone()),
-        Step::Confirming | Step::Prepared | Step::Armed | Step::Activated { .. } | Step::Soaking => {
+        Step::Confirming
+        | Step::Prepared
+        | Step::Armed
+        | Step::Activated { .. }
+        | Step::Soaking
+        | Step::Proven { .. } => {
             let target = d.desired.tip.target();
             let before = state.resets.as_ref().filter(|r| r.target == target).map_or(0, |r| r.count);
             let class = if before + 1 >= RESETS_MAX { Class::Target } else { Class::Transient };
@@ -104,7 +112,7 @@ fn go_on(
     // A switch that changed nothing needs no decision, even if a guard took one.
     let undecided = match step {
         Step::Activated { ended: SwitchEnd::Unchanged { .. } } => false,
-        Step::Armed | Step::Activated { .. } | Step::Soaking => true,
+        Step::Armed | Step::Activated { .. } | Step::Soaking | Step::Proven { .. } => true,
         Step::Prepared | Step::Confirming | Step::RollingBack { .. } => false,
     };
     if undecided && let Some(decision) = facts.guard.decision.clone() {
@@ -119,7 +127,9 @@ fn go_on(
             let late = left < policy.arming_margin_ms || facts.guard.decision.is_some();
             // What would be rolled back to must be what the operator runs now.
             let moved = host.running.as_ref() != Some(&trial.old);
-            if late || moved || state.foreign.is_some() {
+            if let Some(failure) = answer::called_off(state, d) {
+                Action::Abandon(d.clone(), failure)
+            } else if late || moved || state.foreign.is_some() {
                 let text = "the preparations are out of date".to_owned();
                 Action::Abandon(d.clone(), transient("expired", text))
             } else {
@@ -136,12 +146,14 @@ fn go_on(
             Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target })
         }
         Step::Soaking => Action::CheckHealth(d.clone()),
+        Step::Proven { .. } if answer::is_confirmed(state, d) => Action::Decide(d.clone(), Decision::Confirm),
+        Step::Proven { .. } => Action::AwaitAnswer(d.clone()),
         Step::Confirming => Action::Confirm(d.clone()),
         Step::RollingBack { .. } => Action::RollBack(d.clone()),
     }
 }
 
-/// A decision that is forced on us: by another switch, or by a newer version's record.
+/// A decision that is forced on us: by another switch, by a newer version's record, or by somebody's word.
 fn forced_decision(
     d: &Deployment,
     trial: &Trial,
@@ -153,12 +165,15 @@ fn forced_decision(
         let reason = format!("a newer pullagent left event '{}', which this one can't read", foreign.event);
         return Some(Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target });
     }
-    let switched = matches!(step, Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking);
+    let switched = matches!(
+        step,
+        Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking | Step::Proven { .. }
+    );
     let third = |r: &StorePath| *r != d.toplevel && *r != trial.old;
     if switched && !host.is_torn() && host.running.as_ref().is_some_and(third) {
         return Some(Decision::Superseded);
     }
-    None
+    answer::rejected(state, d)
 }
 
 fn transient(code: &str, text: String) -> Failure {

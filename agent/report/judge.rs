@@ -108,6 +108,7 @@ fn stage_headline(stage: StageWord, doing: Option<&Act>) -> Headline {
             Some("roll-back") => Headline::RollingBack,
             _ => Headline::CheckingHealth,
         },
+        StageWord::AwaitingConfirmation => Headline::AwaitingConfirmation,
         StageWord::Confirming => Headline::Confirming,
         StageWord::RollingBack => Headline::RollingBack,
     }
@@ -340,6 +341,8 @@ fn deployment(snapshot: &Snapshot, settings: &Settings, d: &Deployment) -> Deplo
         soak_secs: settings.activation.soak.0.as_secs(),
         red_before: vec![],
         failures: vec![],
+        answer_until: None,
+        answer: snapshot.state.answer.clone(),
     };
     let Stage::Probation { trial, step } = &d.stage else { return status };
     status.old = Some(system(snapshot, &trial.old));
@@ -351,7 +354,11 @@ fn deployment(snapshot: &Snapshot, settings: &Settings, d: &Deployment) -> Deplo
         Step::Activated { .. } => StageWord::Activated,
         Step::Soaking => StageWord::Soaking,
         Step::Confirming => StageWord::Confirming,
-        Step::RollingBack { reason, failures, class: _ } => {
+        Step::Proven { until_boottime_ms } => {
+            status.answer_until = deadline(snapshot, *until_boottime_ms);
+            StageWord::AwaitingConfirmation
+        }
+        Step::RollingBack { reason, failures, .. } => {
             status.failures = std::iter::once(reason).chain(failures).cloned().collect();
             StageWord::RollingBack
         }

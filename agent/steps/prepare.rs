@@ -90,8 +90,10 @@ impl Steps {
             None => Vec::new(),
         };
         let units = units.unwrap_or_default();
-        let plan =
-            self.write_plan(d, &old, &facts.boot_id, units).await.map_err(|e| again(d, "guard", &e))?;
+        let plan = self
+            .write_plan(d, &old, &facts.boot_id, units, new.as_ref())
+            .await
+            .map_err(|e| again(d, "guard", &e))?;
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
         Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before })
@@ -230,10 +232,14 @@ impl Steps {
         old: &StorePath,
         boot_id: &str,
         units: UnitsBefore,
+        new: Option<&Settings>,
     ) -> Result<GuardPlan, guard::GuardError> {
         let dir = self.guard_dir(&d.id);
         let activation = &self.settings.activation;
-        let until = activation.switch_timeout.0 * 2 + activation.window.0 + GUARD_MARGIN;
+        // The new system's agent judges by its own times.
+        let window = new.map_or(activation.window, |new| new.activation.window.max(activation.window));
+        let answer = self.answer_within_planned(new).unwrap_or_default();
+        let until = activation.switch_timeout.0 * 2 + window.0 + answer + GUARD_MARGIN;
         let plan = GuardPlan {
             schema: guard::SCHEMA,
             deployment: d.id.clone(),
@@ -251,6 +257,7 @@ impl Steps {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             baseline_units: units.active,
             failing_units: units.failing,
+            answer_within_ms: activation.answer_within().map(millis),
         };
         let plan = guard::write_plan(&dir, &plan)?;
         guard::pin(&dir, old, Some(&self.nix)).await?;

@@ -1,6 +1,6 @@
 //! What a run is made of: commits and how they behave, cuts, faults, planted bugs.
 
-use pullagent::model::Oid;
+use pullagent::model::{Action, Deployment, Oid};
 
 /// How a commit behaves once it is pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,14 @@ pub enum Behaviour {
     Offline,
     /// The remote can't be reached from it, ever.
     CutOff,
+    /// It is healthy, and somebody has to confirm it, who does.
+    Confirmed,
+    /// The same, but it is rejected.
+    Rejected,
+    /// The same, but nobody answers.
+    Unanswered,
+    /// It is rejected while its health is being proven.
+    RejectedUnasked,
     /// Unhealthy, and its configuration revokes the thief's key.
     Revoking,
     /// Signed with the thief's key.
@@ -79,8 +87,34 @@ pub enum Bug {
     TargetBlamed,
     /// The same, but only where the decision is read from disk, after a cut.
     ClassLeftOut,
+    /// A system that somebody has to confirm is confirmed by itself.
+    NobodyAsked,
     /// The keys that count are those of whatever runs.
     OldKeysBack,
     /// A rollback forgets when it happened, so that nothing waits after it.
     TimeOfRollbackLost,
+}
+
+/// Names the actions that can fail, and what they are about.
+pub(super) fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
+    let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
+    match action {
+        // A rollback that fails ends the deployment with an event of its own.
+        Action::Observe(_)
+        | Action::Wait { .. }
+        | Action::Record(_)
+        | Action::Relate { .. }
+        | Action::RollBack(_) => None,
+        Action::Verify(v) => Some(("Verify", v.candidate.revision.clone())),
+        Action::Build(_, desired) => Some(("Build", desired.tip.revision.clone())),
+        Action::Prepare(d) => of("Prepare", d),
+        Action::Arm(d) => of("Arm", d),
+        Action::Switch(d) => of("Switch", d),
+        Action::Shorten(d) => of("Shorten", d),
+        Action::CheckHealth(d) => of("CheckHealth", d),
+        Action::AwaitAnswer(d) => of("AwaitAnswer", d),
+        Action::Decide(d, _) => of("Decide", d),
+        Action::Confirm(d) => of("Confirm", d),
+        Action::Abandon(d, _) => of("Abandon", d),
+    }
 }

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use pullagent::model::{
     Action, Arbiter, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure, GuardFacts,
     GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, Stage, Step, StorePath,
-    SwitchEnd, Tip, Verification,
+    SwitchEnd, Tip, Verification, Word,
 };
 
+use super::script::name_and_revision;
 pub use super::script::{Behaviour, Bug, Commit, Cut, Fault};
 
 #[derive(Debug, Clone, Default)]
@@ -78,6 +79,8 @@ pub struct Inner {
     pub(super) rolled_back: Vec<(Oid, u64)>,
     /// How often the remote could not be reached from each commit, and when it was rolled back for that last.
     pub(super) unreached: BTreeMap<Oid, (u32, u64)>,
+    /// What an operator says next about the deployment under way.
+    pub spoken: Option<Word>,
     pub(super) bug: Option<Bug>,
 }
 
@@ -98,34 +101,11 @@ pub fn system(oid: &Oid) -> StorePath {
     format!("/nix/store/{hash}-nixos-system-web1").parse().unwrap()
 }
 
-/// Names the actions that can fail, and what they are about.
-fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
-    let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
-    match action {
-        // A rollback that fails ends the deployment with an event of its own.
-        Action::Observe(_)
-        | Action::Wait { .. }
-        | Action::Record(_)
-        | Action::Relate { .. }
-        | Action::RollBack(_) => None,
-        Action::Verify(v) => Some(("Verify", v.candidate.revision.clone())),
-        Action::Build(_, desired) => Some(("Build", desired.tip.revision.clone())),
-        Action::Prepare(d) => of("Prepare", d),
-        Action::Arm(d) => of("Arm", d),
-        Action::Switch(d) => of("Switch", d),
-        Action::Shorten(d) => of("Shorten", d),
-        Action::CheckHealth(d) => of("CheckHealth", d),
-        Action::Decide(d, _) => of("Decide", d),
-        Action::Confirm(d) => of("Confirm", d),
-        Action::Abandon(d, _) => of("Abandon", d),
-    }
-}
-
 pub fn third_system() -> StorePath {
     "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
 }
 
-fn roll_back(reason: &str, class: Class) -> Decision {
+pub(super) fn roll_back(reason: &str, class: Class) -> Decision {
     Decision::RollBack { reason: reason.to_owned(), by: Arbiter::Agent, class }
 }
 
@@ -158,6 +138,7 @@ impl World {
             struck: vec![],
             rolled_back: vec![],
             unreached: BTreeMap::new(),
+            spoken: None,
             bug,
         };
         World { inner: RefCell::new(inner), introduction, announce_early: RefCell::new(None) }
@@ -207,6 +188,10 @@ impl World {
             Action::Switch(d) => self.switch(d).await,
             Action::Shorten(d) => self.shorten(d).await,
             Action::CheckHealth(d) => self.check_health(d).await,
+            Action::AwaitAnswer(d) => {
+                let behaviour = self.behaviour(&d.desired.tip.revision);
+                self.await_answer(d, behaviour).await
+            }
             Action::Decide(d, decision) => self.decide(&d.id, decision, vec![]).await,
             Action::Confirm(d) => self.confirm(d).await,
             Action::RollBack(d) => self.roll_back(d).await,
@@ -500,6 +485,9 @@ impl World {
         }
         self.pass(if behaviour == Behaviour::Sluggish { 2 * GUARD_SHORT_MS } else { SOAK_MS });
         let third = self.inner.borrow().running == third_system();
+        if let Some(happened) = self.prove(&d, behaviour).await {
+            return happened;
+        }
         let decision = match behaviour {
             _ if third => Decision::Superseded,
             Behaviour::Unhealthy | Behaviour::Revoking => roll_back("web is down", Class::Target),
@@ -521,7 +509,12 @@ impl World {
         self.inner.borrow().unreached.get(oid).map_or(0, |(count, _)| *count)
     }
 
-    async fn decide(&self, id: &DeploymentId, decision: Decision, failures: Vec<String>) -> Happened {
+    pub(super) async fn decide(
+        &self,
+        id: &DeploymentId,
+        decision: Decision,
+        failures: Vec<String>,
+    ) -> Happened {
         self.point().await;
         let standing = self.inner.borrow_mut().decide(id.as_str(), decision);
         self.point().await;

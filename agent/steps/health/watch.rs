@@ -131,9 +131,8 @@ pub(super) struct Times {
 /// Says what the checks have come to by `now`, if they have.
 pub(super) fn judge(watches: &[Watch], times: Times, now: u64) -> Option<Verdict> {
     let unhealthy = |reason, class| Some(Verdict::Unhealthy { reason, failures: failures(watches), class });
-    if let Some(w) = watches.iter().find(|w| w.terms.hard && w.failures >= w.terms.failures_max) {
-        let reason = format!("check '{}' failed {} times in a row: {}", w.name, w.failures, w.last);
-        return unhealthy(reason, blame(watches, |w| w.failures > 0));
+    if let Some(verdict) = given_up(watches) {
+        return Some(verdict);
     }
     let green_since = |w: &Watch| if w.terms.hard { w.green_since } else { Some(times.began) };
     let since = watches.iter().map(green_since).try_fold(times.began, |latest, s| s.map(|s| s.max(latest)));
@@ -150,6 +149,23 @@ pub(super) fn judge(watches: &[Watch], times: Times, now: u64) -> Option<Verdict
         ),
         None => unhealthy("the checks were not green for long enough in one go".to_owned(), Class::Target),
     }
+}
+
+/// Says what the checks of a system that proved healthy have come to by `now`, while somebody's word is waited for.
+pub(super) fn judge_waiting(watches: &[Watch], until: u64, now: u64) -> Option<Verdict> {
+    let late = || {
+        let reason = "it proved healthy, and nobody confirmed it in time".to_owned();
+        Verdict::Unhealthy { reason, failures: vec![], class: Class::Target }
+    };
+    given_up(watches).or_else(|| (now >= until).then(late))
+}
+
+/// Returns the verdict if a check failed too often.
+fn given_up(watches: &[Watch]) -> Option<Verdict> {
+    let w = watches.iter().find(|w| w.terms.hard && w.failures >= w.terms.failures_max)?;
+    let reason = format!("check '{}' failed {} times in a row: {}", w.name, w.failures, w.last);
+    let class = blame(watches, |w| w.failures > 0);
+    Some(Verdict::Unhealthy { reason, failures: failures(watches), class })
 }
 
 /// Tells whether the new system is to blame. It is not if nothing but the way to the remotes is `bad`: that may lie with

@@ -9,6 +9,8 @@
 
 mod crash {
     mod asks;
+    mod blame;
+    pub mod disk;
     mod laws;
     pub mod orders;
     mod script;
@@ -23,6 +25,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crash::disk::{memory_dir, tear};
 use crash::orders::{accept, answer, resume};
 use crash::world::{Behaviour, Bug, Commit, Cut, Fault, World, oid, system, third_system};
 use pullagent::journal::Journal;
@@ -204,6 +207,9 @@ fn scripts() -> Vec<Script> {
         one("operator switches", OperatorSwitches),
         one("offline for a while", Offline),
         one("cut off", CutOff),
+        one("checks are red everywhere for a while", Storm),
+        one("far away for a while", Faraway),
+        one("unplugged", Unplugged),
         one("confirmed by hand", Confirmed),
         one("rejected by hand", Rejected),
         one("nobody answers", Unanswered),
@@ -335,18 +341,6 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
     over
 }
 
-/// Leaves half a record behind, as a power cut in mid-write does.
-fn tear(dir: &Path, seed: u32) {
-    use std::io::Write;
-    let mut file = std::fs::OpenOptions::new().append(true).open(dir.join("journal")).unwrap();
-    let tail: &[u8] = match seed % 3 {
-        0 => b"",
-        1 => b"1234abcd {\"v\":1,\"seq\"",
-        _ => &[0; 64],
-    };
-    file.write_all(tail).unwrap();
-}
-
 fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
     let journal = Journal::open(dir, "boot").unwrap();
     let state = journal.state();
@@ -374,11 +368,6 @@ fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
         deployment: state.deployment.is_some(),
     };
     Ran { end, points, wrong: w.violations.clone(), struck: w.struck.clone() }
-}
-
-fn memory_dir() -> std::path::PathBuf {
-    let shm = Path::new("/dev/shm");
-    if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() }
 }
 
 /// Compares a disturbed run with the undisturbed one.
@@ -437,6 +426,7 @@ fn undisturbed_runs_end_as_they_should() {
             | "resets the host"
             | "health phase outlasts the guard"
             | "operator switches"
+            | "unplugged"
             | "rejected by hand"
             | "nobody answers"
             | "rejected unasked"
@@ -586,6 +576,8 @@ fn planted_bugs_are_noticed() {
         Bug::TimeOfRollbackLost,
         Bug::OldKeysBack,
         Bug::NobodyAsked,
+        Bug::RedLost,
+        Bug::NetworkBlamed,
     ];
     for bug in bugs {
         assert!(notices(bug), "{bug:?} went unnoticed");

@@ -9,8 +9,8 @@
 use std::path::Path;
 
 use pullagent::model::{
-    Action, Answer, CheckFacts, Class, Ended, Entered, Event, Failure, Oid, Operation, Outcome, Setback,
-    Step, Suspension, Target, TestLine, TestProgress, Tip, Word,
+    Action, Answer, Cause, CheckFacts, Class, Ended, Entered, Event, Failure, Oid, Operation, Outcome,
+    Setback, Step, Suspension, Target, TestLine, TestProgress, Tip, Word,
 };
 use pullagent::plan::{self, Policy, Retry};
 use pullagent::report::{self, Doing, Headline, History, Life, Snapshot, Status, Style, Verdict};
@@ -106,7 +106,7 @@ fn awaiting_confirmation() {
     let next = plan::next(&s.state, &s.facts, &Steps::policy(&settings()));
     let Action::Decide(_, decision) = next else { unreachable!("{next:?}") };
     let id = s.state.deployment.as_ref().unwrap().id.clone();
-    s.state.apply(&Event::Decided { id: id.clone(), decision, failures: vec![] }).unwrap();
+    s.state.apply(&Event::Decided { id: id.clone(), decision, failures: vec![], red: None }).unwrap();
     s.state.apply(&Event::RolledBack { id, how: String::new(), at: NOW }).unwrap();
     run(&mut s, &old_path());
     let status = check("rejected", &s);
@@ -123,6 +123,7 @@ fn rolling_back() {
         ],
         class: Class::Target,
         code: None,
+        red: None,
     };
     let mut s = on_probation(step, Operation::Switch);
     run(&mut s, &new_path());
@@ -144,7 +145,7 @@ fn rolled_back_because_no_remote_answered() {
     let (reason, failures, code) = (text.clone(), vec![], None);
     let outcome = Outcome::RolledBack { reason, failures, class: Class::Transient, code };
     s.state.history.push_back(Ended { outcome, ..ended(&new_tip(), at) });
-    s.state.setback = Some(Setback { target, count: 1, text, at });
+    s.state.setback = Some(Setback { target, count: 1, text, at, cause: Cause::UpdatePath });
     let status = check("setback", &s);
     assert_eq!(status.state, Headline::Retrying);
     assert_eq!(status.retries[0].not_before, at + 600);

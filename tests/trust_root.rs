@@ -133,7 +133,7 @@ fn rolled_back(digit: char) -> Vec<Event> {
     vec![
         Event::Prepared { id: id.clone(), old, boot_id, deadline_boottime_ms: 1, red_before: vec![] },
         Event::Armed { id: id.clone() },
-        Event::Decided { id: id.clone(), decision, failures: vec![] },
+        Event::Decided { id: id.clone(), decision, failures: vec![], red: None },
         Event::RolledBack { id, how: String::new(), at: NOW },
     ]
 }

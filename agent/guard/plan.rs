@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::GuardError;
 use crate::host::facts::HostPaths;
 use crate::host::files::{self, Created, io_error};
-use crate::model::{Arbiter, Class, Decision, DeploymentId, GuardFacts, GuardResult, Oid, StorePath};
+use crate::model::{Arbiter, Class, Decision, DeploymentId, GuardFacts, GuardResult, Oid, Red, StorePath};
 
 /// The rules that [`GuardPlan`] follows. Fields may be added under the same number; older versions ignore them.
 pub const SCHEMA: u32 = 1;
@@ -113,6 +113,10 @@ fn reserve(dir: &Path) -> Result<(), GuardError> {
     Ok(())
 }
 
+fn red_path(dir: &Path) -> PathBuf {
+    dir.join("red.json")
+}
+
 fn prepared(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{PREPARED}{name}"))
@@ -188,7 +192,15 @@ pub fn read_result(dir: &Path) -> Result<Option<GuardResult>, GuardError> {
 
 /// Reads all that the guard in `dir` has to say.
 pub fn facts(dir: &Path) -> Result<GuardFacts, GuardError> {
-    Ok(GuardFacts { decision: read_decision(dir)?, result: read_result(dir)? })
+    // Without it the target is blamed, as it was before anybody asked for more.
+    let red = read_json(&red_path(dir)).unwrap_or_default();
+    Ok(GuardFacts { decision: read_decision(dir)?, result: read_result(dir)?, red })
+}
+
+/// Notes which checks spoke against the new system, for whoever takes the decision down after a crash.
+pub fn note_red(dir: &Path, red: &Red) -> Result<(), GuardError> {
+    let path = red_path(dir);
+    Ok(files::write_atomic(&path, &to_json(&path, red)?, files::PRIVATE)?)
 }
 
 /// Writes how a rollback ended.
@@ -234,7 +246,7 @@ fn is_done(dir: &Path, boot_id: &str) -> bool {
     match facts(dir) {
         Ok(GuardFacts { result: Some(_), .. })
         | Ok(GuardFacts { decision: Some(Decision::Confirm | Decision::Superseded), .. }) => true,
-        Ok(GuardFacts { decision: Some(Decision::RollBack { .. }) | None, result: None }) => {
+        Ok(GuardFacts { decision: Some(Decision::RollBack { .. }) | None, result: None, .. }) => {
             match read_plan(dir) {
                 Ok(plan) => plan.boot_id != boot_id,
                 // Without a plan no timer was ever started.

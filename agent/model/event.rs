@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AdoptedTrust, Answer, Candidate, CheckFacts, Decision, DeploymentId, Desired, GuardFacts, HostFacts,
-    Keys, Kin, Oid, StorePath, Target, Tip, TrustSettings,
+    Keys, Kin, Oid, Recheck, Red, StorePath, Tip, TrustSettings,
 };
-use super::{Deployment, Operation};
+use super::{Deployment, Failure, Refusal, Suspension};
 
 /// The next thing to do. Each is safe to repeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub enum Action {
     CheckHealth(Deployment),
     /// Probe on until somebody answers, a check fails, or the time to answer is over.
     AwaitAnswer(Deployment),
+    /// Try the old system's checks once more after a rollback, to learn whose fault it was.
+    CheckOld(Recheck),
     /// Write the one decision, unless the guard was first.
     Decide(Deployment, Decision),
     /// Make the new system permanent: profile and boot entry.
@@ -67,7 +69,8 @@ impl Action {
             | Action::Verify(_)
             | Action::Build(..)
             | Action::CheckHealth(_)
-            | Action::AwaitAnswer(_) => true,
+            | Action::AwaitAnswer(_)
+            | Action::CheckOld(_) => true,
             Action::Observe(_)
             | Action::Record(_)
             | Action::Prepare(_)
@@ -231,6 +234,9 @@ pub enum Event {
         decision: Decision,
         /// Checks that failed, with their last words.
         failures: Vec<String>,
+        /// The hard ones among them, if the agent decided.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        red: Option<Red>,
     },
     /// The new system is permanent (`switch`), or entered (`test`).
     Confirmed {
@@ -247,6 +253,17 @@ pub enum Event {
         id: DeploymentId,
         /// How that came about, for people.
         how: String,
+        /// When.
+        at: u64,
+    },
+    /// The old system's checks were tried once more after a rollback.
+    OldChecked {
+        /// Which deployment was rolled back.
+        id: DeploymentId,
+        /// Whether all that was red under the new system is red under the old one, too.
+        environment: bool,
+        /// What was red, with its last words.
+        failures: Vec<String>,
         /// When.
         at: u64,
     },
@@ -337,6 +354,7 @@ impl Event {
             self,
             Event::BuildFailed { .. }
                 | Event::Refused { .. }
+                | Event::OldChecked { .. }
                 | Event::Adopted { .. }
                 | Event::TrustAdopted { .. }
                 | Event::TestLost { .. }
@@ -487,88 +505,4 @@ pub enum Command {
         /// Who asks.
         by: String,
     },
-}
-
-/// Why something failed, and what that means for the target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Failure {
-    /// What the plan does about it.
-    pub class: Class,
-    /// A stable word: `eval`, `build`, `health`, `activation`, `network`, `space`, `timeout`, `reset`, …
-    pub code: String,
-    /// What happened, for people.
-    pub text: String,
-}
-
-/// Answers the plan's question: again, never again, or stop.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    /// May pass by itself: try again, later and later.
-    Transient,
-    /// The target's own fault: quarantine it.
-    #[default]
-    Target,
-}
-
-impl Class {
-    /// Tells whether the target is to blame.
-    pub fn is_target(&self) -> bool {
-        matches!(self, Class::Target)
-    }
-}
-
-/// A tip that was not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Refusal {
-    /// The tip.
-    pub revision: Oid,
-    /// Its branch.
-    pub branch: String,
-    /// The remote that named it.
-    pub remote: String,
-    /// What would have been done with it.
-    pub operation: Operation,
-    /// The commit that the verdict is about; often one below the tip.
-    pub commit: Option<Oid>,
-    /// The stable code, such as `unsigned`.
-    pub code: String,
-    /// The verdict in words.
-    pub text: String,
-    /// What the admin can do.
-    pub advice: String,
-    /// What it was held against (policy and accepted tip): under another, the tip is judged afresh.
-    pub judged_by: String,
-    /// When.
-    pub at: u64,
-}
-
-/// Deployments are stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Suspension {
-    /// Who stopped them.
-    pub by: String,
-    /// Why, for people.
-    pub reason: Option<String>,
-    /// Until when; `None`: until resumed.
-    pub until: Option<u64>,
-    /// Since when.
-    pub at: u64,
-}
-
-/// A target that is not tried again by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Quarantined {
-    /// The target.
-    pub target: Target,
-    /// The system it built, if it got that far: the same system under another commit is bad, too.
-    pub toplevel: Option<StorePath>,
-    /// Why.
-    pub failure: Failure,
-    /// When.
-    pub at: u64,
 }

@@ -6,20 +6,20 @@ mod event;
 mod facts;
 mod id;
 mod keys;
+mod recheck;
 mod remote;
 mod ssh;
 mod state;
 mod target;
 mod transition;
+mod verdict;
 
 pub use answer::{Answer, REJECTED, UNCONFIRMED, Word};
-pub use event::{
-    Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
-    SwitchEnd, Verification,
-};
+pub use event::{Action, Command, Event, Happened, Line, Sighting, SwitchEnd, Verification};
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_MAX, TrustSettings, Vouched, without_comment};
+pub use recheck::{Cause, ENVIRONMENT, NETWORK, Recheck, Red};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
@@ -28,3 +28,4 @@ pub use state::{
 };
 pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};
 pub use transition::IllegalTransition;
+pub use verdict::{Class, Failure, Quarantined, Refusal, Suspension};

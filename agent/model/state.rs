@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Class, Failure, Quarantined, Refusal, Suspension, SwitchEnd};
+use super::event::SwitchEnd;
+use super::verdict::{Class, Failure, Quarantined, Refusal, Suspension};
 use super::{
-    AdoptedTrust, Answer, DeploymentId, Desired, Oid, Operation, StorePath, Target, Tip, Vouched, Why,
+    AdoptedTrust, Answer, Cause, DeploymentId, Desired, Oid, Operation, Recheck, Red, StorePath, Target, Tip,
+    Vouched, Why,
 };
 
 /// How many refused tips are remembered.
@@ -50,6 +52,9 @@ pub struct State {
     pub resets: Option<Resets>,
     /// The target that the host was rolled back from for a reason that may pass.
     pub setback: Option<Setback>,
+    /// The rollback whose cause is still to be looked into.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recheck: Option<Recheck>,
     /// When the host was rolled back since it was resumed last, newest last; no more than [`ROLLBACKS_MAX`].
     pub rollbacks: VecDeque<u64>,
     /// Deployments are stopped.
@@ -201,6 +206,9 @@ pub enum Step {
         /// A stable word for the cause, where it is another than a check: [`super::REJECTED`], [`super::UNCONFIRMED`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<String>,
+        /// The hard checks that spoke against it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        red: Option<Red>,
     },
 }
 
@@ -225,6 +233,9 @@ pub struct Setback {
     pub text: String,
     /// When, the last time.
     pub at: u64,
+    /// What it is put down to.
+    #[serde(default)]
+    pub cause: Cause,
 }
 
 /// A record of a newer version, which it marked as one that must be understood.

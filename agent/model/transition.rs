@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 
-use super::event::{Class, Event, Failure, Quarantined, Refusal};
+use super::event::Event;
 use super::state::{
     Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, ROLLBACKS_MAX,
-    Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Resets, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
+use super::verdict::{Class, Failure, Quarantined, Refusal};
 use super::{
-    AdoptedTrust, Answer, Decision, DeploymentId, Desired, Oid, Operation, REJECTED, REVOKED_MAX, Tip,
-    UNCONFIRMED, Vouched, Why, Word,
+    AdoptedTrust, Answer, Cause, Decision, DeploymentId, Desired, NETWORK, Oid, Operation, REJECTED,
+    REVOKED_MAX, Red, Tip, UNCONFIRMED, Vouched, Why, Word, recheck,
 };
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
@@ -38,7 +39,8 @@ impl State {
             | Event::Built { .. }
             | Event::Adopted { .. }
             | Event::TrustAdopted { .. }
-            | Event::TestLost { .. } => self.apply_idle(event),
+            | Event::TestLost { .. }
+            | Event::OldChecked { .. } => self.apply_idle(event),
             Event::Prepared { id, .. }
             | Event::Armed { id }
             | Event::Switched { id, .. }
@@ -121,6 +123,12 @@ impl State {
             }
             Event::TrustAdopted { trust } => self.adopt_trust(trust.clone()),
             Event::TestLost { at } => self.lose_test(*at),
+            Event::OldChecked { id, environment, failures, at } => {
+                if self.recheck.as_ref().is_none_or(|r| r.id != *id) {
+                    return Err(self.illegal(event));
+                }
+                self.learn_of_old(*environment, failures, *at);
+            }
             _ => return Err(self.illegal(event)),
         }
         Ok(())
@@ -159,7 +167,7 @@ impl State {
                     // The guard may decide at any moment from its arming on.
                     (
                         Step::Armed | Step::Activated { .. } | Step::Soaking | Step::Proven { .. },
-                        Event::Decided { decision, failures, .. },
+                        Event::Decided { decision, failures, red, .. },
                     ) => {
                         match decision {
                             Decision::Confirm => Step::Confirming,
@@ -168,6 +176,7 @@ impl State {
                                 failures: failures.clone(),
                                 class: *class,
                                 code: cause(answer.as_ref(), step, failures),
+                                red: red.clone(),
                             },
                             // The end follows as its own event, which the guard's directory gives rise to.
                             Decision::Superseded => Step::RollingBack {
@@ -175,6 +184,7 @@ impl State {
                                 failures: vec![],
                                 class: Class::Target,
                                 code: None,
+                                red: None,
                             },
                         }
                     }
@@ -215,14 +225,16 @@ impl State {
             (Event::Confirmed { generation, at, .. }, None | Some(Step::Confirming)) => {
                 self.confirm(&d, *generation, *at);
             }
-            (Event::RolledBack { at, .. }, Some(Step::RollingBack { reason, failures, class, code })) => {
-                // The way back to the confirmed line is never given up: it is tried again later.
-                let may_be_given_up = d.desired.why != Why::EndOfTest;
-                self.roll_back(&d, failure(class, code.as_deref(), &reason), may_be_given_up, *at);
+            (
+                Event::RolledBack { at, .. },
+                Some(Step::RollingBack { reason, failures, class, code, red }),
+            ) => {
+                let verdict = failure(class, code.as_deref(), &reason);
+                let (class, code) = self.come_back(&d, verdict, code, red.as_ref(), *at);
                 self.end(&d, Outcome::RolledBack { reason, failures, class, code }, *at);
             }
             (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, class, code, .. })) => {
-                self.roll_back(&d, failure(class, code.as_deref(), &reason), true, *at);
+                self.roll_back(&d, failure(class, code.as_deref(), &reason), true, Cause::UpdatePath, *at);
                 self.end(&d, Outcome::RollbackFailed { reason, text: text.clone(), class }, *at);
             }
             (Event::Superseded { at, .. }, Some(_)) => {
@@ -376,19 +388,39 @@ impl State {
         push_bounded(&mut self.history, ended, HISTORY_MAX);
     }
 
+    /// The old system is back: judges the target, as far as that is known yet, and returns the verdict for the history.
+    fn come_back(
+        &mut self,
+        d: &Deployment,
+        verdict: Failure,
+        code: Option<String>,
+        red: Option<&Red>,
+        at: u64,
+    ) -> (Class, Option<String>) {
+        if let Stage::Probation { trial, .. } = &d.stage {
+            self.recheck = recheck::owed(d, &trial.old, red, &verdict, at);
+        }
+        // The way back to the confirmed line is never given up: it is tried again later.
+        let may_be_given_up = d.desired.why != Why::EndOfTest;
+        if verdict.class == Class::Target && may_be_given_up && self.may_be_the_network(d, red) {
+            self.roll_back(d, Failure { class: Class::Transient, ..verdict }, true, Cause::Network, at);
+            return (Class::Transient, Some(NETWORK.to_owned()));
+        }
+        let class = verdict.class;
+        self.roll_back(d, verdict, may_be_given_up, Cause::UpdatePath, at);
+        (class, code)
+    }
+
     /// Counts a rollback and holds it against the target, if it is to blame and may be given up.
-    fn roll_back(&mut self, d: &Deployment, failure: Failure, may_be_given_up: bool, at: u64) {
+    fn roll_back(&mut self, d: &Deployment, failure: Failure, may_be_given_up: bool, cause: Cause, at: u64) {
         push_bounded(&mut self.rollbacks, at, ROLLBACKS_MAX);
         match failure.class {
             Class::Target if may_be_given_up => self.set_aside(d, failure, at),
             Class::Target => {}
             Class::Transient => {
                 // A test is entered at most once, whatever ended it.
-                let text = failure.text;
-                self.end_test_if(&d.desired, &text);
-                let target = d.desired.tip.target();
-                let before = self.setback.take().filter(|s| s.target == target).map_or(0, |s| s.count);
-                self.setback = Some(Setback { target, count: before.saturating_add(1), text, at });
+                self.end_test_if(&d.desired, &failure.text);
+                self.set_back(d.desired.tip.target(), failure.text, cause, at);
             }
         }
     }
@@ -438,6 +470,7 @@ impl State {
             |q: &Quarantined| q.toplevel.is_some() && forgiven.iter().any(|f| f.toplevel == q.toplevel);
         self.quarantine = bad.into_iter().filter(|q| !built(q)).collect();
         self.resets = None;
+        self.recheck = self.recheck.take().filter(|r| !hit(Some(&r.revision)));
         self.setback = self.setback.take().filter(|s| !hit(s.target.revision()));
         if let Some(test) = &mut self.test
             && hit(Some(&test.tip.revision))
@@ -511,6 +544,7 @@ impl Event {
             Event::Decided { .. } => "decided",
             Event::Confirmed { .. } => "confirmed",
             Event::RolledBack { .. } => "rolled-back",
+            Event::OldChecked { .. } => "old-checked",
             Event::RollbackFailed { .. } => "rollback-failed",
             Event::Superseded { .. } => "superseded",
             Event::Abandoned { .. } => "abandoned",

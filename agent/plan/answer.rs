@@ -161,8 +161,13 @@ mod tests {
     fn stages() -> Vec<(&'static str, Stage)> {
         let old = "/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-old".parse().unwrap();
         let trial = Trial { old, boot_id: "b".to_owned(), deadline_boottime_ms: 0, red_before: vec![] };
-        let rolling =
-            Step::RollingBack { reason: String::new(), failures: vec![], class: Class::Target, code: None };
+        let rolling = Step::RollingBack {
+            reason: String::new(),
+            failures: vec![],
+            class: Class::Target,
+            code: None,
+            red: None,
+        };
         let steps = [
             ("prepared", Step::Prepared),
             ("armed", Step::Armed),

@@ -191,6 +191,7 @@ impl Facts {
             }
             Event::RetryRequested { .. } => self.retries.clear(),
             Event::Abandoned { .. }
+            | Event::OldChecked { .. }
             | Event::RollbackFailed { .. }
             | Event::Superseded { .. }
             | Event::Adopted { .. }

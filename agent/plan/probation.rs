@@ -116,7 +116,8 @@ fn go_on(
         Step::Prepared | Step::Confirming | Step::RollingBack { .. } => false,
     };
     if undecided && let Some(decision) = facts.guard.decision.clone() {
-        return Action::Record(Event::Decided { id: d.id.clone(), decision, failures: vec![] });
+        let red = facts.guard.red.clone();
+        return Action::Record(Event::Decided { id: d.id.clone(), decision, failures: vec![], red });
     }
     if undecided && let Some(decision) = forced_decision(d, trial, step, state, host) {
         return Action::Decide(d.clone(), decision);

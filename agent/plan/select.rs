@@ -1,8 +1,8 @@
 //! What an idle agent does: which tip to verify, which verified tip to run.
 
 use crate::model::{
-    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Keys, Line, Oid, Operation, Refusal, State,
-    Target, TestLine, TestProgress, Tip, Verification, Why,
+    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Keys, Line, Oid, Operation, Recheck, Refusal,
+    State, Target, TestLine, TestProgress, Tip, Verification, Why,
 };
 
 use super::{
@@ -16,6 +16,9 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
         && !host.is_torn()
     {
         return Action::Record(Event::TestLost { at: facts.now });
+    }
+    if let Some(recheck) = &state.recheck {
+        return look_into(recheck, facts, host);
     }
     if held(state, facts, policy).is_some() {
         return Action::Wait { until: None };
@@ -53,11 +56,24 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     }
 }
 
+/// Finds out whose fault a rollback was, as long as the system that it brought back runs.
+fn look_into(recheck: &Recheck, facts: &Facts, host: &HostFacts) -> Action {
+    if host.running.as_ref() == Some(&recheck.old) && !host.is_torn() {
+        return Action::CheckOld(recheck.clone());
+    }
+    Action::Record(Event::OldChecked {
+        id: recheck.id.clone(),
+        environment: false,
+        failures: vec![],
+        at: facts.now,
+    })
+}
+
 /// Returns until when `target` has to wait because the host was rolled back from it for a reason that may pass; `None`:
 /// it need not wait.
 pub fn not_before(state: &State, target: &Target, now: u64) -> Option<u64> {
     let setback = state.setback.as_ref().filter(|s| s.target == *target)?;
-    let pause = backoff::after_rollback_secs(setback.count);
+    let pause = backoff::after_setback_secs(setback.cause, setback.count);
     let until = setback.at.saturating_add(pause);
     // A time further off than that is what a clock left behind that has been set back since.
     (now < until && until - now <= pause).then_some(until)

@@ -9,7 +9,7 @@ use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health};
 use crate::config::Settings;
 use crate::model::{
     AdoptedTrust, Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Setback, Stage, Step,
-    StorePath, Suspension, TestLine, TestProgress, Tip, UPDATABLE,
+    StorePath, Suspension, TestLine, TestProgress, Tip,
 };
 use crate::plan::{self, Standing, TestStanding, Trouble};
 
@@ -495,10 +495,10 @@ fn retries(snapshot: &Snapshot, status: &Status) -> Vec<RetryStatus> {
 
 /// A rollback that was not the target's fault.
 fn setback(snapshot: &Snapshot, setback: &Setback) -> Option<RetryStatus> {
-    let Setback { target, count, text, at } = setback;
+    let Setback { target, count, text, at, cause } = setback;
     Some(RetryStatus {
         revision: target.revision()?.clone(),
-        code: UPDATABLE.to_owned(),
+        code: cause.as_str().to_owned(),
         text: format!("it was rolled back: {text}"),
         tries: *count,
         not_before: plan::not_before(&snapshot.state, target, snapshot.facts.now).unwrap_or(*at),

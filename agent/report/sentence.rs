@@ -96,6 +96,19 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
             let next = if may_pass(met) { ", which is tried again later" } else { "" };
             (Warning, format!("rolled back {}{next}, to {}: {how}", revision(), old()))
         }
+        Event::OldChecked { environment: true, failures, .. } => {
+            let failures = failures.join("; ");
+            (
+                Warning,
+                format!(
+                    "the old system fails the same checks, so it is the environment, not the revision, which is \
+                     tried again later: {failures}"
+                ),
+            )
+        }
+        Event::OldChecked { environment: false, .. } => {
+            (Info, "the old system does not fail what the new one failed".to_owned())
+        }
         Event::RollbackFailed { text, .. } => (
             Error,
             format!("{} could NOT be brought back after {}, somebody has to look: {text}", old(), revision()),

@@ -10,7 +10,7 @@ use super::status::{
 };
 use super::style::{Style, Tone, ago, precise, quoted, safe};
 use super::{Life, health};
-use crate::model::{Oid, Operation, UPDATABLE};
+use crate::model::{ENVIRONMENT, NETWORK, Oid, Operation, UPDATABLE};
 use crate::trust::Code;
 
 /// Width of the margin and the label column.
@@ -461,6 +461,12 @@ impl Page<'_> {
 
 /// Returns what helps against a refusal that may pass.
 pub(super) fn retry_advice(retry: &RetryStatus) -> Option<&'static str> {
+    if retry.code == ENVIRONMENT {
+        return Some("mend what the checks ask for; try at once: pullagent retry");
+    }
+    if retry.code == NETWORK {
+        return Some("see whether what the checks ask for can be reached; try at once: pullagent retry");
+    }
     if retry.code == UPDATABLE {
         return Some("see why the new system can't reach its remotes; try at once: pullagent retry");
     }

@@ -90,6 +90,7 @@ impl Steps {
             Action::Switch(d) => self.switch(&d).await,
             Action::Shorten(d) => self.shorten(&d).await,
             Action::CheckHealth(d) => self.check_health(&d).await,
+            Action::CheckOld(recheck) => self.check_old(&recheck).await,
             Action::AwaitAnswer(d) => self.await_answer(&d).await,
             Action::Decide(d, decision) => self.decide_from_outside(&d, &decision).await,
             Action::Confirm(d) => self.confirm(&d).await,

@@ -36,6 +36,12 @@ pub enum Behaviour {
     Unanswered,
     /// It is rejected while its health is being proven.
     RejectedUnasked,
+    /// A check is red under it and under the old system, until it was tried twice.
+    Storm,
+    /// A check across the network is red when it is tried first.
+    Faraway,
+    /// The same, but each time.
+    Unplugged,
     /// Unhealthy, and its configuration revokes the thief's key.
     Revoking,
     /// Signed with the thief's key.
@@ -89,6 +95,10 @@ pub enum Bug {
     ClassLeftOut,
     /// A system that somebody has to confirm is confirmed by itself.
     NobodyAsked,
+    /// What was red is forgotten in a crash.
+    RedLost,
+    /// A red check across the network is the target's fault at once.
+    NetworkBlamed,
     /// The keys that count are those of whatever runs.
     OldKeysBack,
     /// A rollback forgets when it happened, so that nothing waits after it.
@@ -100,7 +110,8 @@ pub(super) fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> 
     let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
     match action {
         // A rollback that fails ends the deployment with an event of its own.
-        Action::Observe(_)
+        Action::CheckOld(_)
+        | Action::Observe(_)
         | Action::Wait { .. }
         | Action::Record(_)
         | Action::Relate { .. }

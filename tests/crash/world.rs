@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pullagent::model::{
     Action, Arbiter, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure, GuardFacts,
-    GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, Stage, Step, StorePath,
+    GuardResult, Happened, HostFacts, Line, Oid, Operation, Red, Refusal, Sighting, Stage, Step, StorePath,
     SwitchEnd, Tip, Verification, Word,
 };
 
@@ -26,6 +26,7 @@ pub(super) struct Guard {
     pub(super) timers: Vec<u64>,
     pub(super) decision: Option<Decision>,
     pub(super) result: Option<GuardResult>,
+    pub(super) red: Option<Red>,
     pub(super) job: Option<Job>,
 }
 
@@ -81,6 +82,8 @@ pub struct Inner {
     pub(super) unreached: BTreeMap<Oid, (u32, u64)>,
     /// What an operator says next about the deployment under way.
     pub spoken: Option<Word>,
+    /// How often a check was red under each commit, and until when it may not be tried again.
+    pub(super) red: BTreeMap<Oid, (u32, u64)>,
     pub(super) bug: Option<Bug>,
 }
 
@@ -139,6 +142,7 @@ impl World {
             rolled_back: vec![],
             unreached: BTreeMap::new(),
             spoken: None,
+            red: BTreeMap::new(),
             bug,
         };
         World { inner: RefCell::new(inner), introduction, announce_early: RefCell::new(None) }
@@ -192,6 +196,7 @@ impl World {
                 let behaviour = self.behaviour(&d.desired.tip.revision);
                 self.await_answer(d, behaviour).await
             }
+            Action::CheckOld(recheck) => self.check_old(recheck).await,
             Action::Decide(d, decision) => self.decide(&d.id, decision, vec![]).await,
             Action::Confirm(d) => self.confirm(d).await,
             Action::RollBack(d) => self.roll_back(d).await,
@@ -235,7 +240,11 @@ impl World {
         let w = self.inner.borrow();
         let guard = id.and_then(|id| w.guards.get(id.as_str()));
         let guard = guard
-            .map(|g| GuardFacts { decision: g.decision.clone(), result: g.result.clone() })
+            .map(|g| GuardFacts {
+                decision: g.decision.clone(),
+                result: g.result.clone(),
+                red: g.red.clone(),
+            })
             .unwrap_or_default();
         let host = HostFacts {
             running: Some(w.running.clone()),
@@ -491,6 +500,9 @@ impl World {
         let decision = match behaviour {
             _ if third => Decision::Superseded,
             Behaviour::Unhealthy | Behaviour::Revoking => roll_back("web is down", Class::Target),
+            Behaviour::Storm | Behaviour::Faraway | Behaviour::Unplugged if self.is_red(&d, behaviour) => {
+                roll_back("a check is red", Class::Target)
+            }
             Behaviour::CutOff => self.unreachable(),
             Behaviour::Offline if self.unreached(&d.desired.tip.revision) < OFFLINE_TRIES => {
                 self.unreachable()
@@ -498,15 +510,6 @@ impl World {
             _ => Decision::Confirm,
         };
         self.decide(&d.id, decision, vec![]).await
-    }
-
-    fn unreachable(&self) -> Decision {
-        let blamed = self.bug(Bug::TargetBlamed);
-        roll_back("no remote answers", if blamed { Class::Target } else { Class::Transient })
-    }
-
-    fn unreached(&self, oid: &Oid) -> u32 {
-        self.inner.borrow().unreached.get(oid).map_or(0, |(count, _)| *count)
     }
 
     pub(super) async fn decide(
@@ -518,7 +521,8 @@ impl World {
         self.point().await;
         let standing = self.inner.borrow_mut().decide(id.as_str(), decision);
         self.point().await;
-        Happened::Event(Event::Decided { id: id.clone(), decision: standing, failures })
+        let red = self.inner.borrow().guards.get(id.as_str()).and_then(|g| g.red.clone());
+        Happened::Event(Event::Decided { id: id.clone(), decision: standing, failures, red })
     }
 
     async fn confirm(&self, d: Deployment) -> Happened {

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test may start programs and read the clock")]
 
 mod answer;
+mod blame;
 #[path = "../common/mod.rs"]
 mod common;
 mod guard;

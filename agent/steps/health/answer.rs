@@ -70,11 +70,13 @@ impl Steps {
         let (subjects, mut watches): (Vec<_>, Vec<_>) =
             self.watches(new.as_ref(), d, trial).into_iter().filter(proved).unzip();
         let reach = self.reach(&d.desired.tip.revision, vec![]);
-        let judge = |watches: &[Watch], now| judge_waiting(watches, until, now);
-        match self.watch(d, trial, &subjects, &mut watches, &reach, judge).await {
+        let judge =
+            |watches: &[Watch], now| self.disturbed(d, trial).or_else(|| judge_waiting(watches, until, now));
+        match self.watch(&d.id, &subjects, &mut watches, &reach, judge).await {
             Verdict::Healthy => self.decide(d, &Decision::Confirm, vec![]),
             Verdict::Unhealthy { reason, failures, class } => {
-                self.decide(d, &super::roll_back(reason, class), failures)
+                let red = Some(super::again::red(&subjects, &watches)).filter(|_| !failures.is_empty());
+                self.decide_knowing(d, &super::roll_back(reason, class), failures, red)
             }
             Verdict::Superseded => self.decide(d, &Decision::Superseded, vec![]),
             Verdict::Decided(decision) => self.decide(d, &decision, failures(&watches)),

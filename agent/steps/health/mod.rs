@@ -1,6 +1,7 @@
 //! The health phase: the new system must be green in one go for the soak time, within the window, and the host must
 //! still be updatable from it (`reach.rs`).
 
+mod again;
 mod answer;
 mod scripts;
 mod units;
@@ -22,7 +23,7 @@ use crate::guard::{self, GuardPlan};
 use crate::host::manager::Manager;
 use crate::host::{self, clock, facts};
 use crate::model::{
-    Arbiter, Class, Decision, Deployment, Happened, Sighting, Stage, Trial, UNITS, UPDATABLE,
+    Arbiter, Class, Decision, Deployment, DeploymentId, Happened, Sighting, Stage, Trial, UNITS, UPDATABLE,
 };
 
 /// How often the host itself is looked at between the checks.
@@ -95,8 +96,8 @@ impl Steps {
             over: self.health_over(d, trial),
             soak: millis(self.settings.activation.soak.0),
         };
-        let judge = |watches: &[Watch], now| judge(watches, times, now);
-        let verdict = self.watch(d, trial, &subjects, &mut watches, &reach, judge).await;
+        let judge = |watches: &[Watch], now| self.disturbed(d, trial).or_else(|| judge(watches, times, now));
+        let verdict = self.watch(&d.id, &subjects, &mut watches, &reach, judge).await;
         self.link.watch(link::sources(&self.settings)).await;
         match verdict {
             Verdict::Healthy => match self.answer_within(d) {
@@ -104,7 +105,8 @@ impl Steps {
                 None => self.decide(d, &Decision::Confirm, soft_failures(&watches)),
             },
             Verdict::Unhealthy { reason, failures, class } => {
-                self.decide(d, &roll_back(reason, class), failures)
+                let red = Some(again::red(&subjects, &watches));
+                self.decide_knowing(d, &roll_back(reason, class), failures, red)
             }
             Verdict::Superseded => self.decide(d, &Decision::Superseded, vec![]),
             Verdict::Decided(decision) => self.decide(d, &decision, failures(&watches)),
@@ -179,15 +181,15 @@ impl Steps {
         watches
     }
 
-    async fn watch(
+    /// Tries checks again and again until `judge` has a verdict; it is asked at least as often as [`LOOK`] says.
+    async fn watch<T>(
         &self,
-        d: &Deployment,
-        trial: &Trial,
+        id: &DeploymentId,
         subjects: &[Subject],
         watches: &mut [Watch],
         reach: &Reach<'_>,
-        judge: impl Fn(&[Watch], u64) -> Option<Verdict>,
-    ) -> Verdict {
+        judge: impl Fn(&[Watch], u64) -> Option<T>,
+    ) -> T {
         let began = clock::boottime_ms();
         let pause = LOOK.min(self.settings.activation.soak.0.max(LOOK_MIN));
         // Each on its own: one that takes its time holds up no other.
@@ -202,12 +204,11 @@ impl Steps {
                 Some((n, result)) = tries.next() => {
                     watches[n].learn(result, began, clock::boottime_ms());
                     let checks = watches.iter().map(Watch::facts).collect();
-                    drop(self.tell.try_send(Sighting::Checked { id: d.id.clone(), checks }));
+                    drop(self.tell.try_send(Sighting::Checked { id: id.clone(), checks }));
                 }
                 () = tokio::time::sleep(pause) => {}
             }
-            let verdict = self.disturbed(d, trial).or_else(|| judge(watches, clock::boottime_ms()));
-            if let Some(verdict) = verdict {
+            if let Some(verdict) = judge(watches, clock::boottime_ms()) {
                 return verdict;
             }
         }

@@ -56,9 +56,14 @@ impl Watch {
     pub fn new(name: &str, terms: Terms, trial: &Trial) -> Watch {
         // What was red before the switch can't speak against the new system.
         let hard = terms.hard && !trial.red_before.iter().any(|red| red == name);
+        Watch::on_its_own(name, Terms { hard, ..terms })
+    }
+
+    /// The same outside of a probation.
+    pub fn on_its_own(name: &str, terms: Terms) -> Watch {
         Watch {
             name: name.to_owned(),
-            terms: Terms { hard, ..terms },
+            terms,
             green_since: None,
             successes: 0,
             failures: 0,
@@ -92,6 +97,26 @@ impl Watch {
         if !result.not_yet && !starting {
             self.failures += 1;
         }
+    }
+
+    /// Tells whether it fails now, as far as that counts.
+    pub fn is_red(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Tells whether it is green now.
+    pub fn is_green(&self) -> bool {
+        self.green_since.is_some()
+    }
+
+    /// Tells whether it failed too often.
+    pub fn is_given_up(&self) -> bool {
+        self.failures >= self.terms.failures_max
+    }
+
+    /// Tells whether its failure rolls back.
+    pub fn is_hard(&self) -> bool {
+        self.terms.hard
     }
 
     pub fn facts(&self) -> CheckFacts {

@@ -495,6 +495,15 @@ in
           };
           confirmWithin = mkDuration "15m" "How long an answer is waited for with {option}`confirm` set to `manual`.";
           switchTimeout = mkDuration "15m" "How long {command}`switch-to-configuration` may take.";
+          retryNonce = mkOption {
+            type = types.str;
+            default = "";
+            example = "2027-01-15 mirror mended";
+            description = ''
+              A text without a meaning. Another one than before, in an accepted commit, has every host try again what failed, as
+              {command}`pullagent retry` does, and lifts the suspension after too many rollbacks.
+            '';
+          };
           drift = mkOption {
             type = types.enum [
               "hold"

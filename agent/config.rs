@@ -242,6 +242,9 @@ pub struct Activation {
     pub confirm_within: Span,
     /// How long `switch-to-configuration` may take.
     pub switch_timeout: Span,
+    /// A text without a meaning: another one than before has the host try again what failed, as `pullagent retry` does,
+    /// and lifts the suspension after too many rollbacks.
+    pub retry_nonce: String,
     /// What to do about a system that somebody else switched to.
     pub drift: Drift,
     /// Whether a system without pullagent may be deployed, after which the host can't be updated any more.
@@ -319,6 +322,7 @@ impl Default for Activation {
             confirm: Confirm::Automatic,
             confirm_within: Span::secs(15 * 60),
             switch_timeout: Span::secs(900),
+            retry_nonce: String::new(),
             drift: Drift::Hold,
             allow_removal: false,
             free_bytes_min: 64 << 20,

@@ -127,6 +127,13 @@ fn main(tip: &Oid) -> Heads {
     BTreeMap::from([("main".to_owned(), tip.clone())])
 }
 
+/// A commit that is cut off has the host suspend itself, and the next one lifts that.
+fn lifted() -> Script {
+    let mut script = one("cut off and lifted", Behaviour::CutOff);
+    script.commits[1].1.behaviour = Behaviour::Lifting;
+    script
+}
+
 /// A commit revokes a key and is rolled back; the next one is signed with that key.
 fn revocation_rolled_back() -> Script {
     let (intro, revoking, stolen, good) = (oid(0x1000), oid(0x2000), oid(0x2100), oid(0x3000));
@@ -207,6 +214,7 @@ fn scripts() -> Vec<Script> {
         one("operator switches", OperatorSwitches),
         one("offline for a while", Offline),
         one("cut off", CutOff),
+        lifted(),
         one("checks are red everywhere for a while", Storm),
         one("far away for a while", Faraway),
         one("unplugged", Unplugged),
@@ -319,8 +327,10 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
                     *pushed += 1;
                     push(*pushed);
                 }
-                world.resume();
-                send.try_send(resume()).unwrap();
+                if !world.is_lifting(&script.pushes[*pushed]["main"]) {
+                    world.resume();
+                    send.try_send(resume()).unwrap();
+                }
                 continue;
             }
             if quiet && *pushed + 1 == script.pushes.len() {
@@ -578,6 +588,7 @@ fn planted_bugs_are_noticed() {
         Bug::NobodyAsked,
         Bug::RedLost,
         Bug::NetworkBlamed,
+        Bug::NonceLost,
     ];
     for bug in bugs {
         assert!(notices(bug), "{bug:?} went unnoticed");

@@ -117,6 +117,7 @@ fn built(digit: char, operation: Operation, trust: TrustSettings) -> Event {
         drv: None,
         toplevel: system(digit),
         trust: Some(trust),
+        nonce: None,
         at: NOW,
     }
 }
@@ -485,6 +486,7 @@ fn what_root_names_comes_next_whatever_is_under_way_and_then_is_a_revision_like_
             drv: None,
             toplevel: system('e'),
             trust: None,
+            nonce: None,
             at: NOW,
         })
         .unwrap();

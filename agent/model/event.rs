@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AdoptedTrust, Answer, Candidate, CheckFacts, Decision, DeploymentId, Desired, GuardFacts, HostFacts,
-    Keys, Kin, Oid, Recheck, Red, StorePath, Tip, TrustSettings,
+    Keys, Kin, Nonce, Oid, Recheck, Red, StorePath, Tip, TrustSettings,
 };
 use super::{Deployment, Failure, Refusal, Suspension};
 
@@ -175,6 +175,9 @@ pub enum Event {
         /// The trust settings of its configuration, if it has any that can be used.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trust: Option<TrustSettings>,
+        /// Its `activation.retryNonce`, if it has a configuration that can be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nonce: Option<Nonce>,
         /// When.
         at: u64,
     },

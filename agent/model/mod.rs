@@ -6,6 +6,7 @@ mod event;
 mod facts;
 mod id;
 mod keys;
+mod nonce;
 mod recheck;
 mod remote;
 mod ssh;
@@ -19,6 +20,7 @@ pub use event::{Action, Command, Event, Happened, Line, Sighting, SwitchEnd, Ver
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_MAX, TrustSettings, Vouched, without_comment};
+pub use nonce::{BREAKER, Nonce};
 pub use recheck::{Cause, ENVIRONMENT, NETWORK, Recheck, Red};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};

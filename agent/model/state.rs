@@ -57,6 +57,13 @@ pub struct State {
     pub recheck: Option<Recheck>,
     /// When the host was rolled back since it was resumed last, newest last; no more than [`ROLLBACKS_MAX`].
     pub rollbacks: VecDeque<u64>,
+    /// The `activation.retryNonce` that was seen last in an accepted revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_nonce: Option<String>,
+    /// The revision that was built last while the host was suspended after too many rollbacks, which is not built again
+    /// before that ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peeked: Option<Oid>,
     /// Deployments are stopped.
     pub suspension: Option<Suspension>,
     /// Ended deployments, newest last.

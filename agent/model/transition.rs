@@ -65,6 +65,7 @@ impl State {
             Event::Resumed { .. } => {
                 self.suspension = None;
                 self.foreign = None;
+                self.peeked = None;
                 self.rollbacks.clear();
                 Ok(())
             }
@@ -93,14 +94,17 @@ impl State {
             }
             Event::Refused { refusal } => self.refuse(refusal),
             Event::BuildFailed { desired, failure, at } => self.fail_build(desired, failure, *at),
-            Event::Built { id, desired, drv, toplevel, trust, at } => {
+            Event::Built { id, desired, drv, toplevel, trust, nonce, at } => {
                 self.deployments_begun += 1;
                 let (revision, at) = (Some(desired.tip.revision.clone()), *at);
                 // The accepted tip is the newest there is. A test, or the way back to an older system, adopts nothing.
-                if desired.operation == Operation::Switch
-                    && self.main.as_ref().is_some_and(|m| m.revision == desired.tip.revision)
-                    && let Some(settings) = trust.clone()
-                {
+                let newest = desired.operation == Operation::Switch
+                    && self.main.as_ref().is_some_and(|m| m.revision == desired.tip.revision);
+                if let Some(nonce) = nonce.as_ref().filter(|_| newest) {
+                    self.learn_nonce(nonce);
+                }
+                self.peeked = self.suspension.as_ref().and(revision.clone());
+                if let Some(settings) = trust.clone().filter(|_| newest) {
                     self.adopt_trust(AdoptedTrust { revision, settings, at });
                 }
                 self.deployment = Some(Deployment {
@@ -461,7 +465,7 @@ impl State {
 
     /// Forgets that a revision, or everything, was bad. What built the same system goes with it, or it would stand in
     /// the way all the same.
-    fn forgive(&mut self, revision: Option<&Oid>) {
+    pub(super) fn forgive(&mut self, revision: Option<&Oid>) {
         let hit = |other: Option<&Oid>| revision.is_none() || other == revision;
         self.refused.retain(|r| !hit(Some(&r.revision)));
         let (forgiven, bad): (Vec<_>, Vec<_>) =

@@ -5,7 +5,7 @@ use crate::model::{
     SwitchEnd, Trial,
 };
 
-use super::{Facts, Policy, RESETS_MAX, answer, suspended};
+use super::{Facts, Policy, RESETS_MAX, SUSPENDED, answer, may_be_lifted, suspended};
 use crate::model::StorePath;
 
 /// Decides the next step of `d`.
@@ -56,6 +56,11 @@ fn begin(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts) -> Acti
     }
     if let Some(failure) = answer::called_off(state, d) {
         return Action::Abandon(d.clone(), failure);
+    }
+    if may_be_lifted(state, facts.now) {
+        let text =
+            "the host is suspended after too many rollbacks, and its retryNonce is that of before".to_owned();
+        return Action::Abandon(d.clone(), transient(SUSPENDED, text));
     }
     if suspended(state, facts.now) {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };

@@ -6,7 +6,8 @@ use crate::model::{
 };
 
 use super::{
-    Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, suspended, withheld,
+    Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, may_be_lifted, suspended,
+    withheld,
 };
 
 /// Decides what an idle agent does.
@@ -23,10 +24,11 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     if held(state, facts, policy).is_some() {
         return Action::Wait { until: None };
     }
-    if suspended(state, facts.now) {
+    let only_to_look = may_be_lifted(state, facts.now);
+    if suspended(state, facts.now) && !only_to_look {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
     }
-    if let Some(suspended) = breaker(state, facts.now) {
+    if let Some(suspended) = breaker(state, facts.now).filter(|_| !only_to_look) {
         return Action::Record(suspended);
     }
     if let Some(adopted) = adoption(state, facts, host) {
@@ -42,7 +44,9 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     let root_waits = state.vouched.as_ref().is_some_and(|v| !v.anchored);
     let may_begin =
         |d: &Desired| !root_waits && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none());
-    let desired = desired(state, facts, host, policy).filter(may_begin);
+    let is_news = |d: &Desired| d.why == Why::NewRevision && state.peeked.as_ref() != Some(&d.tip.revision);
+    let may_be_built = |d: &Desired| !only_to_look || (d.operation == Operation::Switch && is_news(d));
+    let desired = desired(state, facts, host, policy).filter(may_begin).filter(may_be_built);
     let patience = desired.as_ref().and_then(|d| not_before(state, &d.tip.target(), facts.now));
     match desired {
         Some(desired) if patience.is_none() && may_try(facts, &desired.tip.revision) => {

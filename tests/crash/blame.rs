@@ -1,7 +1,7 @@
 //! Commits whose checks are red through no fault of theirs, or so it may be: under the old system, too, or only across the
 //! network.
 
-use pullagent::model::{Class, Decision, Deployment, Event, Happened, Oid, Recheck, Red};
+use pullagent::model::{Class, Decision, Deployment, Event, Happened, Nonce, Oid, Recheck, Red};
 
 use super::world::{Behaviour, Bug, Inner, World, roll_back};
 
@@ -40,6 +40,20 @@ impl World {
 
     pub(super) fn unreached(&self, oid: &Oid) -> u32 {
         self.inner.borrow().unreached.get(oid).map_or(0, |(count, _)| *count)
+    }
+
+    /// Tells whether a commit lifts a suspension, so that nobody has to.
+    pub fn is_lifting(&self, revision: &Oid) -> bool {
+        self.inner.borrow().commits.get(revision).is_some_and(|c| c.behaviour == Behaviour::Lifting)
+    }
+
+    /// Returns the nonce of a commit. One that lifts the suspension is as good as somebody who resumes the host.
+    pub(super) fn nonce(&self, behaviour: Behaviour) -> Nonce {
+        let lifts = behaviour == Behaviour::Lifting && !self.bug(Bug::NonceLost);
+        if lifts {
+            self.inner.borrow_mut().rolled_back.clear();
+        }
+        Nonce { running: String::new(), built: if lifts { "again".to_owned() } else { String::new() } }
     }
 
     pub(super) async fn check_old(&self, recheck: Recheck) -> Happened {

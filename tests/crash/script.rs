@@ -36,6 +36,8 @@ pub enum Behaviour {
     Unanswered,
     /// It is rejected while its health is being proven.
     RejectedUnasked,
+    /// Good, and its configuration lifts the suspension after too many rollbacks.
+    Lifting,
     /// A check is red under it and under the old system, until it was tried twice.
     Storm,
     /// A check across the network is red when it is tried first.
@@ -97,6 +99,8 @@ pub enum Bug {
     NobodyAsked,
     /// What was red is forgotten in a crash.
     RedLost,
+    /// A new nonce is not seen.
+    NonceLost,
     /// A red check across the network is the target's fault at once.
     NetworkBlamed,
     /// The keys that count are those of whatever runs.

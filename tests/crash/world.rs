@@ -345,12 +345,14 @@ impl World {
             }
             _ => {
                 let toplevel = system(&revision);
+                let nonce = Some(self.nonce(behaviour));
                 Happened::Event(Event::Built {
                     id,
                     desired,
                     drv: None,
                     toplevel,
                     trust: Some(self.inner.borrow().trust_in(&revision)),
+                    nonce,
                     at,
                 })
             }

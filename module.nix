@@ -481,7 +481,29 @@ in
         activation = {
           soak = mkDuration "60s" "How long all hard checks must be green in one go.";
           window = mkDuration "5m" "How long a new system may take to become healthy; longer than the soak time.";
+          confirm = mkOption {
+            type = types.enum [
+              "automatic"
+              "manual"
+            ];
+            default = "automatic";
+            description = ''
+              Who says that a new system that proved healthy stays: the agent itself, or somebody who says
+              {command}`pullagent confirm`. Where nobody does in time, the host goes back, so a system that locks everybody
+              out does not stay. Both systems may ask for it, the one that runs and the one that is tried.
+            '';
+          };
+          confirmWithin = mkDuration "15m" "How long an answer is waited for with {option}`confirm` set to `manual`.";
           switchTimeout = mkDuration "15m" "How long {command}`switch-to-configuration` may take.";
+          retryNonce = mkOption {
+            type = types.str;
+            default = "";
+            example = "2027-01-15 mirror mended";
+            description = ''
+              A text without a meaning. Another one than before, in an accepted commit, has every host try again what failed, as
+              {command}`pullagent retry` does, and lifts the suspension after too many rollbacks.
+            '';
+          };
           drift = mkOption {
             type = types.enum [
               "hold"

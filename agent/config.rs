@@ -239,8 +239,15 @@ pub struct Activation {
     pub soak: Span,
     /// How long the system may take to become healthy; longer than the soak time.
     pub window: Span,
+    /// Who says that a new system that proved healthy stays.
+    pub confirm: Confirm,
+    /// How long an answer is waited for where it is asked for; without one the old system comes back.
+    pub confirm_within: Span,
     /// How long `switch-to-configuration` may take.
     pub switch_timeout: Span,
+    /// A text without a meaning: another one than before has the host try again what failed, as `pullagent retry` does,
+    /// and lifts the suspension after too many rollbacks.
+    pub retry_nonce: String,
     /// What to do about a system that somebody else switched to.
     pub drift: Drift,
     /// What to do about a system that runs, but a script of whose activation failed.
@@ -261,6 +268,16 @@ pub enum ActivationErrors {
     Rollback,
     /// Say so, and let its health decide.
     Tolerate,
+}
+
+/// Who says that a new system that proved healthy stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confirm {
+    /// The agent itself.
+    Automatic,
+    /// Somebody who says `pullagent confirm`.
+    Manual,
 }
 
 /// What to do about a system that somebody else switched to.
@@ -317,13 +334,23 @@ impl Default for Activation {
         Activation {
             soak: Span::secs(60),
             window: Span::secs(300),
+            confirm: Confirm::Automatic,
+            confirm_within: Span::secs(15 * 60),
             switch_timeout: Span::secs(900),
+            retry_nonce: String::new(),
             drift: Drift::Hold,
             activation_errors: ActivationErrors::Rollback,
             allow_removal: false,
             free_bytes_min: 64 << 20,
             reboot: serde_json::json!({ "policy": "never", "window": [] }),
         }
+    }
+}
+
+impl Activation {
+    /// Returns how long an answer is waited for; `None`: none is asked for.
+    pub fn answer_within(&self) -> Option<Duration> {
+        (self.confirm == Confirm::Manual).then_some(self.confirm_within.0)
     }
 }
 

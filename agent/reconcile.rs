@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::host;
 use crate::journal::{Journal, JournalError};
 use crate::model::{
-    Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension, Target,
+    Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension, Target, Word,
 };
-use crate::plan::{self, Alarm, Facts, Policy};
+use crate::plan::{self, Alarm, Facts, Policy, Wish};
 use crate::report::{self, Doing, Snapshot};
 
 /// How many messages may wait for the loop.
@@ -175,6 +175,12 @@ impl Loop<'_> {
         }
         self.facts.heed(&command);
         let (event, said) = match command {
+            Command::Confirm { revision, by } => {
+                return self.hear(Wish { word: Word::Confirm, revision, reason: None, by, at });
+            }
+            Command::Reject { revision, reason, by } => {
+                return self.hear(Wish { word: Word::Reject, revision, reason, by, at });
+            }
             Command::Sync => return Ok(Ok("the remotes are being asked".to_owned())),
             Command::Suspend { reason, until, by } => {
                 let said = self.suspended_how(until.is_some());
@@ -198,6 +204,17 @@ impl Loop<'_> {
         };
         self.take(Happened::Event(event))?;
         Ok(Ok(said))
+    }
+
+    /// Takes down what an operator says about the deployment under way.
+    fn hear(&mut self, wish: Wish) -> Result<Result<String, String>, JournalError> {
+        match plan::hear(wish, self.state()) {
+            Ok((event, said)) => {
+                event.map_or(Ok(()), |event| self.take(Happened::Event(event)))?;
+                Ok(Ok(said))
+            }
+            Err(refusal) => Ok(Err(refusal)),
+        }
     }
 
     /// Says what becomes of a commit that root names now; `Err`: nothing, for it has happened already.
@@ -283,6 +300,8 @@ fn doing(action: &Action, since: u64) -> Option<Doing> {
         Action::Arm(d) => of("arm", d),
         Action::Switch(d) => of("switch", d),
         Action::Shorten(d) | Action::CheckHealth(d) => of("check-health", d),
+        Action::AwaitAnswer(d) => of("await-answer", d),
+        Action::CheckOld(r) => Some(("check-old", Some(r.revision.clone()))),
         Action::Decide(d, _) => of("decide", d),
         Action::Confirm(d) => of("confirm", d),
         Action::RollBack(d) => of("roll-back", d),

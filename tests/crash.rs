@@ -8,7 +8,11 @@
 #![allow(clippy::disallowed_methods, reason = "a test starts programs and looks at the clock")]
 
 mod crash {
+    mod asks;
+    mod blame;
+    pub mod disk;
     mod laws;
+    pub mod orders;
     mod script;
     mod trust;
     pub mod world;
@@ -21,9 +25,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crash::disk::{memory_dir, tear};
+use crash::orders::{accept, answer, resume};
 use crash::world::{Behaviour, Bug, Commit, Cut, Fault, World, oid, system, third_system};
 use pullagent::journal::Journal;
-use pullagent::model::{Command, Oid, Sighting, StorePath, TestProgress};
+use pullagent::model::{Oid, Sighting, StorePath, TestProgress};
 use pullagent::plan::{self, Policy};
 use pullagent::reconcile::{self, Inbound};
 use pullagent::report::Snapshot;
@@ -35,8 +41,19 @@ const POLLS_MAX: u32 = 200;
 const PAIRS_QUICK: u32 = 400;
 const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
 /// What can fail without an event of its own.
-const FALLIBLE: [&str; 10] =
-    ["Verify", "Build", "Prepare", "Arm", "Switch", "Shorten", "CheckHealth", "Decide", "Confirm", "Abandon"];
+const FALLIBLE: [&str; 11] = [
+    "Verify",
+    "Build",
+    "Prepare",
+    "Arm",
+    "Switch",
+    "Shorten",
+    "CheckHealth",
+    "AwaitAnswer",
+    "Decide",
+    "Confirm",
+    "Abandon",
+];
 /// How often a short fault strikes: it is over before any guard's deadline.
 const STRIKES_FEW: u32 = 3;
 /// How often a long fault strikes: hours go by.
@@ -109,6 +126,13 @@ fn script(name: &'static str, commits: Vec<(Oid, Commit)>, pushes: Vec<Heads>) -
 
 fn main(tip: &Oid) -> Heads {
     BTreeMap::from([("main".to_owned(), tip.clone())])
+}
+
+/// A commit that is cut off has the host suspend itself, and the next one lifts that.
+fn lifted() -> Script {
+    let mut script = one("cut off and lifted", Behaviour::CutOff);
+    script.commits[1].1.behaviour = Behaviour::Lifting;
+    script
 }
 
 /// A commit revokes a key and is rolled back; the next one is signed with that key.
@@ -192,6 +216,14 @@ fn scripts() -> Vec<Script> {
         one("operator switches", OperatorSwitches),
         one("offline for a while", Offline),
         one("cut off", CutOff),
+        lifted(),
+        one("checks are red everywhere for a while", Storm),
+        one("far away for a while", Faraway),
+        one("unplugged", Unplugged),
+        one("confirmed by hand", Confirmed),
+        one("rejected by hand", Rejected),
+        one("nobody answers", Unanswered),
+        one("rejected unasked", RejectedUnasked),
         test_branch("test branch", Good),
         test_branch("unhealthy test branch", Unhealthy),
         test_branch("test branch is cut off", CutOff),
@@ -284,6 +316,11 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
                 complain("it does not come to rest".to_owned());
                 break None;
             }
+            let spoken = std::mem::take(&mut world.inner.borrow_mut().spoken);
+            if let Some(word) = spoken {
+                send.try_send(answer(word)).unwrap();
+                continue;
+            }
             let quiet = std::mem::take(&mut world.inner.borrow_mut().quiet);
             let suspension = shown.borrow().state.suspension.clone();
             if quiet && suspension.is_some_and(|s| s.by == plan::BREAKER) {
@@ -292,8 +329,10 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
                     *pushed += 1;
                     push(*pushed);
                 }
-                world.resume();
-                send.try_send(resume()).unwrap();
+                if !world.is_lifting(&script.pushes[*pushed]["main"]) {
+                    world.resume();
+                    send.try_send(resume()).unwrap();
+                }
                 continue;
             }
             if quiet && *pushed + 1 == script.pushes.len() {
@@ -312,28 +351,6 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
         complain("something was announced that the journal does not hold".to_owned());
     }
     over
-}
-
-fn accept(revision: &Oid) -> Inbound {
-    let command = Command::Accept { revision: revision.clone(), by: "root".to_owned() };
-    Inbound::Asked { command, at: 1_900_000_000, reply: tokio::sync::oneshot::channel().0 }
-}
-
-fn resume() -> Inbound {
-    let command = Command::Resume { by: "alice".to_owned() };
-    Inbound::Asked { command, at: 1_900_000_000, reply: tokio::sync::oneshot::channel().0 }
-}
-
-/// Leaves half a record behind, as a power cut in mid-write does.
-fn tear(dir: &Path, seed: u32) {
-    use std::io::Write;
-    let mut file = std::fs::OpenOptions::new().append(true).open(dir.join("journal")).unwrap();
-    let tail: &[u8] = match seed % 3 {
-        0 => b"",
-        1 => b"1234abcd {\"v\":1,\"seq\"",
-        _ => &[0; 64],
-    };
-    file.write_all(tail).unwrap();
 }
 
 fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
@@ -363,11 +380,6 @@ fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
         deployment: state.deployment.is_some(),
     };
     Ran { end, points, wrong: w.violations.clone(), struck: w.struck.clone() }
-}
-
-fn memory_dir() -> std::path::PathBuf {
-    let shm = Path::new("/dev/shm");
-    if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() }
 }
 
 /// Compares a disturbed run with the undisturbed one.
@@ -426,6 +438,10 @@ fn undisturbed_runs_end_as_they_should() {
             | "resets the host"
             | "health phase outlasts the guard"
             | "operator switches"
+            | "unplugged"
+            | "rejected by hand"
+            | "nobody answers"
+            | "rejected unasked"
             | "revocation rolled back"
             | "unhealthy test branch" => vec![oid(0x2000)],
             "test branch turns unhealthy" => vec![oid(0x2100)],
@@ -571,6 +587,10 @@ fn planted_bugs_are_noticed() {
         Bug::ClassLeftOut,
         Bug::TimeOfRollbackLost,
         Bug::OldKeysBack,
+        Bug::NobodyAsked,
+        Bug::RedLost,
+        Bug::NetworkBlamed,
+        Bug::NonceLost,
     ];
     for bug in bugs {
         assert!(notices(bug), "{bug:?} went unnoticed");

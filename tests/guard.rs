@@ -125,6 +125,7 @@ fn plan(root: &Path, old: &StorePath, new: &StorePath) -> GuardPlan {
         failing_units: Vec::new(),
         trial_limit_ms: None,
         may_reboot: false,
+        answer_within_ms: None,
     }
 }
 

@@ -127,6 +127,7 @@ fn built(digit: char, operation: Operation, trust: TrustSettings) -> Event {
         toplevel: system(digit),
         trust: Some(trust),
         revoked: vec![],
+        nonce: None,
         at: NOW,
     }
 }
@@ -143,7 +144,7 @@ fn rolled_back(digit: char) -> Vec<Event> {
     vec![
         Event::Prepared { id: id.clone(), old, boot_id, deadline_boottime_ms: 1, red_before: vec![] },
         Event::Armed { id: id.clone() },
-        Event::Decided { id: id.clone(), decision, failures: vec![] },
+        Event::Decided { id: id.clone(), decision, failures: vec![], red: None },
         Event::RolledBack { id, how: String::new(), at: NOW },
     ]
 }
@@ -501,6 +502,7 @@ fn what_root_names_comes_next_whatever_is_under_way_and_then_is_a_revision_like_
             toplevel: system('e'),
             trust: None,
             revoked: vec![],
+            nonce: None,
             at: NOW,
         })
         .unwrap();

@@ -61,6 +61,7 @@ impl Exit {
             | Headline::Preparing
             | Headline::Switching
             | Headline::CheckingHealth
+            | Headline::AwaitingConfirmation
             | Headline::Confirming
             | Headline::RollingBack
             | Headline::Retrying => Exit::Pending,
@@ -216,7 +217,8 @@ mod tests {
             Headline::Building => Headline::Preparing,
             Headline::Preparing => Headline::Switching,
             Headline::Switching => Headline::CheckingHealth,
-            Headline::CheckingHealth => Headline::Confirming,
+            Headline::CheckingHealth => Headline::AwaitingConfirmation,
+            Headline::AwaitingConfirmation => Headline::Confirming,
             Headline::Confirming => Headline::RollingBack,
             Headline::RollingBack => Headline::RolledBack,
             Headline::RolledBack => Headline::RollbackFailed,

@@ -7,6 +7,9 @@ use std::time::Duration;
 use super::{ConfigError, Remote, SCHEMA, Settings};
 use crate::model::{Operation, SshAddress, is_plain_file};
 
+/// How many bytes `activation.retryNonce` may have.
+const NONCE_MAX: usize = 200;
+
 impl Settings {
     /// Refuses what makes no sense, naming the key.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -35,6 +38,12 @@ impl Settings {
         self.policy()?;
         if self.activation.window.0 <= self.activation.soak.0 {
             return wrong("activation.window", "the window must be longer than the soak time".to_owned());
+        }
+        if self.activation.retry_nonce.len() > NONCE_MAX {
+            return wrong("activation.retryNonce", format!("it is longer than {NONCE_MAX} bytes"));
+        }
+        if self.activation.confirm_within.0 < Duration::from_secs(1) {
+            return wrong("activation.confirmWithin", "it must be 1s or more".to_owned());
         }
         Ok(())
     }

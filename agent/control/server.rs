@@ -158,7 +158,7 @@ async fn command(
         Ok(Json(order)) => order,
         Err(wrong) => return refuse(wrong.status(), wrong.body_text(), None),
     };
-    if let Order::Suspend { reason: Some(reason), .. } = &order
+    if let Order::Suspend { reason: Some(reason), .. } | Order::Reject { reason: Some(reason), .. } = &order
         && reason.chars().count() > REASON_MAX
     {
         let text = format!("the reason is longer than {REASON_MAX} characters");

@@ -355,6 +355,7 @@ mod tests {
             failing_units: Vec::new(),
             trial_limit_ms: None,
             may_reboot: false,
+            answer_within_ms: None,
         };
         // running, /etc, lists left, expected
         let table = [

@@ -6,6 +6,7 @@
 //! guard/<id>/agent-root   protects that binary from garbage collection, where it lies in a store
 //! guard/<id>/old-root     the same for the system to go back to
 //! guard/<id>/decision     confirm, roll back, or superseded: the first to create it decides
+//! guard/<id>/red.json     the checks that the decision is about
 //! guard/<id>/result.json  how a rollback ended
 //! guard/<id>/lock         held while a rollback is carried out
 //! guard/<id>/prepared-*   decision and result of a rollback, ready to be renamed: it takes no room on a full disk
@@ -38,7 +39,9 @@ use crate::model::{DeploymentId, StorePath};
 
 pub use fire::{Fired, REBOOT_MAX, fire};
 pub use pinned::{after_switch, arm, await_timers, fire_now, pin, selftest};
-pub use plan::{GuardPlan, SCHEMA, decide, facts, read_decision, read_plan, read_result, sweep, write_plan};
+pub use plan::{
+    GuardPlan, SCHEMA, decide, facts, note_red, read_decision, read_plan, read_result, sweep, write_plan,
+};
 
 /// Says why the guard cannot be relied on, or could not do its work.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::GuardError;
 use crate::host::facts::HostPaths;
 use crate::host::files::{self, Created, io_error};
-use crate::model::{Arbiter, Class, Decision, DeploymentId, GuardFacts, GuardResult, Oid, StorePath};
+use crate::model::{Arbiter, Class, Decision, DeploymentId, GuardFacts, GuardResult, Oid, Red, StorePath};
 
 /// The rules that [`GuardPlan`] follows. Fields may be added under the same number; older versions ignore them.
 pub const SCHEMA: u32 = 1;
@@ -65,6 +65,9 @@ pub struct GuardPlan {
     /// Whether the host may be rebooted where the old system cannot be switched back to. What boots is the permanent system.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_reboot: bool,
+    /// How long the old system wants somebody's answer to be waited for, in milliseconds; `None`: it asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_within_ms: Option<u64>,
 }
 
 impl GuardPlan {
@@ -115,6 +118,10 @@ fn reserve(dir: &Path) -> Result<(), GuardError> {
         files::create_once(&prepared(&path), &json, FILE_MAX)?;
     }
     Ok(())
+}
+
+fn red_path(dir: &Path) -> PathBuf {
+    dir.join("red.json")
 }
 
 fn prepared(path: &Path) -> PathBuf {
@@ -192,7 +199,15 @@ pub fn read_result(dir: &Path) -> Result<Option<GuardResult>, GuardError> {
 
 /// Reads all that the guard in `dir` has to say.
 pub fn facts(dir: &Path) -> Result<GuardFacts, GuardError> {
-    Ok(GuardFacts { decision: read_decision(dir)?, result: read_result(dir)? })
+    // Without it the target is blamed, as it was before anybody asked for more.
+    let red = read_json(&red_path(dir)).unwrap_or_default();
+    Ok(GuardFacts { decision: read_decision(dir)?, result: read_result(dir)?, red })
+}
+
+/// Notes which checks spoke against the new system, for whoever takes the decision down after a crash.
+pub fn note_red(dir: &Path, red: &Red) -> Result<(), GuardError> {
+    let path = red_path(dir);
+    Ok(files::write_atomic(&path, &to_json(&path, red)?, files::PRIVATE)?)
 }
 
 /// Writes how a rollback ended.
@@ -238,7 +253,7 @@ fn is_done(dir: &Path, boot_id: &str) -> bool {
     match facts(dir) {
         Ok(GuardFacts { result: Some(_), .. })
         | Ok(GuardFacts { decision: Some(Decision::Confirm | Decision::Superseded), .. }) => true,
-        Ok(GuardFacts { decision: Some(Decision::RollBack { .. }) | None, result: None }) => {
+        Ok(GuardFacts { decision: Some(Decision::RollBack { .. }) | None, result: None, .. }) => {
             match read_plan(dir) {
                 Ok(plan) => plan.boot_id != boot_id,
                 // Without a plan no timer was ever started.
@@ -304,6 +319,7 @@ mod tests {
             failing_units: Vec::new(),
             trial_limit_ms: None,
             may_reboot: false,
+            answer_within_ms: None,
         }
     }
 
@@ -318,6 +334,9 @@ mod tests {
         let more = GuardPlan { trial_limit_ms: Some(9), may_reboot: true, ..plan("b1") };
         let added = r#""agentVersion":"0.1.0","trialLimitMs":9,"mayReboot":true}"#;
         assert!(serde_json::to_string(&more).unwrap().ends_with(added));
+        let with_answer = GuardPlan { answer_within_ms: Some(900_000), ..plan("b1") };
+        let answer = r#""agentVersion":"0.1.0","answerWithinMs":900000}"#;
+        assert!(serde_json::to_string(&with_answer).unwrap().ends_with(answer));
         let decisions = [
             (Decision::Confirm, r#"{"decision":"confirm"}"#),
             (

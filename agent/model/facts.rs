@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Oid, StorePath};
+use super::{Class, Oid, Red, StorePath};
 
 /// The name of the built-in check that the host can still be updated; no configured check may have it.
 pub const UPDATABLE: &str = "updatable";
@@ -126,4 +126,7 @@ pub struct GuardFacts {
     pub decision: Option<Decision>,
     /// How a rollback ended, if one was carried out.
     pub result: Option<GuardResult>,
+    /// The hard checks that spoke against the new system, if the agent found any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub red: Option<Red>,
 }

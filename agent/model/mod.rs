@@ -1,23 +1,27 @@
 //! The nouns: revisions, targets and deployments; what may be done ([`Action`]), what may happen ([`Event`]), and what all
 //! of it adds up to ([`State`]). No effects: no clock, no file, no process, no task.
 
+mod answer;
 mod event;
 mod facts;
 mod id;
 mod keys;
+mod nonce;
+mod recheck;
 mod remote;
 mod ssh;
 mod state;
 mod target;
 mod transition;
+mod verdict;
 
-pub use event::{
-    Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
-    SwitchEnd, Verification,
-};
+pub use answer::{Answer, REJECTED, UNCONFIRMED, Word};
+pub use event::{Action, Command, Event, Happened, Line, Sighting, SwitchEnd, Verification};
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_BYTES_MAX, TrustSettings, Vouched, without_comment};
+pub use nonce::{BREAKER, Nonce};
+pub use recheck::{Cause, ENVIRONMENT, NETWORK, Recheck, Red};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
@@ -27,3 +31,4 @@ pub use state::{
 };
 pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};
 pub use transition::IllegalTransition;
+pub use verdict::{Class, Failure, Quarantined, Refusal, Suspension};

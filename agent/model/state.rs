@@ -4,8 +4,12 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Class, Failure, Quarantined, Refusal, Suspension, SwitchEnd};
-use super::{AdoptedTrust, DeploymentId, Desired, Oid, Operation, StorePath, Target, Tip, Vouched, Why};
+use super::event::SwitchEnd;
+use super::verdict::{Class, Failure, Quarantined, Refusal, Suspension};
+use super::{
+    AdoptedTrust, Answer, Cause, DeploymentId, Desired, Oid, Operation, Recheck, Red, StorePath, Target, Tip,
+    Vouched, Why,
+};
 
 /// How many refused tips are remembered.
 pub const REFUSED_MAX: usize = 64;
@@ -42,6 +46,9 @@ pub struct State {
     pub settled: Option<Settled>,
     /// The deployment under way.
     pub deployment: Option<Deployment>,
+    /// What an operator said about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
     /// Tips that were refused for good.
     pub refused: VecDeque<Refusal>,
     /// Targets that are not tried again by themselves.
@@ -50,8 +57,18 @@ pub struct State {
     pub resets: Option<Resets>,
     /// The target that the host was rolled back from for a reason that may pass.
     pub setback: Option<Setback>,
+    /// The rollback whose cause is still to be looked into.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recheck: Option<Recheck>,
     /// When the host was rolled back since it was resumed last, newest last; no more than [`ROLLBACKS_MAX`].
     pub rollbacks: VecDeque<u64>,
+    /// The `activation.retryNonce` that was seen last in an accepted revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_nonce: Option<String>,
+    /// The revision that was built last while the host was suspended after too many rollbacks, which is not built again
+    /// before that ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peeked: Option<Oid>,
     /// Deployments are stopped.
     pub suspension: Option<Suspension>,
     /// Ended deployments, newest last.
@@ -189,6 +206,11 @@ pub enum Step {
     },
     /// Health is being proven.
     Soaking,
+    /// It proved healthy, and somebody has to confirm it.
+    Proven {
+        /// Until when an answer is waited for.
+        until_boottime_ms: u64,
+    },
     /// Decided: the new system stays.
     Confirming,
     /// Decided: the old system comes back.
@@ -200,6 +222,12 @@ pub enum Step {
         /// Whether the target is to blame.
         #[serde(default, skip_serializing_if = "Class::is_target")]
         class: Class,
+        /// A stable word for the cause, where it is another than a check: [`super::REJECTED`], [`super::UNCONFIRMED`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+        /// The hard checks that spoke against it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        red: Option<Red>,
     },
 }
 
@@ -224,6 +252,9 @@ pub struct Setback {
     pub text: String,
     /// When, the last time.
     pub at: u64,
+    /// What it is put down to.
+    #[serde(default)]
+    pub cause: Cause,
 }
 
 /// A record of a newer version, which it marked as one that must be understood.
@@ -286,6 +317,9 @@ pub enum Outcome {
         /// Whether the target is to blame.
         #[serde(default, skip_serializing_if = "Class::is_target")]
         class: Class,
+        /// A stable word for the cause, where it is another than a check.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
     },
     /// The old system could not be brought back.
     RollbackFailed {
@@ -356,7 +390,7 @@ impl State {
                 Step::Prepared => Phase::Prepared,
                 Step::Armed => Phase::Armed,
                 Step::Activated { .. } => Phase::Activated,
-                Step::Soaking => Phase::Soaking,
+                Step::Soaking | Step::Proven { .. } => Phase::Soaking,
                 Step::Confirming => Phase::Confirming,
                 Step::RollingBack { .. } => Phase::RollingBack,
             },

@@ -8,6 +8,8 @@ use crate::model::{
     Sighting, TrustSettings, Why,
 };
 
+use super::SUSPENDED;
+
 /// How many tips can be waiting for another try at once.
 const RETRIES_MAX: usize = 64;
 /// How many commits' standing to the accepted tip is kept.
@@ -151,6 +153,7 @@ impl Facts {
     /// try, what goes on need not wait, and what was called off for a passing reason gets another try later.
     pub fn note(&mut self, event: &Event, deployment: Option<&Deployment>) {
         match event {
+            Event::Abandoned { failure, .. } if failure.code == SUSPENDED => {}
             Event::Abandoned { failure, at, .. } if failure.class == Class::Transient => {
                 let Some(d) = deployment else { return };
                 let (revision, failure) = (d.desired.tip.revision.clone(), failure.clone());
@@ -192,17 +195,20 @@ impl Facts {
             | Event::Switched { .. }
             | Event::SwitchRepeated { .. }
             | Event::SoakStarted { .. }
+            | Event::HealthProven { .. }
             | Event::Decided { .. } => {
                 let Some(d) = deployment else { return };
                 self.go_on(&d.desired.tip.revision);
             }
             Event::RetryRequested { .. } => self.retries.clear(),
             Event::Abandoned { .. }
+            | Event::OldChecked { .. }
             | Event::RollbackFailed { .. }
             | Event::Superseded { .. }
             | Event::Adopted { .. }
             | Event::TrustAdopted { .. }
             | Event::TestLost { .. }
+            | Event::Answered { .. }
             | Event::Suspended { .. }
             | Event::Resumed { .. } => {}
         }

@@ -5,7 +5,7 @@ use crate::model::{
     SwitchEnd, Trial,
 };
 
-use super::{Facts, Policy, RESETS_MAX, suspended};
+use super::{Facts, Policy, RESETS_MAX, SUSPENDED, answer, may_be_lifted, suspended};
 use crate::model::{SWITCH_REPEATS_MAX, StorePath};
 
 /// `switch-to-configuration` says this when a script of the activation failed and all else was done (nixpkgs:
@@ -58,6 +58,14 @@ fn begin(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts) -> Acti
             Failure { class: Class::Target, code: bad.failure.code.clone(), text },
         );
     }
+    if let Some(failure) = answer::called_off(state, d) {
+        return Action::Abandon(d.clone(), failure);
+    }
+    if may_be_lifted(state, facts.now) {
+        let text =
+            "the host is suspended after too many rollbacks, and its retryNonce is that of before".to_owned();
+        return Action::Abandon(d.clone(), transient(SUSPENDED, text));
+    }
     if suspended(state, facts.now) {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
     }
@@ -81,7 +89,12 @@ fn after_reset(d: &Deployment, step: &Step, state: &State, host: &HostFacts) -> 
         Step::Confirming if host.running.as_ref() == Some(&d.toplevel) => Action::Confirm(d.clone()),
         // Decided; the reset did it, and the guard says so.
         Step::RollingBack { .. } => Action::RollBack(d.clone()),
-        Step::Confirming | Step::Prepared | Step::Armed | Step::Activated { .. } | Step::Soaking => {
+        Step::Confirming
+        | Step::Prepared
+        | Step::Armed
+        | Step::Activated { .. }
+        | Step::Soaking
+        | Step::Proven { .. } => {
             let target = d.desired.tip.target();
             let before = state.resets.as_ref().filter(|r| r.target == target).map_or(0, |r| r.count);
             let class = if before + 1 >= RESETS_MAX { Class::Target } else { Class::Transient };
@@ -108,11 +121,12 @@ fn go_on(
     // A switch that changed nothing needs no decision, even if a guard took one.
     let undecided = match step {
         Step::Activated { ended: SwitchEnd::Unchanged { .. } } => false,
-        Step::Armed | Step::Activated { .. } | Step::Soaking => true,
+        Step::Armed | Step::Activated { .. } | Step::Soaking | Step::Proven { .. } => true,
         Step::Prepared | Step::Confirming | Step::RollingBack { .. } => false,
     };
     if undecided && let Some(decision) = facts.guard.decision.clone() {
-        return Action::Record(Event::Decided { id: d.id.clone(), decision, failures: vec![] });
+        let red = facts.guard.red.clone();
+        return Action::Record(Event::Decided { id: d.id.clone(), decision, failures: vec![], red });
     }
     if undecided && let Some(decision) = forced_decision(d, trial, step, state, host) {
         return Action::Decide(d.clone(), decision);
@@ -123,7 +137,9 @@ fn go_on(
             let late = left < policy.arming_margin_ms || facts.guard.decision.is_some();
             // What would be rolled back to must be what the operator runs now.
             let moved = host.running.as_ref() != Some(&trial.old);
-            if late || moved || state.foreign.is_some() {
+            if let Some(failure) = answer::called_off(state, d) {
+                Action::Abandon(d.clone(), failure)
+            } else if late || moved || state.foreign.is_some() {
                 let text = "the preparations are out of date".to_owned();
                 Action::Abandon(d.clone(), transient("expired", text))
             } else {
@@ -133,6 +149,8 @@ fn go_on(
         Step::Armed => Action::Switch(d.clone()),
         Step::Activated { ended } => after_switch(d, trial, ended, host, policy),
         Step::Soaking => Action::CheckHealth(d.clone()),
+        Step::Proven { .. } if answer::is_confirmed(state, d) => Action::Decide(d.clone(), Decision::Confirm),
+        Step::Proven { .. } => Action::AwaitAnswer(d.clone()),
         Step::Confirming => Action::Confirm(d.clone()),
         Step::RollingBack { .. } => Action::RollBack(d.clone()),
     }
@@ -183,7 +201,7 @@ fn runs_third(d: &Deployment, trial: &Trial, host: &HostFacts) -> bool {
     !host.is_torn() && host.running.as_ref().is_some_and(third)
 }
 
-/// A decision that is forced on us: by another switch, or by a newer version's record.
+/// A decision that is forced on us: by another switch, by a newer version's record, or by somebody's word.
 fn forced_decision(
     d: &Deployment,
     trial: &Trial,
@@ -195,8 +213,14 @@ fn forced_decision(
         let reason = format!("a newer pullagent left event '{}', which this one can't read", foreign.event);
         return Some(Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target });
     }
-    let switched = matches!(step, Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking);
-    (switched && runs_third(d, trial, host)).then_some(Decision::Superseded)
+    let switched = matches!(
+        step,
+        Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking | Step::Proven { .. }
+    );
+    if switched && runs_third(d, trial, host) {
+        return Some(Decision::Superseded);
+    }
+    answer::rejected(state, d)
 }
 
 fn transient(code: &str, text: String) -> Failure {

@@ -1,12 +1,13 @@
 //! What an idle agent does: which tip to verify, which verified tip to run.
 
 use crate::model::{
-    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Keys, Line, Oid, Operation, Refusal, State,
-    Target, TestLine, TestProgress, Tip, Verification, Why,
+    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Keys, Line, Oid, Operation, Recheck, Refusal,
+    State, Target, TestLine, TestProgress, Tip, Verification, Why,
 };
 
 use super::{
-    Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, suspended, withheld,
+    Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, may_be_lifted, suspended,
+    withheld,
 };
 
 /// Decides what an idle agent does.
@@ -17,13 +18,17 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     {
         return Action::Record(Event::TestLost { at: facts.now });
     }
+    if let Some(recheck) = &state.recheck {
+        return look_into(recheck, facts, host);
+    }
     if held(state, facts, policy).is_some() {
         return Action::Wait { until: None };
     }
-    if suspended(state, facts.now) {
+    let only_to_look = may_be_lifted(state, facts.now);
+    if suspended(state, facts.now) && !only_to_look {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
     }
-    if let Some(suspended) = breaker(state, facts.now) {
+    if let Some(suspended) = breaker(state, facts.now).filter(|_| !only_to_look) {
         return Action::Record(suspended);
     }
     if let Some(adopted) = adoption(state, facts, host) {
@@ -69,14 +74,31 @@ fn wanted(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Op
     let root_waits = state.vouched.as_ref().is_some_and(|v| !v.anchored);
     let may_begin =
         |d: &Desired| !root_waits && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none());
-    desired(state, facts, host, policy).filter(may_begin)
+    // What somebody or the breaker suspended is built only to see whether it lifts the suspension.
+    let only_to_look = may_be_lifted(state, facts.now);
+    let is_news = |d: &Desired| d.why == Why::NewRevision && state.peeked.as_ref() != Some(&d.tip.revision);
+    let may_be_built = |d: &Desired| !only_to_look || (d.operation == Operation::Switch && is_news(d));
+    desired(state, facts, host, policy).filter(may_begin).filter(may_be_built)
+}
+
+/// Finds out whose fault a rollback was, as long as the system that it brought back runs.
+fn look_into(recheck: &Recheck, facts: &Facts, host: &HostFacts) -> Action {
+    if host.running.as_ref() == Some(&recheck.old) && !host.is_torn() {
+        return Action::CheckOld(recheck.clone());
+    }
+    Action::Record(Event::OldChecked {
+        id: recheck.id.clone(),
+        environment: false,
+        failures: vec![],
+        at: facts.now,
+    })
 }
 
 /// Returns until when `target` has to wait because the host was rolled back from it for a reason that may pass; `None`:
 /// it need not wait.
 pub fn not_before(state: &State, target: &Target, now: u64) -> Option<u64> {
     let setback = state.setback.as_ref().filter(|s| s.target == *target)?;
-    let pause = backoff::after_rollback_secs(setback.count);
+    let pause = backoff::after_setback_secs(setback.cause, setback.count);
     let until = setback.at.saturating_add(pause);
     // A time further off than that is what a clock left behind that has been set back since.
     (now < until && until - now <= pause).then_some(until)

@@ -47,6 +47,7 @@ fn since(status: &Status) -> Option<u64> {
         Headline::Preparing
         | Headline::Switching
         | Headline::CheckingHealth
+        | Headline::AwaitingConfirmation
         | Headline::Confirming
         | Headline::RollingBack => status.deployment.as_ref().map(|d| d.built_at),
         Headline::InSync | Headline::Testing => status.running.as_ref().and_then(|r| r.since),
@@ -65,6 +66,7 @@ fn subject_of_headline(status: &Status) -> Option<&Oid> {
         Headline::Preparing
         | Headline::Switching
         | Headline::CheckingHealth
+        | Headline::AwaitingConfirmation
         | Headline::Confirming
         | Headline::RollingBack => deployed,
         Headline::RolledBack
@@ -100,7 +102,8 @@ pub(super) fn mark(status: &Status, life: Life) -> (Tone, &'static str) {
         | Headline::Switching
         | Headline::CheckingHealth
         | Headline::Confirming => (Tone::Busy, "⏵"),
-        Headline::RollingBack
+        Headline::AwaitingConfirmation
+        | Headline::RollingBack
         | Headline::Retrying
         | Headline::Unreachable
         | Headline::Drift
@@ -136,6 +139,11 @@ pub(super) fn sentence(status: &Status, now: u64, style: &Style) -> String {
         Headline::Preparing => format!("{host} is preparing the switch to {what}"),
         Headline::Switching => format!("{host} is switching to {what}"),
         Headline::CheckingHealth => format!("{host} switched to {what} and is checking its health"),
+        Headline::AwaitingConfirmation => {
+            let until = status.deployment.as_ref().and_then(|d| d.answer_until);
+            let until = until.map(|at| format!(" until {}", style.clock(at, now))).unwrap_or_default();
+            format!("{host} found {what} healthy and waits for 'pullagent confirm'{until}")
+        }
         Headline::Confirming => format!("{host} found {what} healthy and is confirming it"),
         Headline::RollingBack => format!("{host} is rolling back {what}"),
         Headline::RolledBack => format!("{host} rolled back {what}"),

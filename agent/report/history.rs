@@ -112,10 +112,10 @@ impl Entry {
     fn explain(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Confirmed { generation } => self.generation = *generation,
-            Outcome::RolledBack { reason, failures, class } => {
+            Outcome::RolledBack { reason, failures, class, code } => {
                 // Without a failed check it was something else: a switch that tore, a deadline, somebody's doing.
-                let code = if class.is_target() { "health" } else { UPDATABLE };
-                self.code = (!failures.is_empty()).then(|| code.to_owned());
+                let check = if class.is_target() { "health" } else { UPDATABLE };
+                self.code = code.clone().or_else(|| (!failures.is_empty()).then(|| check.to_owned()));
                 self.text = Some(reason.clone());
                 self.details = failures.clone();
             }

@@ -2,7 +2,7 @@
 //! what turned up or went away meanwhile.
 
 use crate::model::{
-    Arbiter, Class, Decision, Deployment, Event, Operation, Sighting, Stage, Step, SwitchEnd,
+    Arbiter, Class, Decision, Deployment, Event, Operation, Sighting, Stage, Step, SwitchEnd, Word,
 };
 use crate::plan::{Alarm, Facts};
 
@@ -73,6 +73,18 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
         Event::SoakStarted { .. } => {
             (Info, format!("{} runs on probation; its health is being checked", revision()))
         }
+        Event::HealthProven { failures, .. } => {
+            let soft = if failures.is_empty() {
+                String::new()
+            } else {
+                format!(", but for soft checks: {}", failures.join("; "))
+            };
+            (Warning, format!("{} is healthy and waits for 'pullagent confirm'{soft}", revision()))
+        }
+        Event::Answered { answer } => match answer.word {
+            Word::Confirm => (Info, format!("{} confirmed {}", answer.by, revision())),
+            Word::Reject => (Warning, format!("{}: {}", revision(), answer.rejection())),
+        },
         Event::Decided { decision, failures, .. } => decided(revision(), decision, failures),
         Event::Confirmed { generation, .. } => match (met.map(|d| d.desired.operation), generation) {
             (Some(Operation::Test), _) => {
@@ -86,6 +98,19 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
         Event::RolledBack { how, .. } => {
             let next = if may_pass(met) { ", which is tried again later" } else { "" };
             (Warning, format!("rolled back {}{next}, to {}: {how}", revision(), old()))
+        }
+        Event::OldChecked { environment: true, failures, .. } => {
+            let failures = failures.join("; ");
+            (
+                Warning,
+                format!(
+                    "the old system fails the same checks, so it is the environment, not the revision, which is \
+                     tried again later: {failures}"
+                ),
+            )
+        }
+        Event::OldChecked { environment: false, .. } => {
+            (Info, "the old system does not fail what the new one failed".to_owned())
         }
         Event::RollbackFailed { text, .. } => (
             Error,

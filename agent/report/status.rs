@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Agent;
-use crate::model::{CheckFacts, DeploymentId, Oid, Operation, StorePath, Suspension, Why};
+use crate::model::{Answer, CheckFacts, DeploymentId, Oid, Operation, StorePath, Suspension, Why};
 
 /// Everything that is said about one host at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,8 @@ pub enum Headline {
     Switching,
     /// The new system runs on probation.
     CheckingHealth,
+    /// The new system proved healthy, and waits for somebody to confirm it.
+    AwaitingConfirmation,
     /// The new system is being made permanent.
     Confirming,
     /// The old system is being brought back.
@@ -275,6 +277,12 @@ pub struct DeploymentStatus {
     pub red_before: Vec<String>,
     /// What went wrong, where it is rolled back.
     pub failures: Vec<String>,
+    /// Until when `pullagent confirm` is waited for; `null` where it is not.
+    #[serde(default)]
+    pub answer_until: Option<u64>,
+    /// What somebody said about it.
+    #[serde(default)]
+    pub answer: Option<Answer>,
 }
 
 /// How far a deployment got.
@@ -291,6 +299,8 @@ pub enum StageWord {
     Activated,
     /// Health is being proven.
     Soaking,
+    /// It proved healthy, and somebody has to confirm it.
+    AwaitingConfirmation,
     /// The new system stays.
     Confirming,
     /// The old system comes back.
@@ -428,6 +438,7 @@ impl Headline {
             Headline::Preparing => "preparing",
             Headline::Switching => "switching",
             Headline::CheckingHealth => "checking-health",
+            Headline::AwaitingConfirmation => "awaiting-confirmation",
             Headline::Confirming => "confirming",
             Headline::RollingBack => "rolling-back",
             Headline::RolledBack => "rolled-back",
@@ -453,6 +464,7 @@ impl Headline {
             | Headline::Preparing
             | Headline::Switching
             | Headline::CheckingHealth
+            | Headline::AwaitingConfirmation
             | Headline::Confirming
             | Headline::RollingBack
             | Headline::Retrying

@@ -99,7 +99,8 @@ impl Steps {
         if let Err(why) = self.is_new_agent(d) {
             return self.hand_over(d, &why).await;
         }
-        let until: Duration = self.settings.activation.window.0 + GUARD_MARGIN;
+        let answer = self.answer_within(d).unwrap_or_default();
+        let until: Duration = self.settings.activation.window.0 + answer + GUARD_MARGIN;
         let deadline_boottime_ms = clock::boottime_ms() + millis(until);
         match guard::arm(&self.guard_dir(&d.id), self.manager, deadline_boottime_ms).await {
             Ok(()) => Happened::Event(Event::SoakStarted { id: d.id.clone(), deadline_boottime_ms }),

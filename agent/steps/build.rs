@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::prepare::CONFIG_IN_SYSTEM;
 use super::verify::VerifyError;
 use super::{Steps, TrustSeen, Verified, failed};
+use crate::config;
 use crate::host::clock;
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
-use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, StorePath};
+use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, Nonce, StorePath};
 use crate::repo::FailureClass;
 use crate::repo::export::{self, ExportError};
 use crate::repo::store::{Store, StoreError};
@@ -65,6 +67,12 @@ impl BuildError {
 }
 
 impl Steps {
+    fn nonce_of(&self, toplevel: &StorePath) -> Option<Nonce> {
+        let new = config::load(&toplevel.join(CONFIG_IN_SYSTEM)).ok()?.settings;
+        let running = self.settings.activation.retry_nonce.clone();
+        Some(Nonce { running, built: new.activation.retry_nonce })
+    }
+
     pub(super) async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {
         let revision = desired.tip.revision.clone();
         match self.build_verified(&id, &Verified::journaled(desired.tip.clone())).await {
@@ -93,7 +101,8 @@ impl Steps {
         let (drv, at) = (drv.map(|d| d.to_string()), clock::unix_secs());
         match self.trust_settings_of(&toplevel) {
             Ok(TrustSeen { settings: trust, revoked }) => {
-                Happened::Event(Event::Built { id, desired, drv, toplevel, trust, revoked, at })
+                let nonce = self.nonce_of(&toplevel);
+                Happened::Event(Event::Built { id, desired, drv, toplevel, trust, revoked, nonce, at })
             }
             Err(error) => failed(&desired.tip.revision, "nix", &error),
         }

@@ -256,7 +256,10 @@ impl Steps {
     ) -> Result<GuardPlan, guard::GuardError> {
         let dir = self.guard_dir(&d.id);
         let activation = &self.settings.activation;
-        let until = activation.switch_timeout.0 * 2 + activation.window.0 + GUARD_MARGIN;
+        // The new system's agent judges by its own times.
+        let window = new.map_or(activation.window, |new| new.activation.window.max(activation.window));
+        let answer = self.answer_within_planned(new).unwrap_or_default();
+        let until = activation.switch_timeout.0 * 2 + window.0 + answer + GUARD_MARGIN;
         let plan = GuardPlan {
             schema: guard::SCHEMA,
             deployment: d.id.clone(),
@@ -276,6 +279,7 @@ impl Steps {
             failing_units: units.failing,
             trial_limit_ms: Some(millis(self.trial_limit(new))),
             may_reboot: self.may_reboot(),
+            answer_within_ms: activation.answer_within().map(millis),
         };
         let plan = guard::write_plan(&dir, &plan)?;
         guard::pin(&dir, old, Some(&self.nix)).await?;

@@ -6,14 +6,29 @@ use super::{BOOT_MAX, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::guard::{self, Fired, GuardError};
 use crate::host::{self, clock, facts, switch};
 use crate::model::{
-    Arbiter, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation, Stage, Step,
+    Arbiter, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation, Red, Stage, Step,
 };
 
 impl Steps {
     /// Writes the decision unless somebody was first, and reports the one that stands.
     pub(super) fn decide(&self, d: &Deployment, decision: &Decision, failures: Vec<String>) -> Happened {
-        match guard::decide(&self.guard_dir(&d.id), decision) {
-            Ok(decision) => Happened::Event(Event::Decided { id: d.id.clone(), decision, failures }),
+        self.decide_knowing(d, decision, failures, None)
+    }
+
+    /// Does so, and reports which hard checks are red.
+    pub(super) fn decide_knowing(
+        &self,
+        d: &Deployment,
+        decision: &Decision,
+        failures: Vec<String>,
+        red: Option<Red>,
+    ) -> Happened {
+        let dir = self.guard_dir(&d.id);
+        if let Some(error) = red.as_ref().and_then(|red| guard::note_red(&dir, red).err()) {
+            tracing::warn!("the checks that failed can't be noted: {}", host::chain(&error));
+        }
+        match guard::decide(&dir, decision) {
+            Ok(decision) => Happened::Event(Event::Decided { id: d.id.clone(), decision, failures, red }),
             Err(error) => failed_step(d, "guard", &error),
         }
     }

@@ -150,6 +150,7 @@ impl Inner {
             let (count, at) = self.unreached.entry(revision.clone()).or_default();
             (*count, *at) = (*count + 1, now);
         }
+        self.note_red(d, &revision, now);
         self.rolled_back.push((revision, now));
     }
 
@@ -157,6 +158,11 @@ impl Inner {
     pub(super) fn check_patience(&mut self, revision: &Oid, now: u64) {
         if self.recent_rollbacks(now) >= ROLLBACKS_MAX {
             self.violations.push(format!("it goes on after {ROLLBACKS_MAX} rollbacks within a day"));
+        }
+        if let Some((count, until)) = self.red.get(revision)
+            && now < *until
+        {
+            self.violations.push(format!("{revision} is tried again {} s early after {count}", until - now));
         }
         let Some((count, at)) = self.unreached.get(revision) else { return };
         let pause = (FIRST_PAUSE_SECS << (count - 1)).min(LAST_PAUSE_SECS);

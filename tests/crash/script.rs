@@ -1,6 +1,6 @@
 //! What a run is made of: commits and how they behave, the systems they build, cuts, faults, planted bugs.
 
-use pullagent::model::{Oid, StorePath};
+use pullagent::model::{Action, Deployment, Oid, StorePath};
 
 /// How a commit behaves once it is pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,22 @@ pub enum Behaviour {
     Offline,
     /// The remote can't be reached from it, ever.
     CutOff,
+    /// It is healthy, and somebody has to confirm it, who does.
+    Confirmed,
+    /// The same, but it is rejected.
+    Rejected,
+    /// The same, but nobody answers.
+    Unanswered,
+    /// It is rejected while its health is being proven.
+    RejectedUnasked,
+    /// Good, and its configuration lifts the suspension after too many rollbacks.
+    Lifting,
+    /// A check is red under it and under the old system, until it was tried twice.
+    Storm,
+    /// A check across the network is red when it is tried first.
+    Faraway,
+    /// The same, but each time.
+    Unplugged,
     /// Unhealthy, and its configuration revokes the thief's key.
     Revoking,
     /// Signed with the thief's key.
@@ -81,6 +97,14 @@ pub enum Bug {
     TargetBlamed,
     /// The same, but only where the decision is read from disk, after a cut.
     ClassLeftOut,
+    /// A system that somebody has to confirm is confirmed by itself.
+    NobodyAsked,
+    /// What was red is forgotten in a crash.
+    RedLost,
+    /// A new nonce is not seen.
+    NonceLost,
+    /// A red check across the network is the target's fault at once.
+    NetworkBlamed,
     /// The keys that count are those of whatever runs.
     OldKeysBack,
     /// A rollback forgets when it happened, so that nothing waits after it.
@@ -99,4 +123,29 @@ pub fn system(oid: &Oid) -> StorePath {
 
 pub fn third_system() -> StorePath {
     "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
+}
+
+/// Names the actions that can fail, and what they are about.
+pub(super) fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
+    let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
+    match action {
+        // A rollback that fails ends the deployment with an event of its own.
+        Action::CheckOld(_)
+        | Action::Observe(_)
+        | Action::Wait { .. }
+        | Action::Record(_)
+        | Action::Relate { .. }
+        | Action::RollBack(_) => None,
+        Action::Verify(v) => Some(("Verify", v.candidate.revision.clone())),
+        Action::Build(_, desired) => Some(("Build", desired.tip.revision.clone())),
+        Action::Prepare(d) => of("Prepare", d),
+        Action::Arm(d) => of("Arm", d),
+        Action::Switch(d) => of("Switch", d),
+        Action::Shorten(d) => of("Shorten", d),
+        Action::CheckHealth(d) => of("CheckHealth", d),
+        Action::AwaitAnswer(d) => of("AwaitAnswer", d),
+        Action::Decide(d, _) => of("Decide", d),
+        Action::Confirm(d) => of("Confirm", d),
+        Action::Abandon(d, _) => of("Abandon", d),
+    }
 }

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pullagent::model::{
     Action, Arbiter, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure, GuardFacts,
-    GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, Stage, Step, StorePath,
-    SwitchEnd, Tip, Verification,
+    GuardResult, Happened, HostFacts, Line, Oid, Operation, Red, Refusal, Sighting, Stage, Step, StorePath,
+    SwitchEnd, Tip, Verification, Word,
 };
 
+use super::script::name_and_revision;
 pub use super::script::{Behaviour, Bug, Commit, Cut, Fault, oid, system, third_system};
 
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,7 @@ pub(super) struct Guard {
     pub(super) timers: Vec<u64>,
     pub(super) decision: Option<Decision>,
     pub(super) result: Option<GuardResult>,
+    pub(super) red: Option<Red>,
     pub(super) job: Option<Job>,
     /// How often the switch was begun.
     pub(super) switches: u32,
@@ -80,6 +82,10 @@ pub struct Inner {
     pub(super) rolled_back: Vec<(Oid, u64)>,
     /// How often the remote could not be reached from each commit, and when it was rolled back for that last.
     pub(super) unreached: BTreeMap<Oid, (u32, u64)>,
+    /// What an operator says next about the deployment under way.
+    pub spoken: Option<Word>,
+    /// How often a check was red under each commit, and until when it may not be tried again.
+    pub(super) red: BTreeMap<Oid, (u32, u64)>,
     pub(super) bug: Option<Bug>,
 }
 
@@ -90,30 +96,7 @@ pub struct World {
     pub announce_early: RefCell<Option<Box<dyn Fn()>>>,
 }
 
-/// Names the actions that can fail, and what they are about.
-fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
-    let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
-    match action {
-        // A rollback that fails ends the deployment with an event of its own.
-        Action::Observe(_)
-        | Action::Wait { .. }
-        | Action::Record(_)
-        | Action::Relate { .. }
-        | Action::RollBack(_) => None,
-        Action::Verify(v) => Some(("Verify", v.candidate.revision.clone())),
-        Action::Build(_, desired) => Some(("Build", desired.tip.revision.clone())),
-        Action::Prepare(d) => of("Prepare", d),
-        Action::Arm(d) => of("Arm", d),
-        Action::Switch(d) => of("Switch", d),
-        Action::Shorten(d) => of("Shorten", d),
-        Action::CheckHealth(d) => of("CheckHealth", d),
-        Action::Decide(d, _) => of("Decide", d),
-        Action::Confirm(d) => of("Confirm", d),
-        Action::Abandon(d, _) => of("Abandon", d),
-    }
-}
-
-fn roll_back(reason: &str, class: Class) -> Decision {
+pub(super) fn roll_back(reason: &str, class: Class) -> Decision {
     Decision::RollBack { reason: reason.to_owned(), by: Arbiter::Agent, class }
 }
 
@@ -146,6 +129,8 @@ impl World {
             struck: vec![],
             rolled_back: vec![],
             unreached: BTreeMap::new(),
+            spoken: None,
+            red: BTreeMap::new(),
             bug,
         };
         World { inner: RefCell::new(inner), introduction, announce_early: RefCell::new(None) }
@@ -195,6 +180,11 @@ impl World {
             Action::Switch(d) => self.switch(d).await,
             Action::Shorten(d) => self.shorten(d).await,
             Action::CheckHealth(d) => self.check_health(d).await,
+            Action::AwaitAnswer(d) => {
+                let behaviour = self.behaviour(&d.desired.tip.revision);
+                self.await_answer(d, behaviour).await
+            }
+            Action::CheckOld(recheck) => self.check_old(recheck).await,
             Action::Decide(d, decision) => self.decide(&d.id, decision, vec![]).await,
             Action::Confirm(d) => self.confirm(d).await,
             Action::RollBack(d) => self.roll_back(d).await,
@@ -238,7 +228,11 @@ impl World {
         let w = self.inner.borrow();
         let guard = id.and_then(|id| w.guards.get(id.as_str()));
         let guard = guard
-            .map(|g| GuardFacts { decision: g.decision.clone(), result: g.result.clone() })
+            .map(|g| GuardFacts {
+                decision: g.decision.clone(),
+                result: g.result.clone(),
+                red: g.red.clone(),
+            })
             .unwrap_or_default();
         let host = HostFacts {
             running: Some(w.running.clone()),
@@ -341,6 +335,7 @@ impl World {
             }
             _ => {
                 let toplevel = system(&revision);
+                let nonce = Some(self.nonce(behaviour));
                 Happened::Event(Event::Built {
                     id,
                     desired,
@@ -348,6 +343,7 @@ impl World {
                     toplevel,
                     trust: Some(self.inner.borrow().trust_in(&revision)),
                     revoked: vec![],
+                    nonce,
                     at,
                 })
             }
@@ -497,9 +493,15 @@ impl World {
         }
         self.pass(if behaviour == Behaviour::Sluggish { 2 * GUARD_SHORT_MS } else { SOAK_MS });
         let third = self.inner.borrow().running == third_system();
+        if let Some(happened) = self.prove(&d, behaviour).await {
+            return happened;
+        }
         let decision = match behaviour {
             _ if third => Decision::Superseded,
             Behaviour::Unhealthy | Behaviour::Revoking => roll_back("web is down", Class::Target),
+            Behaviour::Storm | Behaviour::Faraway | Behaviour::Unplugged if self.is_red(&d, behaviour) => {
+                roll_back("a check is red", Class::Target)
+            }
             Behaviour::CutOff => self.unreachable(),
             Behaviour::Offline if self.unreached(&d.desired.tip.revision) < OFFLINE_TRIES => {
                 self.unreachable()
@@ -509,20 +511,17 @@ impl World {
         self.decide(&d.id, decision, vec![]).await
     }
 
-    fn unreachable(&self) -> Decision {
-        let blamed = self.bug(Bug::TargetBlamed);
-        roll_back("no remote answers", if blamed { Class::Target } else { Class::Transient })
-    }
-
-    fn unreached(&self, oid: &Oid) -> u32 {
-        self.inner.borrow().unreached.get(oid).map_or(0, |(count, _)| *count)
-    }
-
-    async fn decide(&self, id: &DeploymentId, decision: Decision, failures: Vec<String>) -> Happened {
+    pub(super) async fn decide(
+        &self,
+        id: &DeploymentId,
+        decision: Decision,
+        failures: Vec<String>,
+    ) -> Happened {
         self.point().await;
         let standing = self.inner.borrow_mut().decide(id.as_str(), decision);
         self.point().await;
-        Happened::Event(Event::Decided { id: id.clone(), decision: standing, failures })
+        let red = self.inner.borrow().guards.get(id.as_str()).and_then(|g| g.red.clone());
+        Happened::Event(Event::Decided { id: id.clone(), decision: standing, failures, red })
     }
 
     async fn confirm(&self, d: Deployment) -> Happened {

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed step fails the test")]
 #![expect(clippy::disallowed_methods, reason = "a test may start programs and read the clock")]
 
+mod answer;
+mod blame;
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;

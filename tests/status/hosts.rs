@@ -177,7 +177,7 @@ pub fn rolled_back_host() -> Snapshot {
         "web: http://127.0.0.1/healthz answers 502".to_owned(),
         "ping: 10.0.0.1 does not answer within 2s".to_owned(),
     ];
-    let outcome = Outcome::RolledBack { reason: reason.clone(), failures, class: Class::Target };
+    let outcome = Outcome::RolledBack { reason: reason.clone(), failures, class: Class::Target, code: None };
     quarantine(&mut s, Some(new_path()), failure("health", &reason), outcome);
     s
 }

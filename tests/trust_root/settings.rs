@@ -63,6 +63,7 @@ fn built(trust: Option<pullagent::model::TrustSettings>, revoked: &[&str]) -> Ev
         toplevel: system('b'),
         trust,
         revoked: revoked.iter().map(|k| (*k).to_owned()).collect(),
+        nonce: None,
         at: NOW,
     }
 }

@@ -34,6 +34,7 @@ impl Settings {
         self.check_source()?;
         self.health.check()?;
         self.fetch.check()?;
+        self.retention.check()?;
         if self.trust.signers.is_empty() {
             return wrong("trust.signers", "nobody may sign; name at least one signer with a key".to_owned());
         }

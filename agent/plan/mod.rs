@@ -10,6 +10,7 @@ mod held;
 mod keys;
 mod main_line;
 mod probation;
+mod retention;
 mod select;
 
 pub use alarm::{Alarm, AlarmCode, Standing, alarms, is_stale, standing_of_remote};
@@ -18,6 +19,7 @@ pub use facts::{Facts, RemoteFacts, Retry, Trouble};
 pub use held::{Held, held, withheld};
 pub use keys::{counting, judged_by};
 pub use main_line::head;
+pub use retention::{Retention, removable};
 pub use select::{TestStanding, not_before, standing_of_test};
 
 pub use crate::model::BREAKER;
@@ -58,6 +60,8 @@ pub struct Policy {
     pub arming_margin_ms: u64,
     /// After how many seconds without an answer a remote is stale.
     pub stale_after_secs: u64,
+    /// Which generations go after a deployment was confirmed.
+    pub retention: Retention,
 }
 
 /// Decides what to do next.

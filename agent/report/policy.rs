@@ -2,7 +2,7 @@
 
 use crate::config::{Drift, Settings};
 use crate::model::Operation;
-use crate::plan::Policy;
+use crate::plan::{Policy, Retention};
 
 /// Returns what the configuration says about decisions.
 pub fn policy(settings: &Settings) -> Policy {
@@ -18,5 +18,9 @@ pub fn policy(settings: &Settings) -> Policy {
         expected_machine_id: settings.expected_machine_id.clone(),
         arming_margin_ms: u64::try_from(switch_timeout).unwrap_or(u64::MAX),
         stale_after_secs: settings.trust.stale_after.0.as_secs(),
+        retention: Retention {
+            keep: settings.retention.generations.keep,
+            age_max_secs: settings.retention.generations.max_age.map(|age| age.0.as_secs()),
+        },
     }
 }

@@ -14,3 +14,4 @@ mod health;
 mod host;
 mod line;
 mod reach;
+mod retention;

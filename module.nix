@@ -542,6 +542,18 @@ in
             '';
           };
         };
+        retention.generations = {
+          keep = mkNullable types.ints.positive ''
+            How many of the newest generations of the system profile are kept, whatever their age. `null`: {option}`maxAge`
+            alone decides; with neither, all are kept. After each deployment that was confirmed, and at no other time, older
+            ones are removed with their boot entries, but never what runs, was booted, is booted next, or was permanent
+            before. Garbage is not collected: that is for {option}`nix.gc`.
+          '';
+          maxAge = mkNullable duration ''
+            How old a generation must be to be removed. `null`: {option}`keep` alone decides. With both, one is removed only
+            if it is older than this and not among the newest.
+          '';
+        };
         health = {
           unitFailures = mkOption {
             type = types.enum [

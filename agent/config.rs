@@ -9,6 +9,7 @@ mod check;
 mod fetch;
 mod health;
 mod keys;
+mod retention;
 mod signer;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::trust;
 pub use fetch::Fetch;
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
 pub use keys::{TrustIn, trust_in};
+pub use retention::{Generations, Retention};
 pub use signer::{Moment, Role, Signer, SigningKey};
 
 /// The version of the file's layout that this program writes and understands best.
@@ -103,6 +105,9 @@ pub struct Settings {
     /// What healthy means.
     #[serde(default)]
     pub health: Health,
+    /// What is kept of what was deployed.
+    #[serde(default)]
+    pub retention: Retention,
     /// Reserved for push hints.
     #[serde(default)]
     pub hints: Vec<serde_json::Value>,

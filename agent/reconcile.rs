@@ -301,6 +301,9 @@ fn doing(action: &Action, since: u64) -> Option<Doing> {
         Action::Switch(d) => of("switch", d),
         Action::Shorten(d) | Action::CheckHealth(d) => of("check-health", d),
         Action::AwaitAnswer(d) => of("await-answer", d),
+        Action::ChooseGenerations(t) | Action::RemoveGenerations(t) => {
+            Some(("tidy", Some(t.revision.clone())))
+        }
         Action::CheckOld(r) => Some(("check-old", Some(r.revision.clone()))),
         Action::Decide(d, _) => of("decide", d),
         Action::Confirm(d) => of("confirm", d),

@@ -13,7 +13,8 @@ mod crash {
     pub mod disk;
     mod laws;
     pub mod orders;
-    mod script;
+    pub mod script;
+    mod tidy;
     mod trust;
     pub mod world;
 }
@@ -27,10 +28,11 @@ use std::task::{Context, Poll, Waker};
 
 use crash::disk::{memory_dir, tear};
 use crash::orders::{accept, answer, resume};
+use crash::script::policy;
 use crash::world::{Behaviour, Bug, Commit, Cut, Fault, World, oid, system, third_system};
 use pullagent::journal::Journal;
 use pullagent::model::{Oid, Sighting, StorePath, TestProgress};
-use pullagent::plan::{self, Policy};
+use pullagent::plan;
 use pullagent::reconcile::{self, Inbound};
 use pullagent::report::Snapshot;
 use tokio::sync::{mpsc, watch};
@@ -41,7 +43,9 @@ const POLLS_MAX: u32 = 200;
 const PAIRS_QUICK: u32 = 400;
 const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
 /// What can fail without an event of its own.
-const FALLIBLE: [&str; 11] = [
+const FALLIBLE: [&str; 13] = [
+    "ChooseGenerations",
+    "RemoveGenerations",
     "Verify",
     "Build",
     "Prepare",
@@ -85,6 +89,8 @@ struct End {
     refused: Vec<Oid>,
     quarantined: Vec<Oid>,
     deployment: bool,
+    /// Whether each generation has a boot entry and each entry a generation.
+    tidy: bool,
 }
 
 struct Ran {
@@ -93,20 +99,6 @@ struct Ran {
     wrong: Vec<String>,
     /// When its fault struck, unix seconds.
     struck: Vec<u64>,
-}
-
-fn policy() -> Policy {
-    Policy {
-        remotes: vec!["origin".to_owned()],
-        main_branch: "main".to_owned(),
-        test_branch: Some("test-web1".to_owned()),
-        trust_digest: "policy-1".to_owned(),
-        enforce_drift: false,
-        expected_machine_id: None,
-        arming_margin_ms: 1_000_000,
-        tolerate_activation_errors: false,
-        stale_after_secs: 24 * 3600,
-    }
 }
 
 /// The introduction, then `behaviour` pushed on top, then a good commit on top of what was accepted.
@@ -378,6 +370,7 @@ fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
         refused,
         quarantined,
         deployment: state.deployment.is_some(),
+        tidy: w.generations[0] == w.generations[1] && state.tidying.is_none(),
     };
     Ran { end, points, wrong: w.violations.clone(), struck: w.struck.clone() }
 }
@@ -591,6 +584,7 @@ fn planted_bugs_are_noticed() {
         Bug::RedLost,
         Bug::NetworkBlamed,
         Bug::NonceLost,
+        Bug::EntriesForgotten,
     ];
     for bug in bugs {
         assert!(notices(bug), "{bug:?} went unnoticed");

@@ -34,6 +34,7 @@ impl Settings {
         self.check_source()?;
         self.health.check()?;
         self.fetch.check()?;
+        self.retention.check()?;
         self.trust.check()?;
         self.policy()?;
         if self.activation.window.0 <= self.activation.soak.0 {

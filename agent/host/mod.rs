@@ -14,6 +14,7 @@ mod group;
 pub mod job;
 pub mod manager;
 pub mod nix;
+pub mod profile;
 pub mod service;
 pub mod switch;
 pub mod switch_lock;

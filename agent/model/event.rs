@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AdoptedTrust, Answer, Candidate, CheckFacts, Class, Decision, DeploymentId, Desired, GuardFacts,
-    HostFacts, Keys, Kin, Nonce, Oid, Recheck, Red, StorePath, Tip, TrustSettings,
+    HostFacts, Keys, Kin, Nonce, Oid, Recheck, Red, StorePath, Tidying, Tip, TrustSettings,
 };
 use super::{Deployment, Failure, Refusal, Suspension};
 
@@ -48,6 +48,10 @@ pub enum Action {
     AwaitAnswer(Deployment),
     /// Try the old system's checks once more after a rollback, to learn whose fault it was.
     CheckOld(Recheck),
+    /// Choose which generations go after a deployment was confirmed.
+    ChooseGenerations(Tidying),
+    /// Remove those that were chosen, and their boot entries.
+    RemoveGenerations(Tidying),
     /// Write the one decision, unless the guard was first.
     Decide(Deployment, Decision),
     /// Make the new system permanent: profile and boot entry.
@@ -74,6 +78,8 @@ impl Action {
             Action::Observe(_)
             | Action::Record(_)
             | Action::Prepare(_)
+            | Action::ChooseGenerations(_)
+            | Action::RemoveGenerations(_)
             | Action::Arm(_)
             | Action::Switch(_)
             | Action::Shorten(_)
@@ -258,6 +264,22 @@ pub enum Event {
         /// When.
         at: u64,
     },
+    /// It is known which generations are to go; `numbers` may be empty.
+    GenerationsChosen {
+        /// Which deployment was confirmed.
+        id: DeploymentId,
+        /// Their numbers.
+        numbers: Vec<u64>,
+    },
+    /// They went, and so did their boot entries.
+    GenerationsRemoved {
+        /// Which deployment was confirmed.
+        id: DeploymentId,
+        /// Their numbers.
+        numbers: Vec<u64>,
+        /// When.
+        at: u64,
+    },
     /// The host runs the old system again.
     RolledBack {
         /// Which deployment.
@@ -366,6 +388,8 @@ impl Event {
             Event::BuildFailed { .. }
                 | Event::Refused { .. }
                 | Event::OldChecked { .. }
+                | Event::GenerationsChosen { .. }
+                | Event::GenerationsRemoved { .. }
                 | Event::Adopted { .. }
                 | Event::TrustAdopted { .. }
                 | Event::TestLost { .. }

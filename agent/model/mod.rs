@@ -4,6 +4,7 @@
 mod answer;
 mod event;
 mod facts;
+mod generation;
 mod id;
 mod keys;
 mod nonce;
@@ -18,6 +19,7 @@ mod verdict;
 pub use answer::{Answer, REJECTED, UNCONFIRMED, Word};
 pub use event::{Action, Command, Event, Happened, Line, Sighting, SwitchEnd, Verification};
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
+pub use generation::{Generation, RETENTION, Tidying};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_BYTES_MAX, TrustSettings, Vouched, without_comment};
 pub use nonce::{BREAKER, Nonce};

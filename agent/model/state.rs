@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::event::SwitchEnd;
 use super::verdict::{Class, Failure, Quarantined, Refusal, Suspension};
 use super::{
-    AdoptedTrust, Answer, Cause, DeploymentId, Desired, Oid, Operation, Recheck, Red, StorePath, Target, Tip,
-    Vouched, Why,
+    AdoptedTrust, Answer, Cause, DeploymentId, Desired, Oid, Operation, Recheck, Red, StorePath, Target,
+    Tidying, Tip, Vouched, Why,
 };
 
 /// How many refused tips are remembered.
@@ -60,6 +60,9 @@ pub struct State {
     /// The rollback whose cause is still to be looked into.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recheck: Option<Recheck>,
+    /// Generations that may have to go after the deployment that was confirmed last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tidying: Option<Tidying>,
     /// When the host was rolled back since it was resumed last, newest last; no more than [`ROLLBACKS_MAX`].
     pub rollbacks: VecDeque<u64>,
     /// The `activation.retryNonce` that was seen last in an accepted revision.
@@ -305,6 +308,9 @@ pub enum Outcome {
     Confirmed {
         /// The generation.
         generation: Option<u64>,
+        /// The generations that went after it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<u64>,
     },
     /// Entered for a test.
     Tested,

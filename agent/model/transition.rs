@@ -11,7 +11,7 @@ use super::state::{
 use super::verdict::{Class, Failure, Quarantined, Refusal};
 use super::{
     AdoptedTrust, Answer, Cause, Decision, DeploymentId, Desired, NETWORK, Oid, Operation, REJECTED,
-    REVOKED_BYTES_MAX, Red, Tip, UNCONFIRMED, Vouched, Why, Word, recheck,
+    REVOKED_BYTES_MAX, Red, Tidying, Tip, UNCONFIRMED, Vouched, Why, Word, recheck,
 };
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
@@ -41,7 +41,9 @@ impl State {
             | Event::Adopted { .. }
             | Event::TrustAdopted { .. }
             | Event::TestLost { .. }
-            | Event::OldChecked { .. } => self.apply_idle(event),
+            | Event::OldChecked { .. }
+            | Event::GenerationsChosen { .. }
+            | Event::GenerationsRemoved { .. } => self.apply_idle(event),
             Event::Prepared { id, .. }
             | Event::Armed { id }
             | Event::Switched { id, .. }
@@ -138,6 +140,8 @@ impl State {
                 }
                 self.learn_of_old(*environment, failures, *at);
             }
+            Event::GenerationsChosen { numbers, .. } => self.choose_generations(numbers),
+            Event::GenerationsRemoved { numbers, .. } => self.forget_generations(numbers),
             _ => return Err(self.illegal(event)),
         }
         Ok(())
@@ -396,7 +400,8 @@ impl State {
                     id: Some(d.id.clone()),
                     at,
                 });
-                self.end(d, Outcome::Confirmed { generation }, at);
+                self.tidying = Tidying::after(d);
+                self.end(d, Outcome::Confirmed { generation, removed: vec![] }, at);
             }
         }
     }
@@ -579,6 +584,8 @@ impl Event {
             Event::Answered { .. } => "answered",
             Event::Decided { .. } => "decided",
             Event::Confirmed { .. } => "confirmed",
+            Event::GenerationsChosen { .. } => "generations-chosen",
+            Event::GenerationsRemoved { .. } => "generations-removed",
             Event::RolledBack { .. } => "rolled-back",
             Event::OldChecked { .. } => "old-checked",
             Event::RollbackFailed { .. } => "rollback-failed",

@@ -236,7 +236,7 @@ mod tests {
             operation: Operation::Switch,
             why: Why::NewRevision,
             toplevel: None,
-            outcome: Outcome::Confirmed { generation: None },
+            outcome: Outcome::Confirmed { generation: None, removed: vec![] },
             began: 0,
             at: 0,
         });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{
     CheckFacts, Class, Command, Deployment, DeploymentId, Event, Failure, GuardFacts, HostFacts, Kin, Oid,
-    Sighting, TrustSettings, Why,
+    RETENTION, Sighting, TrustSettings, Why,
 };
 
 use super::SUSPENDED;
@@ -170,6 +170,7 @@ impl Facts {
                 let Some(d) = deployment else { return };
                 self.retries.remove(&d.desired.tip.revision);
             }
+            Event::GenerationsRemoved { .. } => self.retries.retain(|_, r| r.failure.code != RETENTION),
             Event::BuildFailed { desired, .. } => {
                 self.retries.remove(&desired.tip.revision);
             }
@@ -203,6 +204,7 @@ impl Facts {
             Event::RetryRequested { .. } => self.retries.clear(),
             Event::Abandoned { .. }
             | Event::OldChecked { .. }
+            | Event::GenerationsChosen { .. }
             | Event::RollbackFailed { .. }
             | Event::Superseded { .. }
             | Event::Adopted { .. }

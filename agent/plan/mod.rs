@@ -11,6 +11,7 @@ mod keys;
 mod main_line;
 mod moot;
 mod probation;
+mod retention;
 mod select;
 
 pub use alarm::{Alarm, AlarmCode, Standing, alarms, is_stale, standing_of_remote};
@@ -20,6 +21,7 @@ pub use held::{Held, held, withheld};
 pub use keys::{counting, judged_by};
 pub use main_line::head;
 pub use moot::is_moot;
+pub use retention::{Retention, removable};
 pub use select::{TestStanding, not_before, standing_of_test};
 
 pub use crate::model::BREAKER;
@@ -62,6 +64,8 @@ pub struct Policy {
     pub tolerate_activation_errors: bool,
     /// After how many seconds without an answer a remote is stale.
     pub stale_after_secs: u64,
+    /// Which generations go after a deployment was confirmed.
+    pub retention: Retention,
 }
 
 /// Decides what to do next.

@@ -24,6 +24,9 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     if held(state, facts, policy).is_some() {
         return Action::Wait { until: None };
     }
+    if let Some(action) = tidy(state, facts, host, policy) {
+        return action;
+    }
     let only_to_look = may_be_lifted(state, facts.now);
     if suspended(state, facts.now) && !only_to_look {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
@@ -79,6 +82,21 @@ fn wanted(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Op
     let is_news = |d: &Desired| d.why == Why::NewRevision && state.peeked.as_ref() != Some(&d.tip.revision);
     let may_be_built = |d: &Desired| !only_to_look || (d.operation == Operation::Switch && is_news(d));
     desired(state, facts, host, policy).filter(may_begin).filter(may_be_built)
+}
+
+/// Returns what is to be done about old generations: only after a deployment of ours was confirmed, and as long as the system
+/// that it made permanent is what runs.
+fn tidy(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<Action> {
+    let tidying = state.tidying.as_ref().filter(|_| policy.retention.is_on())?;
+    let runs = host.running.as_ref() == Some(&tidying.toplevel) && !host.is_torn();
+    let last = state.settled.as_ref().is_some_and(|s| s.id.as_ref() == Some(&tidying.id));
+    if !runs || !last || host.profile != host.running || !may_try(facts, &tidying.revision) {
+        return None;
+    }
+    Some(match tidying.numbers {
+        None => Action::ChooseGenerations(tidying.clone()),
+        Some(_) => Action::RemoveGenerations(tidying.clone()),
+    })
 }
 
 /// Finds out whose fault a rollback was, as long as the system that it brought back runs.

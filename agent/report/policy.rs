@@ -2,7 +2,7 @@
 
 use crate::config::{ActivationErrors, Drift, Settings};
 use crate::model::Operation;
-use crate::plan::Policy;
+use crate::plan::{Policy, Retention};
 
 /// Returns what the configuration says about decisions.
 pub fn policy(settings: &Settings) -> Policy {
@@ -19,5 +19,9 @@ pub fn policy(settings: &Settings) -> Policy {
         arming_margin_ms: u64::try_from(switch_timeout).unwrap_or(u64::MAX),
         tolerate_activation_errors: settings.activation.activation_errors == ActivationErrors::Tolerate,
         stale_after_secs: settings.trust.stale_after.0.as_secs(),
+        retention: Retention {
+            keep: settings.retention.generations.keep,
+            age_max_secs: settings.retention.generations.max_age.map(|age| age.0.as_secs()),
+        },
     }
 }

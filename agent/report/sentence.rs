@@ -99,6 +99,15 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
             let next = if may_pass(met) { ", which is tried again later" } else { "" };
             (Warning, format!("rolled back {}{next}, to {}: {how}", revision(), old()))
         }
+        Event::GenerationsChosen { numbers, .. } if numbers.is_empty() => {
+            (Info, "no generation has to go".to_owned())
+        }
+        Event::GenerationsChosen { numbers, .. } => {
+            (Info, format!("generations {} are to go, by 'retention'", joined(numbers)))
+        }
+        Event::GenerationsRemoved { numbers, .. } => {
+            (Info, format!("generations {} are gone, with their boot entries", joined(numbers)))
+        }
         Event::OldChecked { environment: true, failures, .. } => {
             let failures = failures.join("; ");
             (
@@ -158,6 +167,10 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
             None => (Info, format!("{by} wants everything that failed tried again")),
         },
     }
+}
+
+fn joined(numbers: &[u64]) -> String {
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Tells whether a deployment is rolled back for a reason that may pass.

@@ -70,7 +70,13 @@ fn outcome(e: &Entry) -> String {
     match e.outcome {
         Fate::Confirmed => match (e.generation, e.why) {
             (Some(g), Why::EndOfTest) => format!("✔ back from the test, gen {g}"),
-            (Some(g), Why::NewRevision | Why::Retry | Why::Drift) => format!("✔ confirmed as gen {g}"),
+            (Some(g), Why::NewRevision | Why::Retry | Why::Drift) => {
+                let removed = match e.removed.len() {
+                    0 => String::new(),
+                    n => format!(", {n} older removed"),
+                };
+                format!("✔ confirmed as gen {g}{removed}")
+            }
             (None, _) => "✔ confirmed".to_owned(),
         },
         Fate::Tested => "✔ entered for a test".to_owned(),

@@ -23,6 +23,7 @@ mod relate;
 mod room;
 mod settle;
 mod switched;
+mod tidy;
 mod verify;
 
 use std::cell::RefCell;
@@ -91,6 +92,8 @@ impl Steps {
             Action::Switch(d) => self.switch(&d).await,
             Action::Shorten(d) => self.shorten(&d).await,
             Action::CheckHealth(d) => self.check_health(&d).await,
+            Action::ChooseGenerations(tidying) => self.choose_generations(&tidying),
+            Action::RemoveGenerations(tidying) => self.remove_generations(&tidying).await,
             Action::CheckOld(recheck) => self.check_old(&recheck).await,
             Action::AwaitAnswer(d) => self.await_answer(&d).await,
             Action::Decide(d, decision) => self.decide_from_outside(&d, &decision).await,

@@ -1,6 +1,7 @@
 //! What a run is made of: commits and how they behave, the systems they build, cuts, faults, planted bugs.
 
 use pullagent::model::{Action, Deployment, Oid, StorePath};
+use pullagent::plan::{Policy, Retention};
 
 /// How a commit behaves once it is pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +102,8 @@ pub enum Bug {
     NobodyAsked,
     /// What was red is forgotten in a crash.
     RedLost,
+    /// Generations go, and their boot entries stay.
+    EntriesForgotten,
     /// A new nonce is not seen.
     NonceLost,
     /// A red check across the network is the target's fault at once.
@@ -147,5 +150,23 @@ pub(super) fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> 
         Action::Decide(d, _) => of("Decide", d),
         Action::Confirm(d) => of("Confirm", d),
         Action::Abandon(d, _) => of("Abandon", d),
+        Action::ChooseGenerations(t) => Some(("ChooseGenerations", t.revision.clone())),
+        Action::RemoveGenerations(t) => Some(("RemoveGenerations", t.revision.clone())),
+    }
+}
+
+/// What the configuration says about decisions.
+pub fn policy() -> Policy {
+    Policy {
+        remotes: vec!["origin".to_owned()],
+        main_branch: "main".to_owned(),
+        test_branch: Some("test-web1".to_owned()),
+        trust_digest: "policy-1".to_owned(),
+        enforce_drift: false,
+        expected_machine_id: None,
+        arming_margin_ms: 1_000_000,
+        tolerate_activation_errors: false,
+        stale_after_secs: 24 * 3600,
+        retention: Retention { keep: Some(1), age_max_secs: None },
     }
 }

@@ -63,6 +63,8 @@ pub struct Inner {
     /// What root installed, and what was confirmed by a decision.
     pub(super) may_be_permanent: BTreeSet<StorePath>,
     pub(super) generation: u64,
+    /// The generations that exist, and those with a boot entry.
+    pub generations: [BTreeSet<u64>; 2],
     pub commits: BTreeMap<Oid, Commit>,
     pub(super) flaky_tries: BTreeMap<Oid, u32>,
     pub(super) operator_came: bool,
@@ -114,6 +116,7 @@ impl World {
             may_be_permanent: BTreeSet::from([first.clone()]),
             booted: first,
             generation: 1,
+            generations: [BTreeSet::from([1]), BTreeSet::from([1])],
             commits: BTreeMap::new(),
             flaky_tries: BTreeMap::new(),
             operator_came: false,
@@ -184,6 +187,8 @@ impl World {
                 let behaviour = self.behaviour(&d.desired.tip.revision);
                 self.await_answer(d, behaviour).await
             }
+            Action::ChooseGenerations(t) => self.choose_generations(t).await,
+            Action::RemoveGenerations(t) => self.remove_generations(t).await,
             Action::CheckOld(recheck) => self.check_old(recheck).await,
             Action::Decide(d, decision) => self.decide(&d.id, decision, vec![]).await,
             Action::Confirm(d) => self.confirm(d).await,
@@ -522,33 +527,6 @@ impl World {
         self.point().await;
         let red = self.inner.borrow().guards.get(id.as_str()).and_then(|g| g.red.clone());
         Happened::Event(Event::Decided { id: id.clone(), decision: standing, failures, red })
-    }
-
-    async fn confirm(&self, d: Deployment) -> Happened {
-        self.point().await;
-        let permanent = d.desired.operation == Operation::Switch || self.bug(Bug::TestMadePermanent);
-        if permanent {
-            {
-                let mut w = self.inner.borrow_mut();
-                if w.profile != d.toplevel {
-                    w.generation += 1;
-                }
-                w.profile = d.toplevel.clone();
-            }
-            self.point().await;
-            if !self.bug(Bug::ConfirmForgetsBootEntry) {
-                self.inner.borrow_mut().boot_default = d.toplevel.clone();
-            }
-            self.point().await;
-        }
-        if self.bug(Bug::AnnouncedBeforeJournaled)
-            && let Some(announce) = &*self.announce_early.borrow()
-        {
-            announce();
-        }
-        self.point().await;
-        let generation = permanent.then(|| self.inner.borrow().generation);
-        Happened::Event(Event::Confirmed { id: d.id, generation, at: self.now() })
     }
 
     async fn roll_back(&self, d: Deployment) -> Happened {

@@ -16,4 +16,5 @@ mod host;
 mod line;
 mod reach;
 mod rescue;
+mod retention;
 mod switch;

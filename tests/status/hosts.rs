@@ -61,7 +61,7 @@ pub fn host_in_sync() -> Snapshot {
     let deployed = Ended {
         id: Some(id.clone()),
         toplevel: Some(old_path()),
-        outcome: Outcome::Confirmed { generation: Some(42) },
+        outcome: Outcome::Confirmed { generation: Some(42), removed: vec![] },
         began: NOW - 3 * HOUR - 4 * MINUTE,
         ..ended(&tip, NOW - 3 * HOUR)
     };

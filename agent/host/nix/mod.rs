@@ -307,6 +307,17 @@ impl Nix {
         call.time_limit(SHORT_TIME).run().await.map(drop).map_err(messages::realise_failure)
     }
 
+    /// Removes generations of a profile by their numbers; those that are gone already are no error. Nix itself refuses to
+    /// remove the current one, and collects no garbage here.
+    ///
+    /// # Errors
+    /// As [`Nix::set_profile`].
+    pub async fn delete_generations(&self, profile: &Path, numbers: &[u64]) -> Result<(), NixError> {
+        let numbers = numbers.iter().map(u64::to_string);
+        let call = self.classic("nix-env").arg("-p").arg(profile).arg("--delete-generations").args(numbers);
+        call.time_limit(SHORT_TIME).run().await.map(drop).map_err(messages::realise_failure)
+    }
+
     fn classic(&self, program: &str) -> Command {
         Command::new(program).envs(self.env.iter().cloned()).stderr_tail(MESSAGES_MAX)
     }

@@ -188,7 +188,7 @@ impl World {
         w.struck.push(at);
         let failure =
             Failure { class: Class::Transient, code: "fault".to_owned(), text: format!("{name} failed") };
-        Some((Happened::Saw(Sighting::Failed { revision, failure, at }), fault.done))
+        Some((Happened::Saw(Sighting::Failed { revision, remote: None, failure, at }), fault.done))
     }
 
     async fn work(&self, action: Action) -> Happened {
@@ -345,6 +345,7 @@ impl World {
                 *self.inner.borrow_mut().flaky_tries.entry(revision.clone()).or_default() += 1;
                 Happened::Saw(Sighting::Failed {
                     revision,
+                    remote: None,
                     failure: failure(Class::Transient, "network"),
                     at,
                 })
@@ -357,6 +358,7 @@ impl World {
                     drv: None,
                     toplevel,
                     trust: Some(self.inner.borrow().trust_in(&revision)),
+                    revoked: vec![],
                     at,
                 })
             }

@@ -166,6 +166,9 @@ pub enum Event {
         /// The trust settings of its configuration, if it has any that can be used.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trust: Option<TrustSettings>,
+        /// The keys that its configuration revokes; they count even where its other trust settings can't be used.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        revoked: Vec<String>,
         /// When.
         at: u64,
     },
@@ -413,6 +416,8 @@ pub enum Sighting {
     Failed {
         /// Which target, or which tip.
         revision: Oid,
+        /// Who was asked for it, where it was not accepted yet.
+        remote: Option<String>,
         /// Why.
         failure: Failure,
         /// When.

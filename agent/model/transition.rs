@@ -1,13 +1,16 @@
 //! The one table of transitions: which event may meet which state, and what it makes of it. Replay runs the same table.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::event::{Class, Event, Failure, Quarantined, Refusal, SwitchEnd};
 use super::state::{
-    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, ROLLBACKS_MAX,
-    Resets, SWITCH_REPEATS_MAX, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSALS_IN_HISTORY_MAX,
+    REFUSED_MAX, ROLLBACKS_MAX, Resets, SWITCH_REPEATS_MAX, Setback, Settled, Stage, State, Step, TestLine,
+    TestProgress, Trial,
 };
-use super::{AdoptedTrust, Decision, DeploymentId, Desired, Oid, Operation, REVOKED_MAX, Tip, Vouched, Why};
+use super::{
+    AdoptedTrust, Decision, DeploymentId, Desired, Oid, Operation, REVOKED_BYTES_MAX, Tip, Vouched, Why,
+};
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,15 +90,17 @@ impl State {
             }
             Event::Refused { refusal } => self.refuse(refusal),
             Event::BuildFailed { desired, failure, at } => self.fail_build(desired, failure, *at),
-            Event::Built { id, desired, drv, toplevel, trust, at } => {
+            Event::Built { id, desired, drv, toplevel, trust, revoked, at } => {
                 self.deployments_begun += 1;
                 let (revision, at) = (Some(desired.tip.revision.clone()), *at);
                 // The accepted tip is the newest there is. A test, or the way back to an older system, adopts nothing.
                 if desired.operation == Operation::Switch
                     && self.main.as_ref().is_some_and(|m| m.revision == desired.tip.revision)
-                    && let Some(settings) = trust.clone()
                 {
-                    self.adopt_trust(AdoptedTrust { revision, settings, at });
+                    self.revoke(revoked.clone());
+                    if let Some(settings) = trust.clone() {
+                        self.adopt_trust(AdoptedTrust { revision, settings, at });
+                    }
                 }
                 self.deployment = Some(Deployment {
                     id: id.clone(),
@@ -250,12 +255,20 @@ impl State {
 
     /// Makes these settings the ones that count. What was revoked once stays so, whatever comes later.
     fn adopt_trust(&mut self, trust: AdoptedTrust) {
-        for key in trust.settings.revoked_keys() {
-            if !self.revoked.contains(&key) {
-                push_bounded(&mut self.revoked, key, REVOKED_MAX);
+        self.revoke(trust.settings.revoked_keys());
+        self.trust = Some(trust);
+    }
+
+    /// Remembers revoked keys. When there is no room, those that came first stay: they may be listed nowhere else.
+    fn revoke(&mut self, keys: Vec<String>) {
+        let mut bytes: usize = self.revoked.iter().map(String::len).sum();
+        let mut known: HashSet<String> = self.revoked.iter().cloned().collect();
+        for key in keys {
+            if bytes + key.len() <= REVOKED_BYTES_MAX && known.insert(key.clone()) {
+                bytes += key.len();
+                self.revoked.push_back(key);
             }
         }
-        self.trust = Some(trust);
     }
 
     fn accept_test(&mut self, tip: &Tip, main: &Oid) {
@@ -291,7 +304,18 @@ impl State {
             began: refusal.at,
             at: refusal.at,
         };
+        self.make_room_for_refusal();
         push_bounded(&mut self.history, ended, HISTORY_MAX);
+    }
+
+    /// Whoever may push could fill the history with what is refused, and what ran on this host would be forgotten.
+    fn make_room_for_refusal(&mut self) {
+        let is_refusal = |e: &Ended| matches!(e.outcome, Outcome::Refused { .. });
+        if self.history.iter().filter(|e| is_refusal(e)).count() >= REFUSALS_IN_HISTORY_MAX
+            && let Some(oldest) = self.history.iter().position(is_refusal)
+        {
+            self.history.remove(oldest);
+        }
     }
 
     fn fail_build(&mut self, desired: &Desired, failure: &Failure, at: u64) {

@@ -8,6 +8,7 @@ mod facts;
 mod held;
 mod keys;
 mod main_line;
+mod moot;
 mod probation;
 mod select;
 
@@ -16,6 +17,7 @@ pub use facts::{Facts, RemoteFacts, Retry, Trouble};
 pub use held::{Held, held, withheld};
 pub use keys::{counting, judged_by};
 pub use main_line::head;
+pub use moot::is_moot;
 pub use select::{TestStanding, not_before, standing_of_test};
 
 use crate::model::{Action, Event, ROLLBACKS_MAX, State, Suspension};

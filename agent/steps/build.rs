@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::verify::VerifyError;
-use super::{Steps, Verified, failed};
+use super::{Steps, TrustSeen, Verified, failed};
 use crate::host::clock;
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
 use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, StorePath};
@@ -68,11 +68,7 @@ impl Steps {
     pub(super) async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {
         let revision = desired.tip.revision.clone();
         match self.build_verified(&id, &Verified::journaled(desired.tip.clone())).await {
-            Ok(Built { drv, toplevel }) => {
-                let drv = drv.map(|d| d.to_string());
-                let trust = self.trust_settings_of(&toplevel);
-                Happened::Event(Event::Built { id, desired, drv, toplevel, trust, at: clock::unix_secs() })
-            }
+            Ok(built) => self.built(id, desired, built),
             Err(BuildError::Nix(error)) if error.is_deterministic() => {
                 let failure =
                     Failure { class: Class::Target, code: code(&error).to_owned(), text: text(&error) };
@@ -90,6 +86,16 @@ impl Steps {
                 };
                 failed(&revision, code, &error)
             }
+        }
+    }
+
+    fn built(&self, id: DeploymentId, desired: Desired, Built { drv, toplevel }: Built) -> Happened {
+        let (drv, at) = (drv.map(|d| d.to_string()), clock::unix_secs());
+        match self.trust_settings_of(&toplevel) {
+            Ok(TrustSeen { settings: trust, revoked }) => {
+                Happened::Event(Event::Built { id, desired, drv, toplevel, trust, revoked, at })
+            }
+            Err(error) => failed(&desired.tip.revision, "nix", &error),
         }
     }
 

@@ -25,7 +25,7 @@ impl Steps {
         host.volatile_state = self.manager == Manager::Systemd
             && files::is_in_memory(&self.state_directory).map_err(|e| host::chain(&e))?;
         let introduction = host.running_revision.clone().or_else(|| self.settings.trust.introduction.clone());
-        let trust = host.running.as_ref().and_then(|running| self.trust_settings_of(running));
+        let trust = host.running.as_ref().and_then(|running| self.trust_settings_now(running));
         Ok(Sighting::Host { now: clock::unix_secs(), host: Box::new(host), guard, introduction, trust })
     }
 }

@@ -176,7 +176,7 @@ impl World {
         w.struck.push(at);
         let failure =
             Failure { class: Class::Transient, code: "fault".to_owned(), text: format!("{name} failed") };
-        Some((Happened::Saw(Sighting::Failed { revision, failure, at }), fault.done))
+        Some((Happened::Saw(Sighting::Failed { revision, remote: None, failure, at }), fault.done))
     }
 
     async fn work(&self, action: Action) -> Happened {
@@ -334,6 +334,7 @@ impl World {
                 *self.inner.borrow_mut().flaky_tries.entry(revision.clone()).or_default() += 1;
                 Happened::Saw(Sighting::Failed {
                     revision,
+                    remote: None,
                     failure: failure(Class::Transient, "network"),
                     at,
                 })
@@ -346,6 +347,7 @@ impl World {
                     drv: None,
                     toplevel,
                     trust: Some(self.inner.borrow().trust_in(&revision)),
+                    revoked: vec![],
                     at,
                 })
             }

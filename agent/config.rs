@@ -24,7 +24,7 @@ use crate::trust;
 
 pub use fetch::Fetch;
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
-pub use keys::trust_settings;
+pub use keys::{TrustIn, trust_in};
 pub use retention::{Generations, Retention};
 pub use signer::{Moment, Role, Signer, SigningKey};
 
@@ -187,6 +187,9 @@ pub enum SourceKind {
 #[serde(rename_all = "camelCase")]
 pub struct Trust {
     /// Only `static`: the keys are those of this file.
+    ///
+    /// A version that can be told to accept less must do so by a mode of its own. Older ones, which a rollback brings back,
+    /// pass over keys that they do not know, but accept nothing by a mode that they do not know.
     #[serde(default)]
     pub mode: TrustMode,
     /// The commit to start from where the running system does not say its own revision.
@@ -429,26 +432,41 @@ impl Settings {
     /// Returns whose signatures count.
     ///
     /// # Errors
-    /// A key can't be read or is too weak, or two signers share one.
+    /// As [`Trust::policy`].
     pub fn policy(&self) -> Result<trust::Policy, ConfigError> {
-        let trust = &self.trust;
-        let signers = trust.signers.iter().map(|(name, signer)| signer.checked(name));
-        let signers = signers.collect::<Result<Vec<_>, _>>()?;
-        let revoked = trust.revoked_keys.iter().map(|line| signer::public("trust.revokedKeys", line));
-        let revoked = revoked.collect::<Result<Vec<_>, _>>()?;
-        let rules = trust::Rules {
-            require_user_verification: trust.require_user_verification,
-            ref_binding: trust.ref_binding,
-            merges: trust.merges,
-        };
-        trust::Policy::new(signers, revoked, rules)
-            .map_err(|e| ConfigError::Value { key: "trust.signers".to_owned(), text: e.to_string() })
+        self.trust.policy()
     }
 
     /// Names the trust policy, and the host that it is applied to: changes whenever a verdict might.
     pub fn trust_digest(&self) -> String {
         let trust = serde_json::to_vec(&(&self.hostname, &self.trust)).unwrap_or_default();
         format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32c::crc32c(&trust))
+    }
+}
+
+impl Trust {
+    fn check(&self) -> Result<(), ConfigError> {
+        let text = "nobody may sign; name at least one signer with a key".to_owned();
+        let nobody = ConfigError::Value { key: "trust.signers".to_owned(), text };
+        if self.signers.is_empty() { Err(nobody) } else { Ok(()) }
+    }
+
+    /// Returns whose signatures count.
+    ///
+    /// # Errors
+    /// A key can't be read or is too weak, or two signers share one.
+    pub fn policy(&self) -> Result<trust::Policy, ConfigError> {
+        let signers = self.signers.iter().map(|(name, signer)| signer.checked(name));
+        let signers = signers.collect::<Result<Vec<_>, _>>()?;
+        let revoked = self.revoked_keys.iter().map(|line| signer::public("trust.revokedKeys", line));
+        let revoked = revoked.collect::<Result<Vec<_>, _>>()?;
+        let rules = trust::Rules {
+            require_user_verification: self.require_user_verification,
+            ref_binding: self.ref_binding,
+            merges: self.merges,
+        };
+        trust::Policy::new(signers, revoked, rules)
+            .map_err(|e| ConfigError::Value { key: "trust.signers".to_owned(), text: e.to_string() })
     }
 }
 

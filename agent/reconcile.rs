@@ -101,9 +101,7 @@ impl Loop<'_> {
                 never = &mut alive => match never {},
             };
             self.receive(inbound)?;
-            // Any word ends a wait, so that the host is looked at again; other actions only end when they are moot.
-            let moot = matches!(action, Action::Wait { .. }) || self.next() != action;
-            if moot && action.may_be_dropped() {
+            if action.may_be_dropped() && plan::is_moot(&action, &self.next(), &self.facts) {
                 return Ok(None);
             }
             self.announce(Some(&action));
@@ -222,6 +220,16 @@ impl Loop<'_> {
     /// Says what becomes of a commit that root names now; `Err`: nothing, for it has happened already.
     fn how_accepted(&self, revision: &Oid) -> Result<String, String> {
         let (state, short) = (self.state(), revision.short());
+        if let Some(main) = &state.main
+            && main.revision.as_str().len() != revision.as_str().len()
+        {
+            return Err(format!(
+                "{short} is an id of another hash function than {}, the revision accepted last, so it is not in the \
+                 same repository; to move this host to another one, put trust.introduction into its configuration, \
+                 switch to that by hand, and take the state directory away while pullagent is stopped",
+                main.revision.short()
+            ));
+        }
         if state.vouched.as_ref().is_some_and(|v| v.revision == *revision) {
             return Err(format!("{short} is being accepted already"));
         }

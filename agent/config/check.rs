@@ -35,9 +35,7 @@ impl Settings {
         self.health.check()?;
         self.fetch.check()?;
         self.retention.check()?;
-        if self.trust.signers.is_empty() {
-            return wrong("trust.signers", "nobody may sign; name at least one signer with a key".to_owned());
-        }
+        self.trust.check()?;
         self.policy()?;
         if self.activation.window.0 <= self.activation.soak.0 {
             return wrong("activation.window", "the window must be longer than the soak time".to_owned());

@@ -184,6 +184,9 @@ pub enum Event {
         /// Its `activation.retryNonce`, if it has a configuration that can be read.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         nonce: Option<Nonce>,
+        /// The keys that its configuration revokes; they count even where its other trust settings can't be used.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        revoked: Vec<String>,
         /// When.
         at: u64,
     },
@@ -466,6 +469,8 @@ pub enum Sighting {
     Failed {
         /// Which target, or which tip.
         revision: Oid,
+        /// Who was asked for it, where it was not accepted yet.
+        remote: Option<String>,
         /// Why.
         failure: Failure,
         /// When.

@@ -21,14 +21,15 @@ pub use event::{Action, Command, Event, Happened, Line, Sighting, SwitchEnd, Ver
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
 pub use generation::{Generation, RETENTION, Tidying};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
-pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_MAX, TrustSettings, Vouched, without_comment};
+pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_BYTES_MAX, TrustSettings, Vouched, without_comment};
 pub use nonce::{BREAKER, Nonce};
 pub use recheck::{Cause, ENVIRONMENT, NETWORK, Recheck, Red};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
-    Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX,
-    ROLLBACKS_MAX, Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX,
+    REFUSALS_IN_HISTORY_MAX, REFUSED_MAX, ROLLBACKS_MAX, Resets, Setback, Settled, Stage, State, Step,
+    TestLine, TestProgress, Trial,
 };
 pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};
 pub use transition::IllegalTransition;

@@ -17,6 +17,8 @@ pub const REFUSED_MAX: usize = 64;
 pub const QUARANTINE_MAX: usize = 64;
 /// How many ended deployments are remembered.
 pub const HISTORY_MAX: usize = 128;
+/// How many of these may be tips that were refused.
+pub const REFUSALS_IN_HISTORY_MAX: usize = 32;
 
 /// So many rollbacks within a day suspend the host.
 pub const ROLLBACKS_MAX: usize = 3;
@@ -31,7 +33,7 @@ pub struct State {
     pub vouched: Option<Vouched>,
     /// The trust settings that count; `None`: nothing was adopted yet, and those of the running system do.
     pub trust: Option<AdoptedTrust>,
-    /// Every key that adopted settings revoked at any time, oldest first; no more than [`super::REVOKED_MAX`].
+    /// Every key that adopted settings revoked at any time, oldest first; no more than [`super::REVOKED_BYTES_MAX`].
     pub revoked: VecDeque<String>,
     /// The test line.
     pub test: Option<TestLine>,

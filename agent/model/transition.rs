@@ -1,16 +1,16 @@
 //! The one table of transitions: which event may meet which state, and what it makes of it. Replay runs the same table.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::event::Event;
 use super::state::{
-    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX, ROLLBACKS_MAX,
-    Resets, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSALS_IN_HISTORY_MAX,
+    REFUSED_MAX, ROLLBACKS_MAX, Resets, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
 };
 use super::verdict::{Class, Failure, Quarantined, Refusal};
 use super::{
     AdoptedTrust, Answer, Cause, Decision, DeploymentId, Desired, NETWORK, Oid, Operation, REJECTED,
-    REVOKED_MAX, Red, Tidying, Tip, UNCONFIRMED, Vouched, Why, Word, recheck,
+    REVOKED_BYTES_MAX, Red, Tidying, Tip, UNCONFIRMED, Vouched, Why, Word, recheck,
 };
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
@@ -96,7 +96,7 @@ impl State {
             }
             Event::Refused { refusal } => self.refuse(refusal),
             Event::BuildFailed { desired, failure, at } => self.fail_build(desired, failure, *at),
-            Event::Built { id, desired, drv, toplevel, trust, nonce, at } => {
+            Event::Built { id, desired, drv, toplevel, trust, revoked, nonce, at } => {
                 self.deployments_begun += 1;
                 let (revision, at) = (Some(desired.tip.revision.clone()), *at);
                 // The accepted tip is the newest there is. A test, or the way back to an older system, adopts nothing.
@@ -106,8 +106,11 @@ impl State {
                     self.learn_nonce(nonce);
                 }
                 self.peeked = self.suspension.as_ref().and(revision.clone());
-                if let Some(settings) = trust.clone().filter(|_| newest) {
-                    self.adopt_trust(AdoptedTrust { revision, settings, at });
+                if newest {
+                    self.revoke(revoked.clone());
+                    if let Some(settings) = trust.clone() {
+                        self.adopt_trust(AdoptedTrust { revision, settings, at });
+                    }
                 }
                 self.deployment = Some(Deployment {
                     id: id.clone(),
@@ -288,12 +291,20 @@ impl State {
 
     /// Makes these settings the ones that count. What was revoked once stays so, whatever comes later.
     fn adopt_trust(&mut self, trust: AdoptedTrust) {
-        for key in trust.settings.revoked_keys() {
-            if !self.revoked.contains(&key) {
-                push_bounded(&mut self.revoked, key, REVOKED_MAX);
+        self.revoke(trust.settings.revoked_keys());
+        self.trust = Some(trust);
+    }
+
+    /// Remembers revoked keys. When there is no room, those that came first stay: they may be listed nowhere else.
+    fn revoke(&mut self, keys: Vec<String>) {
+        let mut bytes: usize = self.revoked.iter().map(String::len).sum();
+        let mut known: HashSet<String> = self.revoked.iter().cloned().collect();
+        for key in keys {
+            if bytes + key.len() <= REVOKED_BYTES_MAX && known.insert(key.clone()) {
+                bytes += key.len();
+                self.revoked.push_back(key);
             }
         }
-        self.trust = Some(trust);
     }
 
     fn accept_test(&mut self, tip: &Tip, main: &Oid) {
@@ -329,7 +340,18 @@ impl State {
             began: refusal.at,
             at: refusal.at,
         };
+        self.make_room_for_refusal();
         push_bounded(&mut self.history, ended, HISTORY_MAX);
+    }
+
+    /// Whoever may push could fill the history with what is refused, and what ran on this host would be forgotten.
+    fn make_room_for_refusal(&mut self) {
+        let is_refusal = |e: &Ended| matches!(e.outcome, Outcome::Refused { .. });
+        if self.history.iter().filter(|e| is_refusal(e)).count() >= REFUSALS_IN_HISTORY_MAX
+            && let Some(oldest) = self.history.iter().position(is_refusal)
+        {
+            self.history.remove(oldest);
+        }
     }
 
     fn fail_build(&mut self, desired: &Desired, failure: &Failure, at: u64) {

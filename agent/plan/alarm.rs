@@ -1,5 +1,7 @@
-//! What a Git server could be hiding: remotes that have not answered for too long, and remotes that contradict each other.
-//! An alarm changes nothing on the host; it is for people.
+//! What a Git server could be hiding: remotes that have not answered for too long, and remotes that contradict each other;
+//! and what can't be remembered. An alarm changes nothing on the host; it is for people.
+
+use std::collections::HashSet;
 
 use crate::model::{Kin, Oid, State};
 
@@ -12,6 +14,8 @@ pub enum AlarmCode {
     Stale,
     /// Remotes name tips of the main branch of which none is an ancestor of the other.
     SplitView,
+    /// There is no room to remember another revoked key.
+    RevokedFull,
 }
 
 impl AlarmCode {
@@ -20,6 +24,7 @@ impl AlarmCode {
         match self {
             AlarmCode::Stale => "stale",
             AlarmCode::SplitView => "split-view",
+            AlarmCode::RevokedFull => "revoked-full",
         }
     }
 }
@@ -77,7 +82,16 @@ pub fn is_stale(remote: &str, facts: &Facts, policy: &Policy) -> bool {
 /// Returns every alarm that stands now.
 pub fn alarms(state: &State, facts: &Facts, policy: &Policy) -> Vec<Alarm> {
     let stale = stale(facts, policy).into_iter();
-    stale.chain(split_view(state, facts, policy)).collect()
+    stale.chain(split_view(state, facts, policy)).chain(revoked_full(state)).collect()
+}
+
+/// What the settings revoke counts as long as they say so, and beyond that only what is remembered.
+fn revoked_full(state: &State) -> Option<Alarm> {
+    let remembered: HashSet<&String> = state.revoked.iter().collect();
+    let lost = state.trust.as_ref()?.settings.revoked_keys().iter().any(|key| !remembered.contains(key));
+    let text =
+        "there is no room to remember all of trust.revokedKeys: never take a key out of that list".to_owned();
+    lost.then_some(Alarm { code: AlarmCode::RevokedFull, text })
 }
 
 fn stale(facts: &Facts, policy: &Policy) -> Option<Alarm> {

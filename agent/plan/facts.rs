@@ -32,7 +32,7 @@ pub struct Facts {
     pub trust: Option<TrustSettings>,
     /// How commits stand to another one, the second; found out with [`crate::model::Action::Relate`].
     pub kin: BTreeMap<Oid, (Oid, Kin)>,
-    /// How often, by remote, a tip that nobody else named could not be fetched or judged since one was accepted.
+    /// How often, by remote, what it named came to nothing since a tip of the main line was accepted.
     pub failures: BTreeMap<String, u32>,
     /// The remotes by name.
     pub remotes: BTreeMap<String, RemoteFacts>,
@@ -128,10 +128,15 @@ impl Facts {
                 if self.kin.len() >= KIN_MAX {
                     self.kin.clear();
                 }
+                if kin == Kin::Older {
+                    self.blame_all(&revision);
+                }
                 self.kin.insert(revision, (to, kin));
             }
-            Sighting::Failed { revision, failure, at } => {
-                self.blame(&revision);
+            Sighting::Failed { revision, remote, failure, at } => {
+                if let Some(remote) = remote {
+                    self.blame(remote);
+                }
                 let tries = self.retries.get(&revision).map_or(0, |r| r.tries).saturating_add(1);
                 let not_before = at + retry_pause_secs(tries);
                 if self.retries.len() >= RETRIES_MAX {
@@ -152,13 +157,14 @@ impl Facts {
             Event::Abandoned { failure, at, .. } if failure.class == Class::Transient => {
                 let Some(d) = deployment else { return };
                 let (revision, failure) = (d.desired.tip.revision.clone(), failure.clone());
-                self.see(Sighting::Failed { revision, failure, at: *at });
+                self.see(Sighting::Failed { revision, remote: None, failure, at: *at });
             }
             Event::RolledBack { at, .. } => {
                 let Some(d) = deployment.filter(|d| d.desired.why == Why::EndOfTest) else { return };
                 let text = "the way back from the test failed".to_owned();
                 let failure = Failure { class: Class::Transient, code: "health".to_owned(), text };
-                self.see(Sighting::Failed { revision: d.desired.tip.revision.clone(), failure, at: *at });
+                let revision = d.desired.tip.revision.clone();
+                self.see(Sighting::Failed { revision, remote: None, failure, at: *at });
             }
             Event::Confirmed { .. } => {
                 let Some(d) = deployment else { return };
@@ -182,6 +188,7 @@ impl Facts {
             }
             Event::Refused { refusal } => {
                 self.retries.remove(&refusal.revision);
+                self.blame_all(&refusal.revision);
             }
             Event::Built { desired, .. } => self.go_on(&desired.tip.revision),
             Event::Prepared { .. }
@@ -208,14 +215,24 @@ impl Facts {
         }
     }
 
-    /// Holds a failure against the one remote that names `revision`: a remote that always has something new that comes to
-    /// nothing must not keep the others waiting.
-    fn blame(&mut self, revision: &Oid) {
+    /// Holds it against a remote that what it named came to nothing: whoever always has something new that does must keep
+    /// neither the other remotes nor the accepted revision waiting.
+    fn blame(&mut self, remote: String) {
+        let count = self.failures.entry(remote).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Holds it against all remotes that name `revision`.
+    fn blame_all(&mut self, revision: &Oid) {
         let names = |r: &RemoteFacts| r.heads.iter().flat_map(BTreeMap::values).any(|tip| tip == revision);
-        let mut naming = self.remotes.iter().filter(|(_, r)| names(r)).map(|(name, _)| name.clone());
-        if let (Some(only), None) = (naming.next(), naming.next()) {
-            *self.failures.entry(only).or_default() += 1;
-        }
+        let naming: Vec<String> =
+            self.remotes.iter().filter(|(_, r)| names(r)).map(|(name, _)| name.clone()).collect();
+        naming.into_iter().for_each(|remote| self.blame(remote));
+    }
+
+    /// Returns how often what the remote named came to nothing lately.
+    pub fn failures_of(&self, remote: &str) -> u32 {
+        self.failures.get(remote).copied().unwrap_or(0)
     }
 
     /// Returns how `revision` stands to `to`, if that was found out.

@@ -9,6 +9,7 @@ mod facts;
 mod held;
 mod keys;
 mod main_line;
+mod moot;
 mod probation;
 mod retention;
 mod select;
@@ -19,6 +20,7 @@ pub use facts::{Facts, RemoteFacts, Retry, Trouble};
 pub use held::{Held, held, withheld};
 pub use keys::{counting, judged_by};
 pub use main_line::head;
+pub use moot::is_moot;
 pub use retention::{Retention, removable};
 pub use select::{TestStanding, not_before, standing_of_test};
 

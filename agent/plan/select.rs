@@ -40,27 +40,47 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     if let Some(adopted) = keys::adoption(state, facts, host) {
         return Action::Record(adopted);
     }
-    if let Some(action) = look(state, facts, policy) {
+    // What a remote names comes before the build, unless it came to nothing before: whoever may push or stands in between
+    // could name something new for ever.
+    let sound = |remote: &str| facts.failures_of(remote) == 0;
+    if let Some(action) = look(state, facts, policy, &sound) {
         return action;
     }
+    if let Some(action) = build(state, facts, host, policy) {
+        return action;
+    }
+    look(state, facts, policy, &|_| true)
+        .unwrap_or_else(|| Action::Wait { until: next_try(state, facts, host, policy) })
+}
+
+/// Returns the build that is due, if one is.
+fn build(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<Action> {
+    let desired = wanted(state, facts, host, policy)?;
+    let early = not_before(state, &desired.tip.target(), facts.now).is_some();
+    if early || !may_try(facts, &desired.tip.revision) {
+        return None;
+    }
+    Some(Action::Build(DeploymentId::new(state.deployments_begun + 1, &desired.tip.revision), desired))
+}
+
+/// Returns when something that has to wait may be tried again.
+fn next_try(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<u64> {
+    let early = facts.retries.values().filter(|r| r.is_early(facts.now)).map(|r| r.not_before);
+    let patience =
+        wanted(state, facts, host, policy).and_then(|d| not_before(state, &d.tip.target(), facts.now));
+    early.chain(patience).min()
+}
+
+/// Returns what is to run instead of what runs, if it may be begun.
+fn wanted(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<Desired> {
     // What root named comes next, even if it can't be fetched at the moment.
     let root_waits = state.vouched.as_ref().is_some_and(|v| !v.anchored);
     let may_begin =
         |d: &Desired| !root_waits && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none());
+    let only_to_look = may_be_lifted(state, facts.now);
     let is_news = |d: &Desired| d.why == Why::NewRevision && state.peeked.as_ref() != Some(&d.tip.revision);
     let may_be_built = |d: &Desired| !only_to_look || (d.operation == Operation::Switch && is_news(d));
-    let desired = desired(state, facts, host, policy).filter(may_begin).filter(may_be_built);
-    let patience = desired.as_ref().and_then(|d| not_before(state, &d.tip.target(), facts.now));
-    match desired {
-        Some(desired) if patience.is_none() && may_try(facts, &desired.tip.revision) => {
-            let id = DeploymentId::new(state.deployments_begun + 1, &desired.tip.revision);
-            Action::Build(id, desired)
-        }
-        _ => {
-            let early = facts.retries.values().filter(|r| r.is_early(facts.now)).map(|r| r.not_before);
-            Action::Wait { until: early.chain(patience).min() }
-        }
-    }
+    desired(state, facts, host, policy).filter(may_begin).filter(may_be_built)
 }
 
 /// Returns what is to be done about old generations: only after a deployment of ours was confirmed, and as long as the system
@@ -117,8 +137,8 @@ fn adoption(state: &State, facts: &Facts, host: &HostFacts) -> Option<Event> {
 }
 
 /// Returns the next thing to find out about a branch: what root named or installed first, then the main line, then the
-/// test line.
-fn look(state: &State, facts: &Facts, policy: &Policy) -> Option<Action> {
+/// test line, as far as the remotes are `heeded` that name them.
+fn look(state: &State, facts: &Facts, policy: &Policy, heeded: &dyn Fn(&str) -> bool) -> Option<Action> {
     let keys = counting(state);
     if let Some(action) = main_line::named_by_root(state, facts, policy, &keys) {
         return Some(action);
@@ -127,8 +147,11 @@ fn look(state: &State, facts: &Facts, policy: &Policy) -> Option<Action> {
         return None;
     }
     main_line::by_hand(state, facts, policy, &keys)
-        .or_else(|| main_line::next(state, facts, policy, &keys))
-        .or_else(|| test_line(state, facts, policy, keys).map(Action::Verify))
+        .or_else(|| main_line::next(state, facts, policy, &keys, heeded))
+        .or_else(|| {
+            let verification = test_line(state, facts, policy, keys)?;
+            heeded(&verification.candidate.remote).then_some(Action::Verify(verification))
+        })
 }
 
 /// Tells whether what root named comes first: it is to be fetched, or to be deployed, and nothing has failed about it yet.

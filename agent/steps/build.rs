@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::prepare::CONFIG_IN_SYSTEM;
 use super::verify::VerifyError;
-use super::{Steps, Verified, failed};
+use super::{Steps, TrustSeen, Verified, failed};
 use crate::config;
 use crate::host::clock;
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
@@ -76,20 +76,7 @@ impl Steps {
     pub(super) async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {
         let revision = desired.tip.revision.clone();
         match self.build_verified(&id, &Verified::journaled(desired.tip.clone())).await {
-            Ok(Built { drv, toplevel }) => {
-                let drv = drv.map(|d| d.to_string());
-                let trust = self.trust_settings_of(&toplevel);
-                let nonce = self.nonce_of(&toplevel);
-                Happened::Event(Event::Built {
-                    id,
-                    desired,
-                    drv,
-                    toplevel,
-                    trust,
-                    nonce,
-                    at: clock::unix_secs(),
-                })
-            }
+            Ok(built) => self.built(id, desired, built),
             Err(BuildError::Nix(error)) if error.is_deterministic() => {
                 let failure =
                     Failure { class: Class::Target, code: code(&error).to_owned(), text: text(&error) };
@@ -107,6 +94,17 @@ impl Steps {
                 };
                 failed(&revision, code, &error)
             }
+        }
+    }
+
+    fn built(&self, id: DeploymentId, desired: Desired, Built { drv, toplevel }: Built) -> Happened {
+        let (drv, at) = (drv.map(|d| d.to_string()), clock::unix_secs());
+        match self.trust_settings_of(&toplevel) {
+            Ok(TrustSeen { settings: trust, revoked }) => {
+                let nonce = self.nonce_of(&toplevel);
+                Happened::Event(Event::Built { id, desired, drv, toplevel, trust, revoked, nonce, at })
+            }
+            Err(error) => failed(&desired.tip.revision, "nix", &error),
         }
     }
 

@@ -34,9 +34,7 @@ use crate::host::clock;
 use crate::host::facts::HostPaths;
 use crate::host::manager::Manager;
 use crate::host::nix::Nix;
-use crate::model::{
-    Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath, TrustSettings,
-};
+use crate::model::{Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath};
 use crate::plan::Policy;
 use crate::repo::Limits;
 use crate::{host, trust};
@@ -44,6 +42,7 @@ use crate::{host, trust};
 pub use build::Built;
 pub use handover::{has_agent, retire};
 pub use probe::{CheckResult, ProbeSpec, VERB as PROBE_VERB, probe_main};
+pub use relate::TrustSeen;
 pub use verify::Verified;
 
 /// How much longer than switch, window and the like a guard waits before it fires.
@@ -59,7 +58,7 @@ pub struct Steps {
     /// Whose signatures count until other trust settings were adopted.
     pub trust: trust::Policy,
     /// The trust settings of the system that was looked at last; a system never changes.
-    pub seen_trust: RefCell<Option<(StorePath, Option<TrustSettings>)>>,
+    pub seen_trust: RefCell<Option<(StorePath, TrustSeen)>>,
     /// Where the host keeps what it says of itself.
     pub host: HostPaths,
     /// Journal, trusted store, guards and roots lie here.
@@ -163,7 +162,8 @@ async fn wait(until: Option<u64>) -> Happened {
 fn failed(revision: &Oid, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {
     let failure = Failure { class: Class::Transient, code: code.to_owned(), text: host::chain(error) };
     tracing::warn!(revision = revision.short(), code, "{}", failure.text);
-    Happened::Saw(Sighting::Failed { revision: revision.clone(), failure, at: clock::unix_secs() })
+    let (revision, at) = (revision.clone(), clock::unix_secs());
+    Happened::Saw(Sighting::Failed { revision, remote: None, failure, at })
 }
 
 fn failed_step(d: &Deployment, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {

@@ -21,7 +21,7 @@ impl Steps {
         }
         let host = facts::observe_knowing(&self.host, &known).map_err(|e| host::chain(&e))?;
         let introduction = host.running_revision.clone().or_else(|| self.settings.trust.introduction.clone());
-        let trust = host.running.as_ref().and_then(|running| self.trust_settings_of(running));
+        let trust = host.running.as_ref().and_then(|running| self.trust_settings_now(running));
         Ok(Sighting::Host { now: clock::unix_secs(), host: Box::new(host), guard, introduction, trust })
     }
 }

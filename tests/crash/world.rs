@@ -176,7 +176,7 @@ impl World {
         w.struck.push(at);
         let failure =
             Failure { class: Class::Transient, code: "fault".to_owned(), text: format!("{name} failed") };
-        Some((Happened::Saw(Sighting::Failed { revision, failure, at }), fault.done))
+        Some((Happened::Saw(Sighting::Failed { revision, remote: None, failure, at }), fault.done))
     }
 
     async fn work(&self, action: Action) -> Happened {
@@ -344,6 +344,7 @@ impl World {
                 *self.inner.borrow_mut().flaky_tries.entry(revision.clone()).or_default() += 1;
                 Happened::Saw(Sighting::Failed {
                     revision,
+                    remote: None,
                     failure: failure(Class::Transient, "network"),
                     at,
                 })
@@ -358,6 +359,7 @@ impl World {
                     toplevel,
                     trust: Some(self.inner.borrow().trust_in(&revision)),
                     nonce,
+                    revoked: vec![],
                     at,
                 })
             }

@@ -293,7 +293,8 @@ impl Steps {
     fn trial_limit(&self, new: Option<&Settings>) -> Duration {
         let window = |settings: &Settings| settings.activation.window.0;
         let window = new.map_or(Duration::ZERO, window).max(window(&self.settings));
-        window + HANDOVER_MAX + GUARD_MARGIN
+        let answer = self.answer_within_planned(new).unwrap_or_default();
+        window + answer + HANDOVER_MAX + GUARD_MARGIN
     }
 
     /// Tells whether the host may be rebooted where nothing else brings the old system back.

@@ -143,7 +143,11 @@ impl Mode {
         let confirmed = Edge::After("confirmed");
         match self {
             Mode::Good => course(&["main-accepted", "built"], &steps, &[Edge::InBoot, confirmed]),
-            Mode::Bad => course(&["built"], &torn, &[Edge::InRollback, Edge::After("rolled-back")]),
+            Mode::Bad => course(
+                &["built"],
+                &torn,
+                &[Edge::InRollback, Edge::After("rolled-back"), Edge::After("old-checked")],
+            ),
             Mode::Test => course(&["test-accepted", "built"], &torn, &[confirmed]),
             Mode::EndOfTest => course(&["built"], &torn, &[Edge::InBoot, confirmed]),
             Mode::Operator => vec![Edge::After("decided"), Edge::After("superseded")],
@@ -239,7 +243,7 @@ pub fn each_edge_once(seed: u64) -> Vec<Case> {
 }
 
 /// Events that are no edge of a deployment's course, and why.
-const NO_EDGE: [(&str, &str); 9] = [
+const NO_EDGE: [(&str, &str); 14] = [
     ("refused", "nothing is begun"),
     ("build-failed", "nothing is begun"),
     ("adopted", "nothing is changed on the host"),
@@ -248,6 +252,11 @@ const NO_EDGE: [(&str, &str); 9] = [
     ("suspended", "nothing is changed on the host"),
     ("resumed", "nothing is changed on the host"),
     ("retry-requested", "nothing is changed on the host"),
+    ("switch-repeated", "what is run once more is a switch like the first: tests/live/switch.rs"),
+    ("health-proven", "only where somebody is asked: tests/live/answer.rs strikes there"),
+    ("answered", "only where somebody is asked: tests/live/answer.rs"),
+    ("generations-chosen", "nothing that runs or boots is changed: tests/live/retention.rs, tests/crash.rs"),
+    ("generations-removed", "nothing that runs or boots is changed: tests/live/retention.rs, tests/crash.rs"),
     ("rollback-failed", "what has failed is tried again with the next deployment: tests/live/guard.rs"),
 ];
 

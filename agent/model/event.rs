@@ -131,6 +131,7 @@ pub enum Line {
 
 /// What an action came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one is made for each step, and moved twice")]
 pub enum Happened {
     /// It must survive: to the journal, then into the state.
     Event(Event),

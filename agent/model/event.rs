@@ -380,6 +380,40 @@ pub enum Event {
 }
 
 impl Event {
+    /// Returns the event's name as the journal spells it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::MainAccepted { .. } => "main-accepted",
+            Event::TestAccepted { .. } => "test-accepted",
+            Event::Refused { .. } => "refused",
+            Event::BuildFailed { .. } => "build-failed",
+            Event::Built { .. } => "built",
+            Event::Prepared { .. } => "prepared",
+            Event::Armed { .. } => "armed",
+            Event::Switched { .. } => "switched",
+            Event::SwitchRepeated { .. } => "switch-repeated",
+            Event::SoakStarted { .. } => "soak-started",
+            Event::HealthProven { .. } => "health-proven",
+            Event::Answered { .. } => "answered",
+            Event::Decided { .. } => "decided",
+            Event::Confirmed { .. } => "confirmed",
+            Event::GenerationsChosen { .. } => "generations-chosen",
+            Event::GenerationsRemoved { .. } => "generations-removed",
+            Event::RolledBack { .. } => "rolled-back",
+            Event::OldChecked { .. } => "old-checked",
+            Event::RollbackFailed { .. } => "rollback-failed",
+            Event::Superseded { .. } => "superseded",
+            Event::Abandoned { .. } => "abandoned",
+            Event::Adopted { .. } => "adopted",
+            Event::TrustAdopted { .. } => "trust-adopted",
+            Event::RootAccepted { .. } => "root-accepted",
+            Event::TestLost { .. } => "test-lost",
+            Event::Suspended { .. } => "suspended",
+            Event::Resumed { .. } => "resumed",
+            Event::RetryRequested { .. } => "retry-requested",
+        }
+    }
+
     /// Tells whether an older version that does not know this event must stop and act on the phase alone.
     ///
     /// Only an event that merely informs may be carried through unread.

@@ -565,39 +565,3 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
     }
     queue.push_back(item);
 }
-
-impl Event {
-    /// Returns the event's name as the journal spells it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Event::MainAccepted { .. } => "main-accepted",
-            Event::TestAccepted { .. } => "test-accepted",
-            Event::Refused { .. } => "refused",
-            Event::BuildFailed { .. } => "build-failed",
-            Event::Built { .. } => "built",
-            Event::Prepared { .. } => "prepared",
-            Event::Armed { .. } => "armed",
-            Event::Switched { .. } => "switched",
-            Event::SwitchRepeated { .. } => "switch-repeated",
-            Event::SoakStarted { .. } => "soak-started",
-            Event::HealthProven { .. } => "health-proven",
-            Event::Answered { .. } => "answered",
-            Event::Decided { .. } => "decided",
-            Event::Confirmed { .. } => "confirmed",
-            Event::GenerationsChosen { .. } => "generations-chosen",
-            Event::GenerationsRemoved { .. } => "generations-removed",
-            Event::RolledBack { .. } => "rolled-back",
-            Event::OldChecked { .. } => "old-checked",
-            Event::RollbackFailed { .. } => "rollback-failed",
-            Event::Superseded { .. } => "superseded",
-            Event::Abandoned { .. } => "abandoned",
-            Event::Adopted { .. } => "adopted",
-            Event::TrustAdopted { .. } => "trust-adopted",
-            Event::RootAccepted { .. } => "root-accepted",
-            Event::TestLost { .. } => "test-lost",
-            Event::Suspended { .. } => "suspended",
-            Event::Resumed { .. } => "resumed",
-            Event::RetryRequested { .. } => "retry-requested",
-        }
-    }
-}

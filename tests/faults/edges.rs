@@ -262,7 +262,7 @@ const NO_EDGE: [(&str, &str); 14] = [
 
 #[test]
 fn every_event_of_the_journal_is_an_edge_or_says_why_not() {
-    let table = include_str!("../../agent/model/transition.rs");
+    let table = include_str!("../../agent/model/event.rs");
     let names = table.lines().filter_map(|line| line.trim().strip_prefix("Event::")?.split_once(" => \""));
     let names: Vec<&str> = names.map(|(_, name)| name.trim_end_matches("\",")).collect();
     assert!(names.len() > 20 && names.contains(&"soak-started"), "{names:?}");

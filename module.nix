@@ -481,7 +481,29 @@ in
         activation = {
           soak = mkDuration "60s" "How long all hard checks must be green in one go.";
           window = mkDuration "5m" "How long a new system may take to become healthy; longer than the soak time.";
+          confirm = mkOption {
+            type = types.enum [
+              "automatic"
+              "manual"
+            ];
+            default = "automatic";
+            description = ''
+              Who says that a new system that proved healthy stays: the agent itself, or somebody who says
+              {command}`pullagent confirm`. Where nobody does in time, the host goes back, so a system that locks everybody
+              out does not stay. Both systems may ask for it, the one that runs and the one that is tried.
+            '';
+          };
+          confirmWithin = mkDuration "15m" "How long an answer is waited for with {option}`confirm` set to `manual`.";
           switchTimeout = mkDuration "15m" "How long {command}`switch-to-configuration` may take.";
+          retryNonce = mkOption {
+            type = types.str;
+            default = "";
+            example = "2027-01-15 mirror mended";
+            description = ''
+              A text without a meaning. Another one than before, in an accepted commit, has every host try again what failed, as
+              {command}`pullagent retry` does, and lifts the suspension after too many rollbacks.
+            '';
+          };
           drift = mkOption {
             type = types.enum [
               "hold"
@@ -491,6 +513,17 @@ in
             description = ''
               What to do about a system that somebody else switched to: leave it until the branch moves (`hold`),
               or deploy the accepted commit again (`enforce`).
+            '';
+          };
+          activationErrors = mkOption {
+            type = types.enum [
+              "rollback"
+              "tolerate"
+            ];
+            default = "rollback";
+            description = ''
+              What to do about a system that runs, but a script of whose activation failed: go back (`rollback`), or say
+              so and let its health decide (`tolerate`).
             '';
           };
           allowRemoval = mkOption {
@@ -543,6 +576,18 @@ in
               Bytes that must be free on the file systems of the Nix store and of the state directory before a switch.
             '';
           };
+        };
+        retention.generations = {
+          keep = mkNullable types.ints.positive ''
+            How many of the newest generations of the system profile are kept, whatever their age. `null`: {option}`maxAge`
+            alone decides; with neither, all are kept. After each deployment that was confirmed, and at no other time, older
+            ones are removed with their boot entries, but never what runs, was booted, is booted next, or was permanent
+            before. Garbage is not collected: that is for {option}`nix.gc`.
+          '';
+          maxAge = mkNullable duration ''
+            How old a generation must be to be removed. `null`: {option}`keep` alone decides. With both, one is removed only
+            if it is older than this and not among the newest.
+          '';
         };
         health = {
           unitFailures = mkOption {

@@ -10,6 +10,7 @@ mod fetch;
 mod health;
 mod keys;
 mod reboot;
+mod retention;
 mod signer;
 
 use std::collections::BTreeMap;
@@ -24,8 +25,9 @@ use crate::trust;
 
 pub use fetch::Fetch;
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
-pub use keys::trust_settings;
+pub use keys::{TrustIn, trust_in};
 pub use reboot::Reboot;
+pub use retention::{Generations, Retention};
 pub use signer::{Moment, Role, Signer, SigningKey};
 
 /// The version of the file's layout that this program writes and understands best.
@@ -105,6 +107,9 @@ pub struct Settings {
     /// What healthy means.
     #[serde(default)]
     pub health: Health,
+    /// What is kept of what was deployed.
+    #[serde(default)]
+    pub retention: Retention,
     /// Reserved for push hints.
     #[serde(default)]
     pub hints: Vec<serde_json::Value>,
@@ -184,6 +189,9 @@ pub enum SourceKind {
 #[serde(rename_all = "camelCase")]
 pub struct Trust {
     /// Only `static`: the keys are those of this file.
+    ///
+    /// A version that can be told to accept less must do so by a mode of its own. Older ones, which a rollback brings back,
+    /// pass over keys that they do not know, but accept nothing by a mode that they do not know.
     #[serde(default)]
     pub mode: TrustMode,
     /// The commit to start from where the running system does not say its own revision.
@@ -238,16 +246,45 @@ pub struct Activation {
     pub soak: Span,
     /// How long the system may take to become healthy; longer than the soak time.
     pub window: Span,
+    /// Who says that a new system that proved healthy stays.
+    pub confirm: Confirm,
+    /// How long an answer is waited for where it is asked for; without one the old system comes back.
+    pub confirm_within: Span,
     /// How long `switch-to-configuration` may take.
     pub switch_timeout: Span,
+    /// A text without a meaning: another one than before has the host try again what failed, as `pullagent retry` does,
+    /// and lifts the suspension after too many rollbacks.
+    pub retry_nonce: String,
     /// What to do about a system that somebody else switched to.
     pub drift: Drift,
+    /// What to do about a system that runs, but a script of whose activation failed.
+    pub activation_errors: ActivationErrors,
     /// Whether a system without pullagent may be deployed, after which the host can't be updated any more.
     pub allow_removal: bool,
     /// Bytes that must be free on the file systems of the Nix store and of the state directory before a switch.
     pub free_bytes_min: u64,
     /// What is done about a system that takes a reboot.
     pub reboot: Reboot,
+}
+
+/// What to do about a system that runs, but a script of whose activation failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActivationErrors {
+    /// Roll back.
+    Rollback,
+    /// Say so, and let its health decide.
+    Tolerate,
+}
+
+/// Who says that a new system that proved healthy stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confirm {
+    /// The agent itself.
+    Automatic,
+    /// Somebody who says `pullagent confirm`.
+    Manual,
 }
 
 /// What to do about a system that somebody else switched to.
@@ -304,12 +341,23 @@ impl Default for Activation {
         Activation {
             soak: Span::secs(60),
             window: Span::secs(300),
+            confirm: Confirm::Automatic,
+            confirm_within: Span::secs(15 * 60),
             switch_timeout: Span::secs(900),
+            retry_nonce: String::new(),
             drift: Drift::Hold,
+            activation_errors: ActivationErrors::Rollback,
             allow_removal: false,
             free_bytes_min: 64 << 20,
             reboot: Reboot::default(),
         }
+    }
+}
+
+impl Activation {
+    /// Returns how long an answer is waited for; `None`: none is asked for.
+    pub fn answer_within(&self) -> Option<Duration> {
+        (self.confirm == Confirm::Manual).then_some(self.confirm_within.0)
     }
 }
 
@@ -399,26 +447,41 @@ impl Settings {
     /// Returns whose signatures count.
     ///
     /// # Errors
-    /// A key can't be read or is too weak, or two signers share one.
+    /// As [`Trust::policy`].
     pub fn policy(&self) -> Result<trust::Policy, ConfigError> {
-        let trust = &self.trust;
-        let signers = trust.signers.iter().map(|(name, signer)| signer.checked(name));
-        let signers = signers.collect::<Result<Vec<_>, _>>()?;
-        let revoked = trust.revoked_keys.iter().map(|line| signer::public("trust.revokedKeys", line));
-        let revoked = revoked.collect::<Result<Vec<_>, _>>()?;
-        let rules = trust::Rules {
-            require_user_verification: trust.require_user_verification,
-            ref_binding: trust.ref_binding,
-            merges: trust.merges,
-        };
-        trust::Policy::new(signers, revoked, rules)
-            .map_err(|e| ConfigError::Value { key: "trust.signers".to_owned(), text: e.to_string() })
+        self.trust.policy()
     }
 
     /// Names the trust policy, and the host that it is applied to: changes whenever a verdict might.
     pub fn trust_digest(&self) -> String {
         let trust = serde_json::to_vec(&(&self.hostname, &self.trust)).unwrap_or_default();
         format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32c::crc32c(&trust))
+    }
+}
+
+impl Trust {
+    fn check(&self) -> Result<(), ConfigError> {
+        let text = "nobody may sign; name at least one signer with a key".to_owned();
+        let nobody = ConfigError::Value { key: "trust.signers".to_owned(), text };
+        if self.signers.is_empty() { Err(nobody) } else { Ok(()) }
+    }
+
+    /// Returns whose signatures count.
+    ///
+    /// # Errors
+    /// A key can't be read or is too weak, or two signers share one.
+    pub fn policy(&self) -> Result<trust::Policy, ConfigError> {
+        let signers = self.signers.iter().map(|(name, signer)| signer.checked(name));
+        let signers = signers.collect::<Result<Vec<_>, _>>()?;
+        let revoked = self.revoked_keys.iter().map(|line| signer::public("trust.revokedKeys", line));
+        let revoked = revoked.collect::<Result<Vec<_>, _>>()?;
+        let rules = trust::Rules {
+            require_user_verification: self.require_user_verification,
+            ref_binding: self.ref_binding,
+            merges: self.merges,
+        };
+        trust::Policy::new(signers, revoked, rules)
+            .map_err(|e| ConfigError::Value { key: "trust.signers".to_owned(), text: e.to_string() })
     }
 }
 

@@ -147,7 +147,9 @@ async fn deploy(
     manager.sweep().await;
     Store::sweep(state)?;
     drop(std::fs::remove_dir_all(state.join("export")));
-    let keep: Vec<_> = journal.state().deployment.iter().map(|d| d.id.clone()).collect();
+    let (deployment, recheck) = (&journal.state().deployment, &journal.state().recheck);
+    let under_way = deployment.iter().map(|d| d.id.clone());
+    let keep: Vec<_> = under_way.chain(recheck.iter().map(|r| r.id.clone())).collect();
     if let Err(error) = guard::sweep(&state.join("guard"), &keep, journal.boot_id()) {
         tracing::warn!("old guards can't be removed: {}", host::chain(&error));
     }

@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::host;
 use crate::journal::{Journal, JournalError};
 use crate::model::{
-    Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension, Target,
+    Action, Command, Deployment, Event, Happened, Oid, Sighting, Stage, State, Suspension, Target, Word,
 };
-use crate::plan::{self, Alarm, Facts, Policy};
+use crate::plan::{self, Alarm, Facts, Policy, Wish};
 use crate::report::{self, Doing, Snapshot};
 
 /// How many messages may wait for the loop.
@@ -101,9 +101,7 @@ impl Loop<'_> {
                 never = &mut alive => match never {},
             };
             self.receive(inbound)?;
-            // Any word ends a wait, so that the host is looked at again; other actions only end when they are moot.
-            let moot = matches!(action, Action::Wait { .. }) || self.next() != action;
-            if moot && action.may_be_dropped() {
+            if action.may_be_dropped() && plan::is_moot(&action, &self.next(), &self.facts) {
                 return Ok(None);
             }
             self.announce(Some(&action));
@@ -177,6 +175,12 @@ impl Loop<'_> {
         }
         self.facts.heed(&command);
         let (event, said) = match command {
+            Command::Confirm { revision, by } => {
+                return self.hear(Wish { word: Word::Confirm, revision, reason: None, by, at });
+            }
+            Command::Reject { revision, reason, by } => {
+                return self.hear(Wish { word: Word::Reject, revision, reason, by, at });
+            }
             Command::Sync => return Ok(Ok("the remotes are being asked".to_owned())),
             Command::Suspend { reason, until, by } => {
                 let said = self.suspended_how(until.is_some());
@@ -202,9 +206,30 @@ impl Loop<'_> {
         Ok(Ok(said))
     }
 
+    /// Takes down what an operator says about the deployment under way.
+    fn hear(&mut self, wish: Wish) -> Result<Result<String, String>, JournalError> {
+        match plan::hear(wish, self.state()) {
+            Ok((event, said)) => {
+                event.map_or(Ok(()), |event| self.take(Happened::Event(event)))?;
+                Ok(Ok(said))
+            }
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
     /// Says what becomes of a commit that root names now; `Err`: nothing, for it has happened already.
     fn how_accepted(&self, revision: &Oid) -> Result<String, String> {
         let (state, short) = (self.state(), revision.short());
+        if let Some(main) = &state.main
+            && main.revision.as_str().len() != revision.as_str().len()
+        {
+            return Err(format!(
+                "{short} is an id of another hash function than {}, the revision accepted last, so it is not in the \
+                 same repository; to move this host to another one, put trust.introduction into its configuration, \
+                 switch to that by hand, and take the state directory away while pullagent is stopped",
+                main.revision.short()
+            ));
+        }
         if state.vouched.as_ref().is_some_and(|v| v.revision == *revision) {
             return Err(format!("{short} is being accepted already"));
         }
@@ -278,6 +303,11 @@ fn doing(action: &Action, since: u64) -> Option<Doing> {
         Action::Reboot(d) => of("reboot", d),
         Action::EnterTrial(d) => of("enter-trial", d),
         Action::Shorten(d) | Action::CheckHealth(d) => of("check-health", d),
+        Action::AwaitAnswer(d) => of("await-answer", d),
+        Action::ChooseGenerations(t) | Action::RemoveGenerations(t) => {
+            Some(("tidy", Some(t.revision.clone())))
+        }
+        Action::CheckOld(r) => Some(("check-old", Some(r.revision.clone()))),
         Action::Decide(d, _) => of("decide", d),
         Action::Confirm(d) => of("confirm", d),
         Action::RollBack(d) => of("roll-back", d),

@@ -8,11 +8,16 @@
 #![allow(clippy::disallowed_methods, reason = "a test starts programs and looks at the clock")]
 
 mod crash {
+    mod asks;
+    mod blame;
     mod boot;
+    pub mod disk;
     mod ends;
     mod laws;
-    mod script;
+    pub mod orders;
+    pub mod script;
     pub mod scripts;
+    mod tidy;
     mod trust;
     pub mod world;
 }
@@ -23,11 +28,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crash::disk::{memory_dir, tear};
+use crash::orders::{accept, answer, resume};
+use crash::script::policy;
 use crash::scripts::{Script, scripts, test_moves_to};
 use crash::world::{Behaviour, Bug, Cut, Fault, World, oid, system, third_system};
 use pullagent::journal::Journal;
-use pullagent::model::{Command, Oid, Sighting, StorePath, TestProgress};
-use pullagent::plan::{self, Policy};
+use pullagent::model::{Oid, Sighting, StorePath, TestProgress};
+use pullagent::plan;
 use pullagent::reconcile::{self, Inbound};
 use pullagent::report::Snapshot;
 use tokio::sync::{mpsc, watch};
@@ -38,7 +46,9 @@ const POLLS_MAX: u32 = 200;
 const PAIRS_QUICK: u32 = 400;
 const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
 /// What can fail without an event of its own.
-const FALLIBLE: [&str; 14] = [
+const FALLIBLE: [&str; 17] = [
+    "ChooseGenerations",
+    "RemoveGenerations",
     "Verify",
     "Build",
     "Prepare",
@@ -46,6 +56,7 @@ const FALLIBLE: [&str; 14] = [
     "Switch",
     "Shorten",
     "CheckHealth",
+    "AwaitAnswer",
     "Decide",
     "Confirm",
     "Abandon",
@@ -72,6 +83,8 @@ struct End {
     refused: Vec<Oid>,
     quarantined: Vec<Oid>,
     deployment: bool,
+    /// Whether each generation has a boot entry and each entry a generation.
+    tidy: bool,
 }
 
 struct Ran {
@@ -80,20 +93,6 @@ struct Ran {
     wrong: Vec<String>,
     /// When its fault struck, unix seconds.
     struck: Vec<u64>,
-}
-
-fn policy(script: &Script) -> Policy {
-    Policy {
-        remotes: vec!["origin".to_owned()],
-        main_branch: "main".to_owned(),
-        test_branch: Some("test-web1".to_owned()),
-        trust_digest: "policy-1".to_owned(),
-        enforce_drift: false,
-        expected_machine_id: None,
-        arming_margin_ms: 1_000_000,
-        stale_after_secs: 24 * 3600,
-        reboots: plan::Reboots { policy: script.reboots, windows: vec![] },
-    }
 }
 
 /// Runs a script with cuts, each counted in points from the start or from the cut before it.
@@ -138,7 +137,7 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
             return None;
         }
     };
-    let policy = policy(script);
+    let policy = policy(script.reboots);
     let (show, shown) = watch::channel(Arc::new(Snapshot::default()));
     let (send, mut inbox) = mpsc::channel(8);
     let show = Rc::new(show);
@@ -178,6 +177,11 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
                 complain("it does not come to rest".to_owned());
                 break None;
             }
+            let spoken = std::mem::take(&mut world.inner.borrow_mut().spoken);
+            if let Some(word) = spoken {
+                send.try_send(answer(word)).unwrap();
+                continue;
+            }
             let quiet = std::mem::take(&mut world.inner.borrow_mut().quiet);
             let suspension = shown.borrow().state.suspension.clone();
             if quiet && suspension.is_some_and(|s| s.by == plan::BREAKER) {
@@ -186,8 +190,10 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
                     *pushed += 1;
                     push(*pushed);
                 }
-                world.resume();
-                send.try_send(resume()).unwrap();
+                if !world.is_lifting(&script.pushes[*pushed]["main"]) {
+                    world.resume();
+                    send.try_send(resume()).unwrap();
+                }
                 continue;
             }
             if quiet && *pushed + 1 == script.pushes.len() {
@@ -206,28 +212,6 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
         complain("something was announced that the journal does not hold".to_owned());
     }
     over
-}
-
-fn accept(revision: &Oid) -> Inbound {
-    let command = Command::Accept { revision: revision.clone(), by: "root".to_owned() };
-    Inbound::Asked { command, at: 1_900_000_000, reply: tokio::sync::oneshot::channel().0 }
-}
-
-fn resume() -> Inbound {
-    let command = Command::Resume { by: "alice".to_owned() };
-    Inbound::Asked { command, at: 1_900_000_000, reply: tokio::sync::oneshot::channel().0 }
-}
-
-/// Leaves half a record behind, as a power cut in mid-write does.
-fn tear(dir: &Path, seed: u32) {
-    use std::io::Write;
-    let mut file = std::fs::OpenOptions::new().append(true).open(dir.join("journal")).unwrap();
-    let tail: &[u8] = match seed % 3 {
-        0 => b"",
-        1 => b"1234abcd {\"v\":1,\"seq\"",
-        _ => &[0; 64],
-    };
-    file.write_all(tail).unwrap();
 }
 
 fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
@@ -255,13 +239,9 @@ fn ran(dir: &Path, world: &Rc<World>, points: u32) -> Ran {
         refused,
         quarantined,
         deployment: state.deployment.is_some(),
+        tidy: w.generations[0] == w.generations[1] && state.tidying.is_none(),
     };
     Ran { end, points, wrong: w.violations.clone(), struck: w.struck.clone() }
-}
-
-fn memory_dir() -> std::path::PathBuf {
-    let shm = Path::new("/dev/shm");
-    if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() }
 }
 
 /// Compares a disturbed run with the undisturbed one.
@@ -325,6 +305,10 @@ fn undisturbed_runs_end_as_they_should() {
             | "resets the host"
             | "health phase outlasts the guard"
             | "operator switches"
+            | "unplugged"
+            | "rejected by hand"
+            | "nobody answers"
+            | "rejected unasked"
             | "revocation rolled back"
             | "trial boot hangs"
             | "trial boot is unhealthy"
@@ -476,6 +460,11 @@ fn planted_bugs_are_noticed() {
         Bug::OldKeysBack,
         Bug::BootGuardLeftOut,
         Bug::TrialMadeDefault,
+        Bug::NobodyAsked,
+        Bug::RedLost,
+        Bug::NetworkBlamed,
+        Bug::NonceLost,
+        Bug::EntriesForgotten,
     ];
     for bug in bugs {
         assert!(notices(bug), "{bug:?} went unnoticed");

@@ -93,6 +93,7 @@ fn links_between_the_documents_lead_somewhere() {
     for name in [
         "README.md",
         "CHANGELOG.md",
+        "docs/failures.md",
         "docs/operations.md",
         "docs/security.md",
         "docs/signing.md",

@@ -59,7 +59,7 @@ impl Probation {
     /// Switches to NEW, however that ends.
     async fn switch(&self) {
         let job = self.plan().switch_job;
-        switch::start_test(&self.new, Manager::Alone, "7-aaaaaaa", &job, LIMIT).await.unwrap();
+        switch::start_test(&self.new, Manager::Alone, "7-aaaaaaa", &job, LIMIT, vec![]).await.unwrap();
         job::wait(&job, LIMIT).await.unwrap();
     }
 
@@ -123,6 +123,9 @@ fn plan(root: &Path, old: &StorePath, new: &StorePath) -> GuardPlan {
         agent_version: "0.1.0".into(),
         baseline_units: Vec::new(),
         failing_units: Vec::new(),
+        trial_limit_ms: None,
+        may_reboot: false,
+        answer_within_ms: None,
     }
 }
 
@@ -141,7 +144,7 @@ async fn role_agent() {
     guard::pin(&dir, &old, None).await.unwrap();
     guard::selftest(&dir).await.unwrap();
     guard::arm(&dir, Manager::Alone, var("PULLAGENT_TEST_DEADLINE").parse().unwrap()).await.unwrap();
-    switch::start_test(&new, Manager::Alone, "7-aaaaaaa", &plan.switch_job, LIMIT).await.unwrap();
+    switch::start_test(&new, Manager::Alone, "7-aaaaaaa", &plan.switch_job, LIMIT, vec![]).await.unwrap();
     job::wait(&plan.switch_job, LIMIT).await.unwrap();
     fs::write(root.join("switched"), "").unwrap();
     tokio::time::sleep(LIMIT).await;
@@ -285,7 +288,7 @@ async fn a_switch_that_hangs_is_ended_and_rolled_back() {
     let probation = Probation::prepared().await;
     probation.host.misbehave(&probation.new, "test", &[Misbehave::Hang]);
     let job = probation.plan().switch_job;
-    switch::start_test(&probation.new, Manager::Alone, "7-aaaaaaa", &job, LIMIT).await.unwrap();
+    switch::start_test(&probation.new, Manager::Alone, "7-aaaaaaa", &job, LIMIT, vec![]).await.unwrap();
     let hanging = pid_in(&probation.host.hanging());
     assert_eq!(probation.roll_back().await, Fired::Ended(GuardResult::RolledBack));
     probation.assert_runs(&probation.old);

@@ -303,7 +303,7 @@ async fn a_switch_is_run_as_it_must_be() {
     host.install(&old);
     switch::check(&new, Manager::Alone, LIMIT).await.unwrap();
     let job = host.root().join("job");
-    switch::start_test(&new, Manager::Alone, "7-aaaaaaa", &job, LIMIT).await.unwrap();
+    switch::start_test(&new, Manager::Alone, "7-aaaaaaa", &job, LIMIT, vec![]).await.unwrap();
     assert_eq!(ended(&job).await, JobResult::ExitCode { code: 0 });
     let facts = host.facts();
     assert_eq!(
@@ -327,7 +327,7 @@ async fn a_switch_that_dies_leaves_a_torn_host() {
     host.install(&old);
     host.misbehave(&new, "test", &[Misbehave::Die]);
     let job = host.root().join("job");
-    switch::start_test(&new, Manager::Alone, "7-aaaaaaa", &job, LIMIT).await.unwrap();
+    switch::start_test(&new, Manager::Alone, "7-aaaaaaa", &job, LIMIT, vec![]).await.unwrap();
     assert_eq!(ended(&job).await, JobResult::Signal { signal: 9 });
     let facts = host.facts();
     assert!(facts.is_torn() && facts.leftover_lists);

@@ -30,6 +30,7 @@ const FLAKE: &str = r#"{
     killed = build "killed" "kill -9 $$";
     slow = build "slow" "echo half >$out; echo begun; while :; do :; done";
     hangs = builtins.genericClosure { startSet = [ { key = 0; } ]; operator = x: [ { key = x.key + 1; } ]; };
+    eats = builtins.length (builtins.genList (n: n) 1000000000) + self.nothing;
     download = derivation {
       name = "fetched"; system = "builtin"; builder = "builtin:fetchurl"; url = "http://127.0.0.1:9/x";
       outputHash = "0000000000000000000000000000000000000000000000000000"; outputHashAlgo = "sha256"; outputHashMode = "flat";
@@ -66,6 +67,10 @@ impl Store {
     }
 
     async fn eval_within(&self, attribute: &str, time: Duration) -> Result<StorePath, NixError> {
+        self.eval_limited(attribute, EvalLimits { time, address_space: None }).await
+    }
+
+    async fn eval_limited(&self, attribute: &str, limits: EvalLimits) -> Result<StorePath, NixError> {
         let flake = FlakeSource {
             source: self.source.clone(),
             revision: REVISION.parse().unwrap(),
@@ -73,7 +78,7 @@ impl Store {
             subdir: ".".into(),
             attribute: attribute.into(),
         };
-        self.nix.eval_drv(&flake, Manager::Alone, EvalLimits { time, address_space: None }).await
+        self.nix.eval_drv(&flake, Manager::Alone, limits).await
     }
 
     async fn realise(&self, attribute: &str, limit: Duration) -> Result<StorePath, NixError> {
@@ -145,6 +150,16 @@ async fn evaluation_failures() {
     }
     let late = store.eval_within("hangs", Duration::from_millis(700)).await;
     assert!(matches!(&late, Err(NixError::Transient { cause: Cause::Timeout, .. })), "{late:?}");
+}
+
+/// It is the evaluation that ends, not we; and that may pass.
+#[tokio::test]
+async fn f03_an_evaluation_that_takes_all_memory() {
+    let store = Store::new().await;
+    let limits = EvalLimits { time: LIMIT, address_space: Some(2 << 30) };
+    let eaten = store.eval_limited("eats", limits).await;
+    assert!(matches!(&eaten, Err(NixError::Transient { cause: Cause::Memory, .. })), "{eaten:?}");
+    store.eval_limited("hosts.\"web-1\".toplevel", limits).await.unwrap();
 }
 
 /// An input that the lock file does not pin would be another one at every host and at every time.

@@ -9,8 +9,8 @@
 use std::path::Path;
 
 use pullagent::model::{
-    Action, AwaitedReboot, CheckFacts, Class, Ended, Entered, Event, Failure, Oid, Operation, Outcome,
-    RebootNeed, Setback, Step, Suspension, Target, TestLine, TestProgress, Tip,
+    Action, Answer, AwaitedReboot, Cause, CheckFacts, Class, Ended, Entered, Event, Failure, Oid, Operation,
+    Outcome, RebootNeed, Setback, Step, Suspension, Target, TestLine, TestProgress, Tip, Word,
 };
 use pullagent::plan::{self, Policy, Retry};
 use pullagent::report::{self, Doing, Fate, Headline, History, Life, Snapshot, Status, Style, Verdict};
@@ -79,6 +79,40 @@ fn checking_health() {
     assert_eq!(status.deployment.unwrap().deadline, Some(NOW + 82));
 }
 
+/// Whoever is asked learns until when, and what to say; whoever asks why learns who spoke.
+#[test]
+fn awaiting_confirmation() {
+    let mut s = on_probation(Step::Proven { until_boottime_ms: 1_300_000 }, Operation::Switch);
+    run(&mut s, &new_path());
+    let id = s.state.deployment.as_ref().unwrap().id.clone();
+    s.facts.checks = Some((id.clone(), vec![check_facts("web", true)]));
+    let status = check("awaiting-confirmation", &s);
+    assert_eq!(status.state, Headline::AwaitingConfirmation);
+    assert_eq!(status.deployment.as_ref().unwrap().answer_until, Some(NOW + 300));
+    let why = report::explain(&new_rev(), &status, &History::of(&s.state, "web1"), NOW);
+    assert!(why.advice.unwrap().contains("pullagent confirm"));
+    let answer = Answer {
+        id,
+        word: Word::Reject,
+        by: "bob".to_owned(),
+        reason: Some("the menu is gone".to_owned()),
+        at: NOW,
+    };
+    s.state.apply(&Event::Answered { answer }).unwrap();
+    s.facts.host.as_mut().unwrap().boot_id = "b".to_owned();
+    let status = Status::from_snapshot(&s, &settings());
+    let why = report::explain(&new_rev(), &status, &History::of(&s.state, "web1"), NOW);
+    assert!(why.text.contains(&"bob rejected it: the menu is gone.".to_owned()), "{:?}", why.text);
+    let next = plan::next(&s.state, &s.facts, &Steps::policy(&settings()));
+    let Action::Decide(_, decision) = next else { unreachable!("{next:?}") };
+    let id = s.state.deployment.as_ref().unwrap().id.clone();
+    s.state.apply(&Event::Decided { id: id.clone(), decision, failures: vec![], red: None }).unwrap();
+    s.state.apply(&Event::RolledBack { id, how: String::new(), at: NOW }).unwrap();
+    run(&mut s, &old_path());
+    let status = check("rejected", &s);
+    assert_eq!(status.problem.unwrap().code, "rejected");
+}
+
 #[test]
 fn rolling_back() {
     let step = Step::RollingBack {
@@ -88,6 +122,8 @@ fn rolling_back() {
             "ping: 10.0.0.1 does not answer within 2s".to_owned(),
         ],
         class: Class::Target,
+        code: None,
+        red: None,
     };
     let mut s = on_probation(step, Operation::Switch);
     run(&mut s, &new_path());
@@ -106,9 +142,10 @@ fn rolled_back_because_no_remote_answered() {
     accept(&mut s);
     let text = "check 'updatable' failed 6 times in a row: origin: its name does not resolve".to_owned();
     let (target, at) = (Target::config(new_rev()), NOW - 4 * MINUTE);
-    let outcome = Outcome::RolledBack { reason: text.clone(), failures: vec![], class: Class::Transient };
+    let (reason, failures, code) = (text.clone(), vec![], None);
+    let outcome = Outcome::RolledBack { reason, failures, class: Class::Transient, code };
     s.state.history.push_back(Ended { outcome, ..ended(&new_tip(), at) });
-    s.state.setback = Some(Setback { target, count: 1, text, at });
+    s.state.setback = Some(Setback { target, count: 1, text, at, cause: Cause::UpdatePath });
     let status = check("setback", &s);
     assert_eq!(status.state, Headline::Retrying);
     assert_eq!(status.retries[0].not_before, at + 600);

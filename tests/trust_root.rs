@@ -20,7 +20,16 @@ use pullagent::plan::{self, AlarmCode, Facts, Policy, Standing};
 use pullagent::report::{self, Snapshot, Status};
 
 mod trust_root {
+    #[allow(dead_code, reason = "each test takes the part it needs")]
+    #[path = "../common/git.rs"]
+    mod git;
+    #[allow(dead_code, reason = "each test takes the part it needs")]
+    #[path = "../common/git_server.rs"]
+    mod git_server;
     mod hosts;
+    mod remotes;
+    mod settings;
+    mod two_remotes;
     #[path = "../common/world.rs"]
     mod world;
 }
@@ -117,6 +126,8 @@ fn built(digit: char, operation: Operation, trust: TrustSettings) -> Event {
         drv: None,
         toplevel: system(digit),
         trust: Some(trust),
+        revoked: vec![],
+        nonce: None,
         at: NOW,
     }
 }
@@ -140,7 +151,7 @@ fn rolled_back(digit: char) -> Vec<Event> {
             reboot: None,
         },
         Event::Armed { id: id.clone() },
-        Event::Decided { id: id.clone(), decision, failures: vec![] },
+        Event::Decided { id: id.clone(), decision, failures: vec![], red: None },
         Event::RolledBack { id, how: String::new(), at: NOW },
     ]
 }
@@ -381,14 +392,19 @@ fn the_newest_verified_descendant_wins_and_failures_are_held_against_who_caused_
         code: "incomplete".to_owned(),
         text: String::new(),
     };
-    facts.see(Sighting::Failed { revision: oid('b'), failure: failure.clone(), at: NOW });
+    facts.see(Sighting::Failed {
+        revision: oid('b'),
+        remote: Some("origin".to_owned()),
+        failure: failure.clone(),
+        at: NOW,
+    });
     heads(&mut facts, "origin", &[("main", 'd')]);
     facts.see(Sighting::Related { revision: oid('d'), to: oid('a'), kin: Kin::Unknown });
     assert_eq!(first(&facts), ("mirror".to_owned(), oid('c')), "always something new: the other one's turn");
 
     heads(&mut facts, "origin", &[("main", 'c')]);
     assert_eq!(first(&facts).1, oid('c'));
-    facts.see(Sighting::Failed { revision: oid('c'), failure, at: NOW });
+    facts.see(Sighting::Failed { revision: oid('c'), remote: Some("origin".to_owned()), failure, at: NOW });
     facts.now = NOW + 60;
     let (again, _) = first(&facts);
     assert_eq!(again, "mirror", "of two that name it, the other one is asked after a failure");
@@ -492,6 +508,8 @@ fn what_root_names_comes_next_whatever_is_under_way_and_then_is_a_revision_like_
             drv: None,
             toplevel: system('e'),
             trust: None,
+            revoked: vec![],
+            nonce: None,
             at: NOW,
         })
         .unwrap();

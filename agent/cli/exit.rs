@@ -62,6 +62,7 @@ impl Exit {
             | Headline::Switching
             | Headline::CheckingHealth
             | Headline::Rebooting
+            | Headline::AwaitingConfirmation
             | Headline::Confirming
             | Headline::RollingBack
             | Headline::RebootPending
@@ -219,7 +220,8 @@ mod tests {
             Headline::Preparing => Headline::Switching,
             Headline::Switching => Headline::CheckingHealth,
             Headline::CheckingHealth => Headline::Rebooting,
-            Headline::Rebooting => Headline::Confirming,
+            Headline::Rebooting => Headline::AwaitingConfirmation,
+            Headline::AwaitingConfirmation => Headline::Confirming,
             Headline::Confirming => Headline::RollingBack,
             Headline::RollingBack => Headline::RolledBack,
             Headline::RolledBack => Headline::RollbackFailed,

@@ -80,6 +80,7 @@ fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
         "--boot" => GuardArgs::Boot { dir },
         "--install-boot" => GuardArgs::InstallBoot { dir },
         "--remove-boot" => GuardArgs::RemoveBoot { dir },
+        "--shorten" => GuardArgs::Shorten { dir },
         "--wait" => GuardArgs::Wait { dir, until_boottime_ms: args.number("--until")?? },
         _ => return None,
     };
@@ -202,6 +203,7 @@ mod tests {
             ("--boot /d", GuardArgs::Boot { dir: dir() }),
             ("--install-boot /d", GuardArgs::InstallBoot { dir: dir() }),
             ("--remove-boot /d", GuardArgs::RemoveBoot { dir: dir() }),
+            ("--shorten /d", GuardArgs::Shorten { dir: dir() }),
             ("--wait /d --until 90", GuardArgs::Wait { dir: dir(), until_boottime_ms: 90 }),
         ];
         for (line, expected) in table {

@@ -27,6 +27,8 @@ mod retry;
 
 mod accept;
 
+mod answer;
+
 mod verify;
 
 mod allowed_signers;
@@ -126,6 +128,10 @@ enum Verb {
     Suspend(suspend::Args),
     /// Deploy again after a suspension
     Resume,
+    /// Keep the system that is being tried, once it has proved healthy
+    Confirm(answer::Confirm),
+    /// Go back from the system that is being tried, and set its revision aside
+    Reject(answer::Reject),
     /// Try again what failed or was refused
     Retry(retry::Args),
     /// Go on from a commit that root names, although a rule refuses it; for root alone
@@ -184,6 +190,8 @@ fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
         Verb::Hook(args) => hook::run(&args)?,
         Verb::Suspend(args) => suspend::run(options, &args)?,
         Verb::Resume => resume::run(options)?,
+        Verb::Confirm(args) => answer::confirm(options, &args)?,
+        Verb::Reject(args) => answer::reject(options, &args)?,
         Verb::Retry(args) => retry::run(options, &args)?,
         Verb::Accept(args) => accept::run(options, &args)?,
         Verb::Config(verb) => config::run(options, &verb)?,

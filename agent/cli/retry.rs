@@ -3,6 +3,7 @@
 use super::exit::{Exit, Fail};
 use super::{Options, order};
 use crate::control::protocol::Order;
+use crate::model::Oid;
 use crate::report::{self, RevisionError};
 
 /// What to try again.
@@ -15,19 +16,22 @@ pub struct Args {
 
 /// Gives the order.
 pub fn run(options: &Options, args: &Args) -> Result<Exit, Fail> {
-    let revision = match &args.revision {
-        None => None,
-        // A full id needs no file to be understood.
-        Some(text) => match text.to_ascii_lowercase().parse() {
-            Ok(oid) => Some(oid),
-            Err(_) => Some(resolve(options, text)?),
-        },
-    };
+    let revision = resolved(options, args.revision.as_deref())?;
     order(options, &Order::Retry { revision })?;
     Ok(Exit::Ok)
 }
 
-fn resolve(options: &Options, text: &str) -> Result<crate::model::Oid, Fail> {
+/// Returns the commit that `text` means, if there is any.
+pub(super) fn resolved(options: &Options, text: Option<&str>) -> Result<Option<Oid>, Fail> {
+    let Some(text) = text else { return Ok(None) };
+    // A full id needs no file to be understood.
+    match text.to_ascii_lowercase().parse() {
+        Ok(oid) => Ok(Some(oid)),
+        Err(_) => resolve(options, text).map(Some),
+    }
+}
+
+fn resolve(options: &Options, text: &str) -> Result<Oid, Fail> {
     if !report::may_be_revision(text) {
         return Err(RevisionError::Malformed(text.to_owned()).into());
     }

@@ -84,6 +84,9 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit, Fail> {
     let policy = settings.policy()?;
     let repository = open_for_verify(&args.repo, &beside(args)).map_err(unreadable)?;
     let question = question(options, args, &settings, &repository)?;
+    if args.as_host.is_none() {
+        warn_of_other_keys(options, &settings);
+    }
     let judgement = judge(&repository, &policy, &question)?;
     if options.json {
         output::print_json(&print::json(&question, &judgement))?;
@@ -164,6 +167,21 @@ fn anchor(options: &Options, args: &Args, settings: &Settings) -> Result<Oid, Fa
             "name a commit that you trust: pullagent verify FROM..TIP",
         )
     })
+}
+
+/// Says so where the host itself judges by other keys than those of the configuration that is read here.
+fn warn_of_other_keys(options: &Options, settings: &Settings) {
+    let status = report::read_status(&options.root).ok().filter(|s| s.host == settings.hostname);
+    if let Some(trust) = status.map(|s| s.trust).filter(|trust| trust.differs) {
+        let adopted = trust.revision.as_ref().map_or("another revision", Oid::short);
+        output::tell(
+            options,
+            &format!(
+                "this host judges by the trust settings of {adopted}, not by those of the system that runs; to judge like it: \
+             pullagent verify --config FILE, with that revision's"
+            ),
+        );
+    }
 }
 
 /// Asks what a host would ask, in its order: history and signatures, then the files of the tip.

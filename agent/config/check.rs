@@ -7,6 +7,9 @@ use std::time::Duration;
 use super::{ConfigError, Remote, SCHEMA, Settings};
 use crate::model::{Operation, SshAddress, is_plain_file};
 
+/// How many bytes `activation.retryNonce` may have.
+const NONCE_MAX: usize = 200;
+
 impl Settings {
     /// Refuses what makes no sense, naming the key.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -31,12 +34,17 @@ impl Settings {
         self.check_source()?;
         self.health.check()?;
         self.fetch.check()?;
-        if self.trust.signers.is_empty() {
-            return wrong("trust.signers", "nobody may sign; name at least one signer with a key".to_owned());
-        }
+        self.retention.check()?;
+        self.trust.check()?;
         self.policy()?;
         if self.activation.window.0 <= self.activation.soak.0 {
             return wrong("activation.window", "the window must be longer than the soak time".to_owned());
+        }
+        if self.activation.retry_nonce.len() > NONCE_MAX {
+            return wrong("activation.retryNonce", format!("it is longer than {NONCE_MAX} bytes"));
+        }
+        if self.activation.confirm_within.0 < Duration::from_secs(1) {
+            return wrong("activation.confirmWithin", "it must be 1s or more".to_owned());
         }
         self.activation.reboot.check()
     }

@@ -219,6 +219,34 @@ impl Check {
     }
 }
 
+impl Check {
+    /// Tells whether the check depends on another host: it asks for a name, or for an address that is not this host's own.
+    pub fn is_remote(&self) -> bool {
+        match (&self.http, &self.tcp, &self.dns) {
+            (Some(url), _, _) => !is_loopback(host_of(url)),
+            (_, Some(address), _) => !is_loopback(address.rsplit_once(':').map_or(address, |(host, _)| host)),
+            (_, _, dns) => dns.is_some(),
+        }
+    }
+}
+
+/// Returns the host in an address; nothing where there is none.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    match host.rsplit_once(':') {
+        Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => host,
+        Some(_) | None => host,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let own = |ip: std::net::IpAddr| ip.is_loopback() || ip.is_unspecified();
+    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(own)
+}
+
 impl Health {
     /// Refuses what makes no sense, naming the key.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -305,6 +333,29 @@ mod tests {
         ];
         for (pattern, text, expected) in table {
             assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn checks_across_the_network() {
+        let table = [
+            (serde_json::json!({ "http": "http://127.0.0.1/healthz" }), false),
+            (serde_json::json!({ "http": "https://localhost:8443/" }), false),
+            (serde_json::json!({ "http": "http://[::1]:80/" }), false),
+            (serde_json::json!({ "http": "http://[::1]/" }), false),
+            (serde_json::json!({ "http": "https://127.0.0.1.example.org/" }), true),
+            (serde_json::json!({ "http": "https://db.example.org:8443/x" }), true),
+            (serde_json::json!({ "http": "http://[2001:db8::1]/" }), true),
+            (serde_json::json!({ "tcp": "127.0.0.1:22" }), false),
+            (serde_json::json!({ "tcp": "[::1]:22" }), false),
+            (serde_json::json!({ "tcp": "10.0.0.1:22" }), true),
+            (serde_json::json!({ "dns": "example.org" }), true),
+            (serde_json::json!({ "unit": "nginx.service" }), false),
+            (serde_json::json!({ "command": ["/bin/true"] }), false),
+        ];
+        for (json, expected) in table {
+            let check: Check = serde_json::from_value(json.clone()).unwrap();
+            assert_eq!(check.is_remote(), expected, "{json}");
         }
     }
 

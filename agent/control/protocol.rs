@@ -18,7 +18,7 @@ pub const COMMAND: &str = "/v1/command";
 
 /// How many bytes an order may have.
 pub const ORDER_MAX: usize = 16 << 10;
-/// How many characters the reason of a suspension may have.
+/// How many characters the reason of a suspension or a rejection may have.
 pub const REASON_MAX: usize = 500;
 
 /// What an operator orders. Who it is, the socket knows.
@@ -43,6 +43,21 @@ pub enum Order {
         /// Which.
         revision: Oid,
     },
+    /// Keep the system on probation, once it is healthy.
+    Confirm {
+        /// Which; `null`: whatever is being tried.
+        #[serde(default)]
+        revision: Option<Oid>,
+    },
+    /// Go back from the system on probation.
+    Reject {
+        /// Which; `null`: whatever is being tried.
+        #[serde(default)]
+        revision: Option<Oid>,
+        /// Why, for people.
+        #[serde(default)]
+        reason: Option<String>,
+    },
     /// Forget that a revision was bad.
     Retry {
         /// Which; `null`: all.
@@ -59,6 +74,8 @@ impl Order {
             Order::Suspend { reason, until } => Command::Suspend { reason, until, by },
             Order::Resume => Command::Resume { by },
             Order::Accept { revision } => Command::Accept { revision, by },
+            Order::Confirm { revision } => Command::Confirm { revision, by },
+            Order::Reject { revision, reason } => Command::Reject { revision, reason, by },
             Order::Retry { revision } => Command::Retry { revision, by },
         }
     }

@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use super::protocol::{self, COMMAND, HISTORY, ORDER_MAX, Order, REASON_MAX, Reply, SCHEMA, STATUS};
 use crate::config::Settings;
 use crate::host::{clock, files};
-use crate::model::Command;
+use crate::model::{self, Command};
 use crate::report::{self, Agent, Snapshot, Status};
 
 /// Members of this group may command, if it exists.
@@ -158,19 +158,18 @@ async fn command(
         Ok(Json(order)) => order,
         Err(wrong) => return refuse(wrong.status(), wrong.body_text(), None),
     };
-    if let Order::Suspend { reason: Some(reason), .. } = &order
+    if let Order::Suspend { reason: Some(reason), .. } | Order::Reject { reason: Some(reason), .. } = &order
         && reason.chars().count() > REASON_MAX
     {
         let text = format!("the reason is longer than {REASON_MAX} characters");
         return refuse(StatusCode::BAD_REQUEST, text, Some("say it in a sentence"));
     }
     let by = peer.name();
-    if matches!(order, Order::Accept { .. }) && !peer.is_root() {
-        tracing::warn!(%by, "a user who is not root asked for a commit to be accepted");
-        let text = "only root may name the commit to go on from".to_owned();
+    if let Some(text) = only_root_may(&order, &served.snapshot.borrow().state).filter(|_| !peer.is_root()) {
+        tracing::warn!(%by, ?order, "a user who is not root gave an order that only root may give");
         return refuse(
             StatusCode::FORBIDDEN,
-            text,
+            text.to_owned(),
             Some("run it as root; membership of the admin group is not enough"),
         );
     }
@@ -193,6 +192,17 @@ async fn command(
             let text = format!("the agent has not answered within {} s", ANSWER_TIME_MAX.as_secs());
             refuse(StatusCode::GATEWAY_TIMEOUT, text, Some("see whether it was heard: pullagent status"))
         }
+    }
+}
+
+/// Says why only root may give this order, if that is so.
+fn only_root_may(order: &Order, state: &model::State) -> Option<&'static str> {
+    match order {
+        Order::Accept { .. } => Some("only root may name the commit to go on from"),
+        Order::Resume if state.foreign.is_some() => {
+            Some("only root may go on without what a newer pullagent left in the journal")
+        }
+        _ => None,
     }
 }
 

@@ -8,21 +8,26 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use tokio::runtime::Runtime;
+
 use super::GuardError;
 use super::boot::{boot_deadline, go_back};
+use super::pinned::arm;
 use super::plan::{
     GuardPlan, decide_late, has_begun, lock_path, mark_begin, read_decision, read_plan, read_result,
-    write_result,
+    too_late, write_result,
 };
 use crate::host::files::{FileError, io_error};
-use crate::host::{chain, clock, detach, facts, job, switch, systemd};
+use crate::host::manager::Manager;
+use crate::host::systemd::Force;
+use crate::host::{chain, clock, detach, facts, job, switch, switch_lock, systemd};
 use crate::model::{Decision, GuardResult, HostFacts, StorePath};
 
 /// How often a timer looks whether it was decided already.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often the old system is switched to before we give up.
 const TRIES: u32 = 2;
-/// How long to wait before another try: a lock held by another switch may be free then.
+/// How long to wait before another try: what was in the way may have passed.
 const BETWEEN_TRIES: Duration = Duration::from_secs(3);
 /// How long the switch to the new system may take to end when asked to.
 const STOP_TIME: Duration = Duration::from_secs(15);
@@ -31,6 +36,10 @@ const RESTORE_TIME: Duration = Duration::from_secs(45);
 /// How often a timer whose rollback could not even be recorded fires again, and how long it waits in between.
 const FIRES_MAX: u32 = 60;
 const BETWEEN_FIRES: Duration = Duration::from_secs(10);
+/// How long an orderly shutdown may take before the host is reset.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(300);
+/// How long a guard may take to reboot the host, and to find out that it can't.
+pub const REBOOT_MAX: Duration = SHUTDOWN_TIME.saturating_add(Duration::from_secs(60));
 /// How much longer than its tries another rollback may hold the lock.
 const LOCK_MARGIN: Duration = Duration::from_secs(60);
 const LOCK_POLL: Duration = Duration::from_millis(50);
@@ -101,11 +110,34 @@ fn is_moot(dir: &Path) -> bool {
 
 /// Fires, on a runtime of its own.
 pub(super) fn fire_here(dir: &Path) -> Result<(), GuardError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(io_error("start a runtime for", dir))?;
-    let fired = runtime.block_on(fire(dir))?;
+    let fired = runtime(dir)?.block_on(fire(dir))?;
     println!("{fired:?}");
     Ok(())
+}
+
+/// Adds the timer that bounds the trial, once the switch has ended: the new system's agent may never come up, and the long
+/// timer also covers the time that a switch may take.
+pub(super) fn shorten_here(dir: &Path) -> Result<(), GuardError> {
+    let plan = read_plan(dir)?;
+    let Some(limit) = plan.trial_limit_ms else { return Ok(()) };
+    let known = [plan.old.clone(), plan.new.clone()];
+    let facts = facts::observe_knowing(&plan.host(), &known)?;
+    let more = match judge(&plan, &facts) {
+        Standing::Old | Standing::Foreign | Standing::Rebooted => return Ok(()),
+        // What stopped half-way may be run once more.
+        Standing::Tried if facts.is_torn() => plan.switch_limit_ms,
+        Standing::Tried => 0,
+    };
+    if is_moot(dir) {
+        return Ok(());
+    }
+    let until_boottime_ms = clock::boottime_ms().saturating_add(limit).saturating_add(more);
+    runtime(dir)?.block_on(arm(dir, Manager::of(&plan.root), until_boottime_ms))
+}
+
+fn runtime(dir: &Path) -> Result<Runtime, GuardError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(io_error("start a runtime for", dir))?)
 }
 
 /// Decides to roll back unless it was decided before, and carries the decision out. Safe to repeat; of two
@@ -116,19 +148,70 @@ pub async fn fire(dir: &Path) -> Result<Fired, GuardError> {
     if let Some(result) = read_result(dir)? {
         return Ok(Fired::Ended(result));
     }
-    let decision = decide_late(dir)?;
+    let decision = decide(dir)?;
     if let Decision::Confirm | Decision::Superseded = decision {
         return Ok(Fired::Stands(decision));
     }
-    let result = match boot_deadline(dir)? {
+    let mut result = match boot_deadline(dir)? {
         Some(_) => go_back(&plan).await?,
         None => roll_back(dir, &plan).await?,
     };
+    if let GuardResult::Failed { text } = &result
+        && let Some(said) = reboot(&plan, text).await?
+    {
+        result = GuardResult::Failed { text: format!("{text}; {said}") };
+    }
     if result == GuardResult::RolledBack {
         restore_units(&plan).await;
     }
-    write_result(dir, &result)?;
+    record(dir, &result)?;
     Ok(Fired::Ended(result))
+}
+
+/// Decides to roll back, unless it was decided before.
+///
+/// Where nobody can write there is nobody who could decide otherwise, so the rollback goes on without a record.
+fn decide(dir: &Path) -> Result<Decision, GuardError> {
+    match decide_late(dir) {
+        Err(GuardError::File(error)) if error.is_unwritable() => {
+            eprintln!("pullagent guard: rolling back without a record: {}", chain(&error));
+            Ok(too_late())
+        }
+        decided => decided,
+    }
+}
+
+fn record(dir: &Path, result: &GuardResult) -> Result<(), GuardError> {
+    match write_result(dir, result) {
+        Err(GuardError::File(error)) if error.is_unwritable() => {
+            eprintln!("pullagent guard: {result:?}, which can't be recorded: {}", chain(&error));
+            Ok(())
+        }
+        recorded => recorded,
+    }
+}
+
+/// Reboots the host, where that is allowed, to get rid of a system that cannot be switched away from: what boots is the
+/// permanent one, since nothing else was ever made so. Nothing is recorded before: whoever looks after the boot finds the
+/// old system. Returns why the host was not rebooted, if it could have been.
+async fn reboot(plan: &GuardPlan, failed: &str) -> Result<Option<String>, GuardError> {
+    if !plan.may_reboot || plan.root != Path::new("/") {
+        return Ok(None);
+    }
+    if facts::observe(&plan.host())?.profile.as_ref() == Some(&plan.new) {
+        return Ok(Some("a reboot would lead to the new system".to_owned()));
+    }
+    eprintln!("pullagent guard: rebooting, since {failed}");
+    let asked = systemd::reboot(Force::Orderly).await;
+    if asked.is_ok() {
+        tokio::time::sleep(SHUTDOWN_TIME).await;
+    }
+    let forced = systemd::reboot(Force::AtOnce).await;
+    if forced.is_ok() {
+        tokio::time::sleep(BETWEEN_FIRES).await;
+    }
+    let said = asked.and(forced).err().map_or("systemd does not do it".to_owned(), |e| chain(&e));
+    Ok(Some(format!("it could not be rebooted either: {said}")))
 }
 
 /// What the host runs, seen from a plan.
@@ -148,6 +231,9 @@ async fn roll_back(dir: &Path, plan: &GuardPlan) -> Result<GuardResult, GuardErr
     let mut began = has_begun(dir);
     let mut said = String::from("the host does not run it after a switch that reported success");
     for attempt in 0..=TRIES {
+        // Whoever else switches is left to it; what is half-way meanwhile is theirs.
+        let patience = Duration::from_millis(plan.switch_limit_ms);
+        switch_lock::wait_until_free(plan.host().root(), patience).await.ok();
         match standing(plan)? {
             Standing::Rebooted => return Ok(GuardResult::NothingToDo),
             Standing::Foreign => return Ok(GuardResult::Superseded),
@@ -158,11 +244,9 @@ async fn roll_back(dir: &Path, plan: &GuardPlan) -> Result<GuardResult, GuardErr
         }
         mark_begin(dir);
         began = true;
-        if attempt > 0 {
-            tokio::time::sleep(BETWEEN_TRIES).await;
-        }
         if let Err(e) = switch::roll_back(&plan.old, Duration::from_millis(plan.switch_limit_ms)).await {
             said = chain(&e);
+            tokio::time::sleep(BETWEEN_TRIES).await;
         }
     }
     Ok(GuardResult::Failed { text: format!("cannot switch back to '{}': {said}", plan.old) })
@@ -209,9 +293,15 @@ fn judge(plan: &GuardPlan, facts: &HostFacts) -> Standing {
     }
 }
 
+/// Each try may wait for somebody else's switch before.
+fn longest(plan: &GuardPlan) -> Duration {
+    let reboot = if plan.may_reboot { REBOOT_MAX } else { Duration::ZERO };
+    Duration::from_millis(plan.switch_limit_ms) * (2 * TRIES + 1) + LOCK_MARGIN + reboot
+}
+
 /// Waits until no other rollback of this deployment runs, not longer than one can take.
 async fn lock(dir: &Path, plan: &GuardPlan) -> Result<File, GuardError> {
-    let longest = Duration::from_millis(plan.switch_limit_ms) * TRIES + LOCK_MARGIN;
+    let longest = longest(plan);
     let until = clock::boottime_ms().saturating_add(longest.as_millis() as u64);
     let lock = open_lock(&lock_path(dir))?;
     while !try_lock(&lock, dir)? {
@@ -225,7 +315,11 @@ async fn lock(dir: &Path, plan: &GuardPlan) -> Result<File, GuardError> {
 
 fn open_lock(path: &Path) -> Result<File, FileError> {
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-    open.map_err(io_error("open", path))
+    match open.map_err(io_error("open", path)) {
+        // It was made before anything changed, and can be locked without being written.
+        Err(error) if error.is_unwritable() => File::open(path).map_err(io_error("open", path)),
+        opened => opened,
+    }
 }
 
 /// Returns whether the lock was free; then it is held as long as `lock` is open.
@@ -263,6 +357,9 @@ mod tests {
             agent_version: "0".into(),
             baseline_units: Vec::new(),
             failing_units: Vec::new(),
+            trial_limit_ms: None,
+            may_reboot: false,
+            answer_within_ms: None,
         };
         // running, /etc, lists left, expected
         let table = [

@@ -6,13 +6,15 @@
 //! guard/<id>/agent-root   protects that binary from garbage collection, where it lies in a store
 //! guard/<id>/old-root     the same for the system to go back to
 //! guard/<id>/decision     confirm, roll back, or superseded: the first to create it decides
+//! guard/<id>/red.json     the checks that the decision is about
 //! guard/<id>/result.json  how a rollback ended
 //! guard/<id>/boot.json    only where the new system is tried by a boot of its own (`boot.rs`)
 //! guard/<id>/lock         held while a rollback is carried out
 //! guard/<id>/prepared-*   decision and result of a rollback, ready to be renamed: it takes no room on a full disk
 //! ```
 //! The agent prepares it ([`write_plan`], [`pin`], [`selftest`]) and adds timers ([`arm`]): of systemd where it runs the
-//! host, otherwise processes that wait. One that finds its deadline passed and nothing decided fires. Timers are never
+//! host, otherwise processes that wait. Under systemd the switch adds one of its own when it ends, whatever has become of the
+//! agent. One that finds its deadline passed and nothing decided fires. Timers are never
 //! taken back: firing when there is nothing to do does nothing. Every rollback is carried out by the pinned binary, also one that the agent
 //! decided ([`decide`], then [`fire_now`]).
 //!
@@ -38,9 +40,11 @@ use crate::host::systemd::SystemdError;
 use crate::model::{DeploymentId, StorePath};
 
 pub use boot::{CONTROL, boot_deadline, install_boot, mark_boot, remove_boot};
-pub use fire::{Fired, fire};
-pub use pinned::{arm, fire_now, pin, selftest};
-pub use plan::{GuardPlan, SCHEMA, decide, facts, read_decision, read_plan, read_result, sweep, write_plan};
+pub use fire::{Fired, REBOOT_MAX, fire};
+pub use pinned::{after_switch, arm, await_timers, fire_now, pin, selftest};
+pub use plan::{
+    GuardPlan, SCHEMA, decide, facts, note_red, read_decision, read_plan, read_result, sweep, write_plan,
+};
 
 /// Says why the guard cannot be relied on, or could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +143,11 @@ pub enum GuardArgs {
         /// The guard's directory.
         dir: PathBuf,
     },
+    /// The switch ended: add the timer that bounds the trial, in case that nobody is left to do it.
+    Shorten {
+        /// The guard's directory.
+        dir: PathBuf,
+    },
 }
 
 impl GuardArgs {
@@ -151,6 +160,7 @@ impl GuardArgs {
             GuardArgs::Boot { dir } => role("--boot", dir),
             GuardArgs::InstallBoot { dir } => role("--install-boot", dir),
             GuardArgs::RemoveBoot { dir } => role("--remove-boot", dir),
+            GuardArgs::Shorten { dir } => role("--shorten", dir),
             GuardArgs::Wait { dir, until_boottime_ms } => {
                 let mut argv = role("--wait", dir);
                 argv.extend(["--until".into(), until_boottime_ms.to_string().into()]);
@@ -169,6 +179,7 @@ pub fn main(args: &GuardArgs) -> ExitCode {
         GuardArgs::Boot { dir } => boot::watch_here(dir),
         GuardArgs::InstallBoot { dir } => boot::install_here(dir),
         GuardArgs::RemoveBoot { dir } => boot::remove_here(dir),
+        GuardArgs::Shorten { dir } => fire::shorten_here(dir),
     };
     match played {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,6 +25,8 @@ const SELFTEST_TIME: Duration = Duration::from_secs(20);
 const RUNS_MAX: u32 = 3;
 /// How long to wait before another try to start one.
 const BETWEEN_STARTS: Duration = Duration::from_secs(5);
+/// How often the timers' result is looked for.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// How many rollback processes of one deployment are recorded before we give up.
 const RECORDS_MAX: u32 = 30;
 
@@ -117,6 +119,23 @@ pub async fn fire_now(dir: &Path, manager: Manager, limit: Duration) -> Result<F
             })),
         };
     }
+}
+
+/// Waits, at most until a moment after boot, for what the timers come to.
+pub async fn await_timers(dir: &Path, until_boottime_ms: u64) -> Result<Option<Fired>, GuardError> {
+    loop {
+        let fired = outcome(dir)?;
+        if fired.is_some() || clock::boottime_ms() >= until_boottime_ms {
+            return Ok(fired);
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+/// Returns the program that adds the trial's timer when the switch has ended, with its arguments.
+pub fn after_switch(dir: &Path) -> Result<Vec<OsString>, GuardError> {
+    let dir = absolute(dir)?;
+    Ok(pinned_argv(&dir, &GuardArgs::Shorten { dir: dir.clone() }).collect())
 }
 
 /// Returns the record of the rollback process that runs, or starts the next one.

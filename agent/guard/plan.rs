@@ -10,7 +10,7 @@ use super::GuardError;
 use super::boot::was_booted;
 use crate::host::facts::HostPaths;
 use crate::host::files::{self, Created, io_error};
-use crate::model::{Arbiter, Class, Decision, DeploymentId, GuardFacts, GuardResult, Oid, StorePath};
+use crate::model::{Arbiter, Class, Decision, DeploymentId, GuardFacts, GuardResult, Oid, Red, StorePath};
 
 /// The rules that [`GuardPlan`] follows. Fields may be added under the same number; older versions ignore them.
 pub const SCHEMA: u32 = 1;
@@ -59,6 +59,16 @@ pub struct GuardPlan {
     /// The units that were failing before: they can't speak against the new system.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failing_units: Vec<String>,
+    /// How long the new system may be on trial after the switch, in milliseconds, if its agent never says a word; `None`: until
+    /// the long timer fires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial_limit_ms: Option<u64>,
+    /// Whether the host may be rebooted where the old system cannot be switched back to. What boots is the permanent system.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_reboot: bool,
+    /// How long the old system wants somebody's answer to be waited for, in milliseconds; `None`: it asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_within_ms: Option<u64>,
 }
 
 impl GuardPlan {
@@ -111,12 +121,16 @@ fn reserve(dir: &Path) -> Result<(), GuardError> {
     Ok(())
 }
 
+fn red_path(dir: &Path) -> PathBuf {
+    dir.join("red.json")
+}
+
 fn prepared(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{PREPARED}{name}"))
 }
 
-fn too_late() -> Decision {
+pub(super) fn too_late() -> Decision {
     let reason = "nobody confirmed the new system in time".to_owned();
     Decision::RollBack { reason, by: Arbiter::Guard, class: Class::Target }
 }
@@ -186,8 +200,16 @@ pub fn read_result(dir: &Path) -> Result<Option<GuardResult>, GuardError> {
 
 /// Reads all that the guard in `dir` has to say.
 pub fn facts(dir: &Path) -> Result<GuardFacts, GuardError> {
+    // Without it the target is blamed, as it was before anybody asked for more.
+    let red = read_json(&red_path(dir)).unwrap_or_default();
     let (decision, result) = (read_decision(dir)?, read_result(dir)?);
-    Ok(GuardFacts { decision, result, trial_seen: was_booted(dir), one_shot_left: false })
+    Ok(GuardFacts { decision, result, trial_seen: was_booted(dir), one_shot_left: false, red })
+}
+
+/// Notes which checks spoke against the new system, for whoever takes the decision down after a crash.
+pub fn note_red(dir: &Path, red: &Red) -> Result<(), GuardError> {
+    let path = red_path(dir);
+    Ok(files::write_atomic(&path, &to_json(&path, red)?, files::PRIVATE)?)
 }
 
 /// Writes how a rollback ended.
@@ -297,6 +319,9 @@ mod tests {
             agent_version: "0.1.0".into(),
             baseline_units: Vec::new(),
             failing_units: Vec::new(),
+            trial_limit_ms: None,
+            may_reboot: false,
+            answer_within_ms: None,
         }
     }
 
@@ -308,6 +333,12 @@ mod tests {
         let with_units = GuardPlan { baseline_units: vec!["a.service".into()], ..plan("b1") };
         let units = r#""agentVersion":"0.1.0","baselineUnits":["a.service"]}"#;
         assert!(serde_json::to_string(&with_units).unwrap().ends_with(units));
+        let more = GuardPlan { trial_limit_ms: Some(9), may_reboot: true, ..plan("b1") };
+        let added = r#""agentVersion":"0.1.0","trialLimitMs":9,"mayReboot":true}"#;
+        assert!(serde_json::to_string(&more).unwrap().ends_with(added));
+        let with_answer = GuardPlan { answer_within_ms: Some(900_000), ..plan("b1") };
+        let answer = r#""agentVersion":"0.1.0","answerWithinMs":900000}"#;
+        assert!(serde_json::to_string(&with_answer).unwrap().ends_with(answer));
         let decisions = [
             (Decision::Confirm, r#"{"decision":"confirm"}"#),
             (

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::clock;
 use super::files::{self, FileError, io_error};
+use super::profile;
 use crate::model::{HostFacts, Oid, StorePath};
 
 /// How many symbolic links are followed to a store path.
@@ -98,6 +99,8 @@ pub fn observe_knowing(paths: &HostPaths, known: &[StorePath]) -> Result<HostFac
         generation: generation(&paths.profile())?,
         boot_default: profile.clone(),
         running_revision: running.as_ref().map(revision).transpose()?.flatten(),
+        // Where the agent keeps its state is not known here.
+        volatile_state: false,
         leftover_lists: any_list(&paths.leftover_lists())?,
         boot_id: boot_id(&paths.boot_id())?,
         machine_id: line(&paths.machine_id())?,
@@ -150,12 +153,9 @@ fn etc_owner<'a>(
 }
 
 /// Reads the generation's number off the profile's link, `system-42-link`.
-fn generation(profile: &Path) -> Result<Option<u64>, FileError> {
-    let target = read_link(profile)?;
-    Ok(target.as_deref().zip(profile.file_name()).and_then(|(target, name)| {
-        let rest = target.file_name()?.to_str()?.strip_prefix(name.to_str()?)?;
-        rest.strip_prefix('-')?.strip_suffix("-link")?.parse().ok()
-    }))
+fn generation(link: &Path) -> Result<Option<u64>, FileError> {
+    let target = read_link(link)?;
+    Ok(target.as_deref().and_then(|target| profile::number(link, target)))
 }
 
 fn revision(toplevel: &StorePath) -> Result<Option<Oid>, FileError> {

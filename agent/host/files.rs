@@ -42,6 +42,20 @@ impl FileError {
     }
 }
 
+impl FileError {
+    /// Tells whether nobody can write there, for as long as the file system stays what it is.
+    pub fn is_unwritable(&self) -> bool {
+        // EIO has no kind of its own.
+        let says_io = |e: &io::Error| e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        match self {
+            FileError::Io { source, .. } => {
+                source.kind() == io::ErrorKind::ReadOnlyFilesystem || says_io(source)
+            }
+            FileError::TooLarge { .. } => false,
+        }
+    }
+}
+
 /// Says who created a file that can be created once only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
@@ -153,6 +167,15 @@ pub fn free_space(path: &Path) -> Result<FreeSpace, FileError> {
         bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
         inodes: (stat.f_files > 0).then_some(stat.f_favail),
     })
+}
+
+/// Tells whether `path` lies in memory, so that nothing there survives a boot (statfs(2), the types of file systems).
+pub fn is_in_memory(path: &Path) -> Result<bool, FileError> {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    let stat =
+        rustix::fs::statfs(path).map_err(|e| io_error("ask for the file system of", path)(e.into()))?;
+    Ok([TMPFS, RAMFS].contains(&stat.f_type))
 }
 
 /// Returns the directory that `path` lies in.

@@ -84,7 +84,12 @@ impl Manager {
 }
 
 fn unit(kind: Kind, name: &str) -> UnitSpec {
-    UnitSpec { name: format!("{}{name}.service", units::PREFIX), kind, properties: Vec::new() }
+    UnitSpec {
+        name: format!("{}{name}.service", units::PREFIX),
+        kind,
+        properties: Vec::new(),
+        then: Vec::new(),
+    }
 }
 
 /// Ends the unit and removes its directory, also when nobody waits for it any more.

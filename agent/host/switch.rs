@@ -34,20 +34,26 @@ pub async fn boot(toplevel: &StorePath, manager: Manager, limit: Duration) -> Re
     manager.run_for_effect(Kind::Root, command(toplevel, "boot", limit)).await
 }
 
-/// Starts to activate `toplevel` without making it permanent, as a job that outlives us; `name` tells its unit apart.
+/// Starts to activate `toplevel` without making it permanent, as a job that outlives us; `name` tells its unit apart. Where
+/// systemd keeps the job, `then` is run when it has ended, whatever it died of.
 pub async fn start_test(
     toplevel: &StorePath,
     manager: Manager,
     name: &str,
     job_dir: &Path,
     limit: Duration,
+    then: Vec<OsString>,
 ) -> Result<(), JobError> {
+    let mut unit = manager.unit(Kind::Switch, name);
+    if let Some(unit) = &mut unit {
+        unit.then = then;
+    }
     let spec = JobSpec {
         dir: job_dir.to_owned(),
         argv: vec![program(toplevel).into(), "test".into()],
         env: vec![owned(UPDATE_LOADER)],
         limit,
-        unit: manager.unit(Kind::Switch, name),
+        unit,
     };
     job::start(&spec).await
 }

@@ -189,6 +189,14 @@ async fn show(unit: &str, properties: &[&str]) -> Result<Vec<String>, SystemdErr
     Ok(properties.iter().map(|name| value(name).unwrap_or_default()).collect())
 }
 
+/// Checks that systemd can be reached over the message bus, as `switch-to-configuration` needs it.
+pub async fn check_bus() -> Result<(), CommandError> {
+    const MANAGER: [&str; 3] =
+        ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
+    let command = Command::new("busctl").args(["--system", "--timeout=15s", "get-property"]);
+    command.args(MANAGER).arg("Version").time_limit(ASK_TIME).run_for_effect().await
+}
+
 /// Asks for a unit to be stopped and does not wait for it.
 pub async fn stop(unit: &str) -> Result<(), SystemdError> {
     let asked = systemctl(["stop", "--no-block", "--", unit]).run_for_effect().await;
@@ -211,12 +219,14 @@ pub async fn reboot(force: Force) -> Result<(), SystemdError> {
     if force == Force::AtOnce {
         rustix::fs::sync();
     }
-    let command = match force {
-        Force::Orderly => systemctl(["reboot", "--no-block"]),
-        Force::WithoutServices => systemctl(["reboot", "--force"]),
-        Force::AtOnce => systemctl(["reboot", "--force", "--force"]),
+    let forced: &[&str] = match force {
+        Force::Orderly => &["--no-block"],
+        Force::WithoutServices => &["--force"],
+        Force::AtOnce => &["--force", "--force"],
     };
-    let asked = command.run_for_effect().await;
+    // An operator's inhibitor (systemd-inhibit(1)) would leave the host on a system that nobody wants.
+    let words = ["reboot", "--check-inhibitors=no", "--no-wall"].iter().chain(forced).copied();
+    let asked = systemctl(words).run_for_effect().await;
     asked.map_err(|source| SystemdError::Start { unit: "reboot.target".to_owned(), source })
 }
 
@@ -235,16 +245,20 @@ pub fn stop_in_background(unit: &str) {
     }
 }
 
-/// Stops whatever an earlier run of ours has left behind of kinds that are of no use without us, and sees them end.
+/// Stops whatever an earlier run of ours has left behind of kinds that are of no use without us, and sees them end. What
+/// failed while nobody waited for it is nobody's news any more, and must not count as a failed unit of the host.
 pub async fn stop_leftovers() {
-    let names = [Kind::Build, Kind::Probe].map(|kind| format!("{}{}-*", units::PREFIX, kind.word()));
-    for name in names {
+    let all = |kind: Kind| format!("{}{}-*", units::PREFIX, kind.word());
+    for kind in [Kind::Build, Kind::Probe] {
         // There is none, most of the time.
-        drop(systemctl(["stop", "--", &name]).run_for_effect().await);
+        drop(systemctl(["stop", "--", &all(kind)]).run_for_effect().await);
+    }
+    for kind in [Kind::Build, Kind::Probe, Kind::Root] {
+        forget(&all(kind)).await;
     }
 }
 
-/// Lets systemd forget that a unit failed; without effect if it did not.
+/// Lets systemd forget that a unit failed, or all whose names match a pattern; without effect on one that did not.
 pub async fn forget(unit: &str) {
     // It fails for a unit that is not loaded any more, which is what is wanted.
     drop(systemctl(["reset-failed", "--", unit]).run_for_effect().await);

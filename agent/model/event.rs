@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdoptedTrust, Candidate, CheckFacts, Decision, DeploymentId, Desired, GuardFacts, HostFacts, Keys, Kin,
-    Oid, StorePath, Target, Tip, TrustSettings,
+    AdoptedTrust, Answer, Candidate, CheckFacts, Class, Decision, DeploymentId, Desired, GuardFacts,
+    HostFacts, Keys, Kin, Nonce, Oid, Recheck, Red, StorePath, Tidying, Tip, TrustSettings,
 };
-use super::{AwaitedReboot, Deployment, Operation, RebootNeed};
+use super::{AwaitedReboot, Deployment, Failure, RebootNeed, Refusal, Suspension};
 
 /// The next thing to do. Each is safe to repeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,14 @@ pub enum Action {
     Shorten(Deployment),
     /// Probe until healthy for the soak time, or unhealthy, or the window is over.
     CheckHealth(Deployment),
+    /// Probe on until somebody answers, a check fails, or the time to answer is over.
+    AwaitAnswer(Deployment),
+    /// Try the old system's checks once more after a rollback, to learn whose fault it was.
+    CheckOld(Recheck),
+    /// Choose which generations go after a deployment was confirmed.
+    ChooseGenerations(Tidying),
+    /// Remove those that were chosen, and their boot entries.
+    RemoveGenerations(Tidying),
     /// Write the one decision, unless the guard was first.
     Decide(Deployment, Decision),
     /// Make the new system permanent: profile and boot entry.
@@ -69,14 +77,21 @@ impl Action {
     /// Tells whether the action may be dropped half-way when something newer makes it moot. Dropping kills its children.
     pub fn may_be_dropped(&self) -> bool {
         match self {
-            Action::Wait { .. } | Action::Relate { .. } | Action::Verify(_) | Action::Build(..) => true,
+            Action::Wait { .. }
+            | Action::Relate { .. }
+            | Action::Verify(_)
+            | Action::Build(..)
+            | Action::CheckHealth(_)
+            | Action::AwaitAnswer(_)
+            | Action::CheckOld(_) => true,
             Action::Observe(_)
             | Action::Record(_)
             | Action::Prepare(_)
+            | Action::ChooseGenerations(_)
+            | Action::RemoveGenerations(_)
             | Action::Arm(_)
             | Action::Switch(_)
             | Action::Shorten(_)
-            | Action::CheckHealth(_)
             | Action::Decide(..)
             | Action::Confirm(_)
             | Action::RollBack(_)
@@ -129,6 +144,7 @@ pub enum Line {
 
 /// What an action came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one is made for each step, and moved twice")]
 pub enum Happened {
     /// It must survive: to the journal, then into the state.
     Event(Event),
@@ -179,6 +195,12 @@ pub enum Event {
         /// The trust settings of its configuration, if it has any that can be used.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trust: Option<TrustSettings>,
+        /// The keys that its configuration revokes; they count even where its other trust settings can't be used.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        revoked: Vec<String>,
+        /// Its `activation.retryNonce`, if it has a configuration that can be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nonce: Option<Nonce>,
         /// When.
         at: u64,
     },
@@ -226,12 +248,33 @@ pub enum Event {
         /// When the guard reboots into the old system.
         deadline_boottime_ms: u64,
     },
+    /// A switch that stopped half-way is run once more: it goes on where it stopped.
+    SwitchRepeated {
+        /// Which deployment.
+        id: DeploymentId,
+    },
     /// The shorter timer runs; the health phase began.
     SoakStarted {
         /// Which deployment.
         id: DeploymentId,
         /// When the shorter timer fires.
         deadline_boottime_ms: u64,
+    },
+    /// The new system proved healthy, and somebody has to confirm it.
+    HealthProven {
+        /// Which deployment.
+        id: DeploymentId,
+        /// Until when an answer is waited for.
+        until_boottime_ms: u64,
+        /// When the timer that bounds this wait fires.
+        deadline_boottime_ms: u64,
+        /// Soft checks that failed, with their last words.
+        failures: Vec<String>,
+    },
+    /// An operator spoke about the deployment under way.
+    Answered {
+        /// What was said.
+        answer: Answer,
     },
     /// The decision is on disk. It may be the guard's.
     Decided {
@@ -241,6 +284,9 @@ pub enum Event {
         decision: Decision,
         /// Checks that failed, with their last words.
         failures: Vec<String>,
+        /// The hard ones among them, if the agent decided.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        red: Option<Red>,
     },
     /// The new system is permanent (`switch`), or entered (`test`).
     Confirmed {
@@ -251,12 +297,39 @@ pub enum Event {
         /// When.
         at: u64,
     },
+    /// It is known which generations are to go; `numbers` may be empty.
+    GenerationsChosen {
+        /// Which deployment was confirmed.
+        id: DeploymentId,
+        /// Their numbers.
+        numbers: Vec<u64>,
+    },
+    /// They went, and so did their boot entries.
+    GenerationsRemoved {
+        /// Which deployment was confirmed.
+        id: DeploymentId,
+        /// Their numbers.
+        numbers: Vec<u64>,
+        /// When.
+        at: u64,
+    },
     /// The host runs the old system again.
     RolledBack {
         /// Which deployment.
         id: DeploymentId,
         /// How that came about, for people.
         how: String,
+        /// When.
+        at: u64,
+    },
+    /// The old system's checks were tried once more after a rollback.
+    OldChecked {
+        /// Which deployment was rolled back.
+        id: DeploymentId,
+        /// Whether all that was red under the new system is red under the old one, too.
+        environment: bool,
+        /// What was red, with its last words.
+        failures: Vec<String>,
         /// When.
         at: u64,
     },
@@ -349,6 +422,43 @@ pub enum Event {
 }
 
 impl Event {
+    /// Returns the event's name as the journal spells it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::MainAccepted { .. } => "main-accepted",
+            Event::TestAccepted { .. } => "test-accepted",
+            Event::Refused { .. } => "refused",
+            Event::BuildFailed { .. } => "build-failed",
+            Event::Built { .. } => "built",
+            Event::Prepared { .. } => "prepared",
+            Event::Armed { .. } => "armed",
+            Event::Switched { .. } => "switched",
+            Event::SwitchRepeated { .. } => "switch-repeated",
+            Event::Staged { .. } => "staged",
+            Event::TrialBooted { .. } => "trial-booted",
+            Event::SoakStarted { .. } => "soak-started",
+            Event::HealthProven { .. } => "health-proven",
+            Event::Answered { .. } => "answered",
+            Event::Decided { .. } => "decided",
+            Event::Confirmed { .. } => "confirmed",
+            Event::GenerationsChosen { .. } => "generations-chosen",
+            Event::GenerationsRemoved { .. } => "generations-removed",
+            Event::RolledBack { .. } => "rolled-back",
+            Event::OldChecked { .. } => "old-checked",
+            Event::RollbackFailed { .. } => "rollback-failed",
+            Event::Superseded { .. } => "superseded",
+            Event::Abandoned { .. } => "abandoned",
+            Event::RebootAwaited { .. } => "reboot-awaited",
+            Event::Adopted { .. } => "adopted",
+            Event::TrustAdopted { .. } => "trust-adopted",
+            Event::RootAccepted { .. } => "root-accepted",
+            Event::TestLost { .. } => "test-lost",
+            Event::Suspended { .. } => "suspended",
+            Event::Resumed { .. } => "resumed",
+            Event::RetryRequested { .. } => "retry-requested",
+        }
+    }
+
     /// Tells whether an older version that does not know this event must stop and act on the phase alone.
     ///
     /// Only an event that merely informs may be carried through unread.
@@ -357,6 +467,9 @@ impl Event {
             self,
             Event::BuildFailed { .. }
                 | Event::Refused { .. }
+                | Event::OldChecked { .. }
+                | Event::GenerationsChosen { .. }
+                | Event::GenerationsRemoved { .. }
                 | Event::Adopted { .. }
                 | Event::TrustAdopted { .. }
                 | Event::TestLost { .. }
@@ -372,6 +485,9 @@ pub enum SwitchEnd {
     Complete {
         /// The exit code of `switch-to-configuration test`, where it is known.
         exit: Option<i32>,
+        /// What the switch said, if that was not 0.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        text: String,
     },
     /// The host runs the old system, and nothing is left over.
     Unchanged {
@@ -382,6 +498,12 @@ pub enum SwitchEnd {
     Torn {
         /// What the switch said.
         text: String,
+        /// Whether it ended by itself, so that it may go on where it stopped if it is run once more.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        resumable: bool,
+        /// Whether the target is to blame. Versions that did not write it blamed the target.
+        #[serde(default, skip_serializing_if = "Class::is_target")]
+        class: Class,
     },
 }
 
@@ -441,6 +563,8 @@ pub enum Sighting {
     Failed {
         /// Which target, or which tip.
         revision: Oid,
+        /// Who was asked for it, where it was not accepted yet.
+        remote: Option<String>,
         /// Why.
         failure: Failure,
         /// When.
@@ -484,6 +608,22 @@ pub enum Command {
         /// Who asks.
         by: String,
     },
+    /// Say that the system on probation stays, once it is healthy.
+    Confirm {
+        /// Which; `None`: whatever is on probation.
+        revision: Option<Oid>,
+        /// Who asks.
+        by: String,
+    },
+    /// Have the old system back.
+    Reject {
+        /// Which; `None`: whatever is under way.
+        revision: Option<Oid>,
+        /// Why, for people.
+        reason: Option<String>,
+        /// Who asks.
+        by: String,
+    },
     /// Forget that a target was bad.
     Retry {
         /// Which; `None`: all.
@@ -491,88 +631,4 @@ pub enum Command {
         /// Who asks.
         by: String,
     },
-}
-
-/// Why something failed, and what that means for the target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Failure {
-    /// What the plan does about it.
-    pub class: Class,
-    /// A stable word: `eval`, `build`, `health`, `activation`, `network`, `space`, `timeout`, `reset`, …
-    pub code: String,
-    /// What happened, for people.
-    pub text: String,
-}
-
-/// Answers the plan's question: again, never again, or stop.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    /// May pass by itself: try again, later and later.
-    Transient,
-    /// The target's own fault: quarantine it.
-    #[default]
-    Target,
-}
-
-impl Class {
-    /// Tells whether the target is to blame.
-    pub fn is_target(&self) -> bool {
-        matches!(self, Class::Target)
-    }
-}
-
-/// A tip that was not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Refusal {
-    /// The tip.
-    pub revision: Oid,
-    /// Its branch.
-    pub branch: String,
-    /// The remote that named it.
-    pub remote: String,
-    /// What would have been done with it.
-    pub operation: Operation,
-    /// The commit that the verdict is about; often one below the tip.
-    pub commit: Option<Oid>,
-    /// The stable code, such as `unsigned`.
-    pub code: String,
-    /// The verdict in words.
-    pub text: String,
-    /// What the admin can do.
-    pub advice: String,
-    /// What it was held against (policy and accepted tip): under another, the tip is judged afresh.
-    pub judged_by: String,
-    /// When.
-    pub at: u64,
-}
-
-/// Deployments are stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Suspension {
-    /// Who stopped them.
-    pub by: String,
-    /// Why, for people.
-    pub reason: Option<String>,
-    /// Until when; `None`: until resumed.
-    pub until: Option<u64>,
-    /// Since when.
-    pub at: u64,
-}
-
-/// A target that is not tried again by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Quarantined {
-    /// The target.
-    pub target: Target,
-    /// The system it built, if it got that far: the same system under another commit is bad, too.
-    pub toplevel: Option<StorePath>,
-    /// Why.
-    pub failure: Failure,
-    /// When.
-    pub at: u64,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Oid, StorePath};
+use super::{Class, Oid, Red, StorePath};
 
 /// The name of the built-in check that the host can still be updated; no configured check may have it.
 pub const UPDATABLE: &str = "updatable";
@@ -32,6 +32,9 @@ pub struct HostFacts {
     pub running_revision: Option<Oid>,
     /// Whether `/run/nixos/{start,restart,reload}-list` show an interrupted switch.
     pub leftover_lists: bool,
+    /// Whether all that the agent remembers is gone with the next boot: its state directory is in memory.
+    #[serde(default)]
+    pub volatile_state: bool,
     /// `/proc/sys/kernel/random/boot_id`: changes with every boot.
     pub boot_id: String,
     /// `/etc/machine-id`.
@@ -136,4 +139,7 @@ pub struct GuardFacts {
     /// Whether an entry is set for the next boot only.
     #[serde(default)]
     pub one_shot_left: bool,
+    /// The hard checks that spoke against the new system, if the agent found any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub red: Option<Red>,
 }

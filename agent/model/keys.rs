@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::Oid;
 
-/// How many revoked keys are remembered; a configuration file has room for fewer.
-pub const REVOKED_MAX: usize = 16_384;
+/// How many bytes of revoked keys are remembered: as many as the largest configuration file could hold.
+pub const REVOKED_BYTES_MAX: usize = 1 << 20;
 
 /// The `trust` section of a configuration file, as it stands there: keys that this version does not know are kept for one
 /// that does.

@@ -1,30 +1,38 @@
 //! The nouns: revisions, targets and deployments; what may be done ([`Action`]), what may happen ([`Event`]), and what all
 //! of it adds up to ([`State`]). No effects: no clock, no file, no process, no task.
 
+mod answer;
 mod event;
 mod facts;
+mod generation;
 mod id;
 mod keys;
+mod nonce;
 mod reboot;
+mod recheck;
 mod remote;
 mod ssh;
 mod state;
 mod target;
 mod transition;
+mod verdict;
 
-pub use event::{
-    Action, Class, Command, Event, Failure, Happened, Line, Quarantined, Refusal, Sighting, Suspension,
-    SwitchEnd, Verification,
-};
+pub use answer::{Answer, REJECTED, UNCONFIRMED, Word};
+pub use event::{Action, Command, Event, Happened, Line, Sighting, SwitchEnd, Verification};
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
+pub use generation::{Generation, RETENTION, Tidying};
 pub use id::{DeploymentId, IdError, Oid, StorePath};
-pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_MAX, TrustSettings, Vouched, without_comment};
+pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_BYTES_MAX, TrustSettings, Vouched, without_comment};
+pub use nonce::{BREAKER, Nonce};
 pub use reboot::{AwaitedReboot, LOADER, NEEDS_REBOOT, RebootNeed, RebootPolicy, Window, WindowError};
+pub use recheck::{Cause, ENVIRONMENT, NETWORK, Recheck, Red};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
-    Awaiting, Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX,
-    ROLLBACKS_MAX, Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Awaiting, Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX,
+    REFUSALS_IN_HISTORY_MAX, REFUSED_MAX, ROLLBACKS_MAX, Resets, SWITCH_REPEATS_MAX, Setback, Settled, Stage,
+    State, Step, TestLine, TestProgress, Trial,
 };
 pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};
 pub use transition::IllegalTransition;
+pub use verdict::{Class, Failure, Quarantined, Refusal, Suspension};

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Class, Failure, Quarantined, Refusal, Suspension, SwitchEnd};
+use super::event::SwitchEnd;
+use super::verdict::{Class, Failure, Quarantined, Refusal, Suspension};
 use super::{
-    AdoptedTrust, AwaitedReboot, DeploymentId, Desired, Oid, Operation, RebootNeed, StorePath, Target, Tip,
-    Vouched, Why,
+    AdoptedTrust, Answer, AwaitedReboot, Cause, DeploymentId, Desired, Oid, Operation, RebootNeed, Recheck,
+    Red, StorePath, Target, Tidying, Tip, Vouched, Why,
 };
 
 /// How many refused tips are remembered.
@@ -16,9 +17,14 @@ pub const REFUSED_MAX: usize = 64;
 pub const QUARANTINE_MAX: usize = 64;
 /// How many ended deployments are remembered.
 pub const HISTORY_MAX: usize = 128;
+/// How many of these may be tips that were refused.
+pub const REFUSALS_IN_HISTORY_MAX: usize = 32;
 
 /// So many rollbacks within a day suspend the host.
 pub const ROLLBACKS_MAX: usize = 3;
+
+/// How often a switch that stopped half-way is run once more.
+pub const SWITCH_REPEATS_MAX: u32 = 1;
 
 /// Everything that survives a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +36,7 @@ pub struct State {
     pub vouched: Option<Vouched>,
     /// The trust settings that count; `None`: nothing was adopted yet, and those of the running system do.
     pub trust: Option<AdoptedTrust>,
-    /// Every key that adopted settings revoked at any time, oldest first; no more than [`super::REVOKED_MAX`].
+    /// Every key that adopted settings revoked at any time, oldest first; no more than [`super::REVOKED_BYTES_MAX`].
     pub revoked: VecDeque<String>,
     /// The test line.
     pub test: Option<TestLine>,
@@ -40,6 +46,9 @@ pub struct State {
     pub settled: Option<Settled>,
     /// The deployment under way.
     pub deployment: Option<Deployment>,
+    /// What an operator said about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
     /// Tips that were refused for good.
     pub refused: VecDeque<Refusal>,
     /// Targets that are not tried again by themselves.
@@ -51,11 +60,24 @@ pub struct State {
     pub lost_trials: Option<Resets>,
     /// The target that the host was rolled back from for a reason that may pass.
     pub setback: Option<Setback>,
+    /// The rollback whose cause is still to be looked into.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recheck: Option<Recheck>,
+    /// Generations that may have to go after the deployment that was confirmed last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tidying: Option<Tidying>,
     /// When the host was rolled back since it was resumed last, newest last; no more than [`ROLLBACKS_MAX`].
     pub rollbacks: VecDeque<u64>,
     /// The system that waits for a reboot, since the deployment that ended last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub awaiting: Option<Awaiting>,
+    /// The `activation.retryNonce` that was seen last in an accepted revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_nonce: Option<String>,
+    /// The revision that was built last while the host was suspended after too many rollbacks, which is not built again
+    /// before that ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peeked: Option<Oid>,
     /// Deployments are stopped.
     pub suspension: Option<Suspension>,
     /// Ended deployments, newest last.
@@ -172,6 +194,13 @@ pub struct Trial {
     /// What of the new system takes a reboot; `None`: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Box<RebootNeed>>,
+    /// How often the switch was run once more after it had stopped half-way; at most [`SWITCH_REPEATS_MAX`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub switch_repeats: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// How far a probation got.
@@ -196,6 +225,11 @@ pub enum Step {
     BootTrial,
     /// Health is being proven.
     Soaking,
+    /// It proved healthy, and somebody has to confirm it.
+    Proven {
+        /// Until when an answer is waited for.
+        until_boottime_ms: u64,
+    },
     /// Decided: the new system stays.
     Confirming,
     /// Decided: the old system comes back.
@@ -207,6 +241,12 @@ pub enum Step {
         /// Whether the target is to blame.
         #[serde(default, skip_serializing_if = "Class::is_target")]
         class: Class,
+        /// A stable word for the cause, where it is another than a check: [`super::REJECTED`], [`super::UNCONFIRMED`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+        /// The hard checks that spoke against it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        red: Option<Red>,
     },
 }
 
@@ -231,6 +271,9 @@ pub struct Setback {
     pub text: String,
     /// When, the last time.
     pub at: u64,
+    /// What it is put down to.
+    #[serde(default)]
+    pub cause: Cause,
 }
 
 /// A target that waits for a reboot.
@@ -297,6 +340,9 @@ pub enum Outcome {
     Confirmed {
         /// The generation.
         generation: Option<u64>,
+        /// The generations that went after it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<u64>,
     },
     /// Entered for a test.
     Tested,
@@ -309,6 +355,9 @@ pub enum Outcome {
         /// Whether the target is to blame.
         #[serde(default, skip_serializing_if = "Class::is_target")]
         class: Class,
+        /// A stable word for the cause, where it is another than a check.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
     },
     /// The old system could not be brought back.
     RollbackFailed {
@@ -386,7 +435,7 @@ impl State {
                 Step::Activated { .. } => Phase::Activated,
                 Step::Staged { .. } => Phase::Rebooting,
                 Step::BootTrial => Phase::BootTrial,
-                Step::Soaking => Phase::Soaking,
+                Step::Soaking | Step::Proven { .. } => Phase::Soaking,
                 Step::Confirming => Phase::Confirming,
                 Step::RollingBack { .. } => Phase::RollingBack,
             },

@@ -1,15 +1,17 @@
 //! The one table of transitions: which event may meet which state, and what it makes of it. Replay runs the same table.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
-use super::event::{Class, Event, Failure, Quarantined, Refusal};
+use super::event::{Event, SwitchEnd};
 use super::state::{
-    Awaiting, Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, REFUSED_MAX,
-    ROLLBACKS_MAX, Resets, Setback, Settled, Stage, State, Step, TestLine, TestProgress, Trial,
+    Awaiting, Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX,
+    REFUSALS_IN_HISTORY_MAX, REFUSED_MAX, ROLLBACKS_MAX, Resets, SWITCH_REPEATS_MAX, Settled, Stage, State,
+    Step, TestLine, TestProgress, Trial,
 };
+use super::verdict::{Class, Failure, Quarantined, Refusal};
 use super::{
-    AdoptedTrust, AwaitedReboot, Decision, DeploymentId, Desired, LOADER, Oid, Operation, REVOKED_MAX, Tip,
-    Vouched, Why,
+    AdoptedTrust, Answer, AwaitedReboot, Cause, Decision, DeploymentId, Desired, LOADER, NETWORK, Oid,
+    Operation, REJECTED, REVOKED_BYTES_MAX, Red, Tidying, Tip, UNCONFIRMED, Vouched, Why, Word, recheck,
 };
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
@@ -38,13 +40,18 @@ impl State {
             | Event::Built { .. }
             | Event::Adopted { .. }
             | Event::TrustAdopted { .. }
-            | Event::TestLost { .. } => self.apply_idle(event),
+            | Event::TestLost { .. }
+            | Event::OldChecked { .. }
+            | Event::GenerationsChosen { .. }
+            | Event::GenerationsRemoved { .. } => self.apply_idle(event),
             Event::Prepared { id, .. }
             | Event::Armed { id }
             | Event::Switched { id, .. }
             | Event::Staged { id, .. }
             | Event::TrialBooted { id, .. }
+            | Event::SwitchRepeated { id }
             | Event::SoakStarted { id, .. }
+            | Event::HealthProven { id, .. }
             | Event::Decided { id, .. } => self.apply_step(id, event),
             Event::Confirmed { id, .. }
             | Event::RolledBack { id, .. }
@@ -57,6 +64,7 @@ impl State {
                 self.vouched = Some(Vouched { revision, by, at: *at, anchored: false });
                 Ok(())
             }
+            Event::Answered { answer } => self.apply_answer(answer, event),
             Event::Suspended { suspension } => {
                 self.suspension = Some(suspension.clone());
                 Ok(())
@@ -64,6 +72,7 @@ impl State {
             Event::Resumed { .. } => {
                 self.suspension = None;
                 self.foreign = None;
+                self.peeked = None;
                 self.rollbacks.clear();
                 Ok(())
             }
@@ -92,14 +101,20 @@ impl State {
             }
             Event::Refused { refusal } => self.refuse(refusal),
             Event::BuildFailed { desired, failure, at } => self.fail_build(desired, failure, *at),
-            Event::Built { id, desired, drv, toplevel, trust, at } => {
+            Event::Built { id, desired, drv, toplevel, trust, revoked, nonce, at } => {
                 self.deployments_begun += 1;
                 let (revision, at) = (Some(desired.tip.revision.clone()), *at);
                 // The accepted tip is the newest there is. A test, or the way back to an older system, adopts nothing.
-                if desired.operation == Operation::Switch
-                    && self.main.as_ref().is_some_and(|m| m.revision == desired.tip.revision)
-                    && let Some(settings) = trust.clone()
-                {
+                let newest = desired.operation == Operation::Switch
+                    && self.main.as_ref().is_some_and(|m| m.revision == desired.tip.revision);
+                if let Some(nonce) = nonce.as_ref().filter(|_| newest) {
+                    self.learn_nonce(nonce);
+                }
+                self.peeked = self.suspension.as_ref().and(revision.clone());
+                if newest {
+                    self.revoke(revoked.clone());
+                }
+                if let Some(settings) = trust.clone().filter(|_| newest) {
                     self.adopt_trust(AdoptedTrust { revision, settings, at });
                 }
                 self.deployment = Some(Deployment {
@@ -123,6 +138,14 @@ impl State {
             }
             Event::TrustAdopted { trust } => self.adopt_trust(trust.clone()),
             Event::TestLost { at } => self.lose_test(*at),
+            Event::OldChecked { id, environment, failures, at } => {
+                if self.recheck.as_ref().is_none_or(|r| r.id != *id) {
+                    return Err(self.illegal(event));
+                }
+                self.learn_of_old(*environment, failures, *at);
+            }
+            Event::GenerationsChosen { numbers, .. } => self.choose_generations(numbers),
+            Event::GenerationsRemoved { numbers, .. } => self.forget_generations(numbers),
             _ => return Err(self.illegal(event)),
         }
         Ok(())
@@ -131,6 +154,7 @@ impl State {
     /// Events that take a deployment one step further.
     fn apply_step(&mut self, id: &DeploymentId, event: &Event) -> Result<(), IllegalTransition> {
         let illegal = self.illegal(event);
+        let answer = self.answer.clone();
         let Some(d) = self.deployment.as_mut().filter(|d| d.id == *id) else { return Err(illegal) };
         let next = match (&d.stage, event) {
             (
@@ -143,6 +167,7 @@ impl State {
                     deadline_boottime_ms: *deadline_boottime_ms,
                     red_before: red_before.clone(),
                     reboot: reboot.clone().map(Box::new),
+                    switch_repeats: 0,
                 },
                 step: Step::Prepared,
             },
@@ -151,6 +176,12 @@ impl State {
                 let step = match (step, event) {
                     (Step::Prepared, Event::Armed { .. }) => Step::Armed,
                     (Step::Armed, Event::Switched { ended, .. }) => Step::Activated { ended: ended.clone() },
+                    (Step::Activated { ended: SwitchEnd::Torn { .. } }, Event::SwitchRepeated { .. })
+                        if trial.switch_repeats < SWITCH_REPEATS_MAX =>
+                    {
+                        trial.switch_repeats += 1;
+                        Step::Armed
+                    }
                     (Step::Activated { .. }, Event::SoakStarted { deadline_boottime_ms, .. }) => {
                         trial.deadline_boottime_ms = *deadline_boottime_ms;
                         Step::Soaking
@@ -164,14 +195,22 @@ impl State {
                         trial.deadline_boottime_ms = *deadline_boottime_ms;
                         Step::BootTrial
                     }
+                    (
+                        Step::Soaking | Step::BootTrial,
+                        Event::HealthProven { until_boottime_ms, deadline_boottime_ms, .. },
+                    ) => {
+                        trial.deadline_boottime_ms = *deadline_boottime_ms;
+                        Step::Proven { until_boottime_ms: *until_boottime_ms }
+                    }
                     // The guard may decide at any moment from its arming on.
                     (
                         Step::Armed
                         | Step::Activated { .. }
                         | Step::Soaking
+                        | Step::Proven { .. }
                         | Step::Staged { .. }
                         | Step::BootTrial,
-                        Event::Decided { decision, failures, .. },
+                        Event::Decided { decision, failures, red, .. },
                     ) => {
                         match decision {
                             Decision::Confirm => Step::Confirming,
@@ -179,12 +218,16 @@ impl State {
                                 reason: reason.clone(),
                                 failures: failures.clone(),
                                 class: *class,
+                                code: cause(answer.as_ref(), step, failures),
+                                red: red.clone(),
                             },
                             // The end follows as its own event, which the guard's directory gives rise to.
                             Decision::Superseded => Step::RollingBack {
                                 reason: "superseded by another switch".to_owned(),
                                 failures: vec![],
                                 class: Class::Target,
+                                code: None,
+                                red: None,
                             },
                         }
                     }
@@ -196,6 +239,20 @@ impl State {
         };
         d.stage = next;
         Ok(())
+    }
+
+    /// Takes down what an operator said. What is decided already can't be changed by it.
+    fn apply_answer(&mut self, answer: &Answer, event: &Event) -> Result<(), IllegalTransition> {
+        let d = self.deployment.as_ref().filter(|d| d.id == answer.id);
+        match d.map(|d| &d.stage) {
+            None | Some(Stage::Probation { step: Step::Confirming | Step::RollingBack { .. }, .. }) => {
+                Err(self.illegal(event))
+            }
+            Some(Stage::Built | Stage::Probation { .. }) => {
+                self.answer = Some(answer.clone());
+                Ok(())
+            }
+        }
     }
 
     /// Events that end a deployment.
@@ -211,14 +268,16 @@ impl State {
             (Event::Confirmed { generation, at, .. }, None | Some(Step::Confirming)) => {
                 self.confirm(&d, *generation, *at);
             }
-            (Event::RolledBack { at, .. }, Some(Step::RollingBack { reason, failures, class })) => {
-                // The way back to the confirmed line is never given up: it is tried again later.
-                let may_be_given_up = d.desired.why != Why::EndOfTest;
-                self.roll_back(&d, class, &reason, may_be_given_up, *at);
-                self.end(&d, Outcome::RolledBack { reason, failures, class }, *at);
+            (
+                Event::RolledBack { at, .. },
+                Some(Step::RollingBack { reason, failures, class, code, red }),
+            ) => {
+                let verdict = failure(class, code.as_deref(), &reason);
+                let (class, code) = self.come_back(&d, verdict, code, red.as_ref(), *at);
+                self.end(&d, Outcome::RolledBack { reason, failures, class, code }, *at);
             }
-            (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, class, .. })) => {
-                self.roll_back(&d, class, &reason, true, *at);
+            (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, class, code, .. })) => {
+                self.roll_back(&d, failure(class, code.as_deref(), &reason), true, Cause::UpdatePath, *at);
                 self.end(&d, Outcome::RollbackFailed { reason, text: text.clone(), class }, *at);
             }
             (Event::Superseded { at, .. }, Some(_)) => {
@@ -271,12 +330,20 @@ impl State {
 
     /// Makes these settings the ones that count. What was revoked once stays so, whatever comes later.
     fn adopt_trust(&mut self, trust: AdoptedTrust) {
-        for key in trust.settings.revoked_keys() {
-            if !self.revoked.contains(&key) {
-                push_bounded(&mut self.revoked, key, REVOKED_MAX);
+        self.revoke(trust.settings.revoked_keys());
+        self.trust = Some(trust);
+    }
+
+    /// Remembers revoked keys. When there is no room, those that came first stay: they may be listed nowhere else.
+    fn revoke(&mut self, keys: Vec<String>) {
+        let mut bytes: usize = self.revoked.iter().map(String::len).sum();
+        let mut known: HashSet<String> = self.revoked.iter().cloned().collect();
+        for key in keys {
+            if bytes + key.len() <= REVOKED_BYTES_MAX && known.insert(key.clone()) {
+                bytes += key.len();
+                self.revoked.push_back(key);
             }
         }
-        self.trust = Some(trust);
     }
 
     fn accept_test(&mut self, tip: &Tip, main: &Oid) {
@@ -312,7 +379,18 @@ impl State {
             began: refusal.at,
             at: refusal.at,
         };
+        self.make_room_for_refusal();
         push_bounded(&mut self.history, ended, HISTORY_MAX);
+    }
+
+    /// Whoever may push could fill the history with what is refused, and what ran on this host would be forgotten.
+    fn make_room_for_refusal(&mut self) {
+        let is_refusal = |e: &Ended| matches!(e.outcome, Outcome::Refused { .. });
+        if self.history.iter().filter(|e| is_refusal(e)).count() >= REFUSALS_IN_HISTORY_MAX
+            && let Some(oldest) = self.history.iter().position(is_refusal)
+        {
+            self.history.remove(oldest);
+        }
     }
 
     fn fail_build(&mut self, desired: &Desired, failure: &Failure, at: u64) {
@@ -353,7 +431,8 @@ impl State {
                     id: Some(d.id.clone()),
                     at,
                 });
-                self.end(d, Outcome::Confirmed { generation }, at);
+                self.tidying = Tidying::after(d);
+                self.end(d, Outcome::Confirmed { generation, removed: vec![] }, at);
             }
         }
     }
@@ -413,22 +492,40 @@ impl State {
         push_bounded(&mut self.history, ended, HISTORY_MAX);
     }
 
+    /// The old system is back: judges the target, as far as that is known yet, and returns the verdict for the history.
+    fn come_back(
+        &mut self,
+        d: &Deployment,
+        verdict: Failure,
+        code: Option<String>,
+        red: Option<&Red>,
+        at: u64,
+    ) -> (Class, Option<String>) {
+        if let Stage::Probation { trial, .. } = &d.stage {
+            self.recheck = recheck::owed(d, &trial.old, red, &verdict, at);
+        }
+        // The way back to the confirmed line is never given up: it is tried again later.
+        let may_be_given_up = d.desired.why != Why::EndOfTest;
+        if verdict.class == Class::Target && may_be_given_up && self.may_be_the_network(d, red) {
+            self.roll_back(d, Failure { class: Class::Transient, ..verdict }, true, Cause::Network, at);
+            return (Class::Transient, Some(NETWORK.to_owned()));
+        }
+        let class = verdict.class;
+        self.roll_back(d, verdict, may_be_given_up, Cause::UpdatePath, at);
+        (class, code)
+    }
+
     /// Counts a rollback and holds it against the target, if it is to blame and may be given up.
-    fn roll_back(&mut self, d: &Deployment, class: Class, reason: &str, may_be_given_up: bool, at: u64) {
+    fn roll_back(&mut self, d: &Deployment, failure: Failure, may_be_given_up: bool, cause: Cause, at: u64) {
         push_bounded(&mut self.rollbacks, at, ROLLBACKS_MAX);
         self.unsettle(d);
-        let text = reason.to_owned();
-        match class {
-            Class::Target if may_be_given_up => {
-                self.set_aside(d, Failure { class, code: "health".to_owned(), text }, at);
-            }
+        match failure.class {
+            Class::Target if may_be_given_up => self.set_aside(d, failure, at),
             Class::Target => {}
             Class::Transient => {
                 // A test is entered at most once, whatever ended it.
-                self.end_test_if(&d.desired, reason);
-                let target = d.desired.tip.target();
-                let before = self.setback.take().filter(|s| s.target == target).map_or(0, |s| s.count);
-                self.setback = Some(Setback { target, count: before.saturating_add(1), text, at });
+                self.end_test_if(&d.desired, &failure.text);
+                self.set_back(d.desired.tip.target(), failure.text, cause, at);
             }
         }
     }
@@ -452,6 +549,7 @@ impl State {
     fn end(&mut self, d: &Deployment, outcome: Outcome, at: u64) {
         self.deployment = None;
         self.awaiting = None;
+        self.answer = None;
         // What a newer version noted of this deployment ends with it.
         self.foreign = self.foreign.take().filter(|f| f.phase == Phase::Idle);
         let ended = Ended {
@@ -469,7 +567,7 @@ impl State {
 
     /// Forgets that a revision, or everything, was bad. What built the same system goes with it, or it would stand in
     /// the way all the same.
-    fn forgive(&mut self, revision: Option<&Oid>) {
+    pub(super) fn forgive(&mut self, revision: Option<&Oid>) {
         let hit = |other: Option<&Oid>| revision.is_none() || other == revision;
         self.refused.retain(|r| !hit(Some(&r.revision)));
         let (forgiven, bad): (Vec<_>, Vec<_>) =
@@ -480,6 +578,7 @@ impl State {
         self.resets = None;
         self.lost_trials = None;
         self.awaiting = self.awaiting.take().filter(|a| !hit(a.target.revision()));
+        self.recheck = self.recheck.take().filter(|r| !hit(Some(&r.revision)));
         self.setback = self.setback.take().filter(|s| !hit(s.target.revision()));
         if let Some(test) = &mut self.test
             && hit(Some(&test.tip.revision))
@@ -488,6 +587,19 @@ impl State {
             test.progress = TestProgress::Accepted;
         }
     }
+}
+
+/// Names the cause of a rollback that was decided in `step`, where it is another than a check.
+fn cause(answer: Option<&Answer>, step: &Step, failures: &[String]) -> Option<String> {
+    let unanswered = matches!(step, Step::Proven { .. }) && failures.is_empty();
+    match answer.map(|a| a.word) {
+        Some(Word::Reject) => Some(REJECTED.to_owned()),
+        Some(Word::Confirm) | None => unanswered.then(|| UNCONFIRMED.to_owned()),
+    }
+}
+
+fn failure(class: Class, code: Option<&str>, text: &str) -> Failure {
+    Failure { class, code: code.unwrap_or("health").to_owned(), text: text.to_owned() }
 }
 
 /// Tells whether the same revision was called off twice for the same passing reason.
@@ -521,37 +633,4 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
         queue.pop_front();
     }
     queue.push_back(item);
-}
-
-impl Event {
-    /// Returns the event's name as the journal spells it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Event::MainAccepted { .. } => "main-accepted",
-            Event::TestAccepted { .. } => "test-accepted",
-            Event::Refused { .. } => "refused",
-            Event::BuildFailed { .. } => "build-failed",
-            Event::Built { .. } => "built",
-            Event::Prepared { .. } => "prepared",
-            Event::Armed { .. } => "armed",
-            Event::Switched { .. } => "switched",
-            Event::Staged { .. } => "staged",
-            Event::TrialBooted { .. } => "trial-booted",
-            Event::SoakStarted { .. } => "soak-started",
-            Event::Decided { .. } => "decided",
-            Event::Confirmed { .. } => "confirmed",
-            Event::RolledBack { .. } => "rolled-back",
-            Event::RollbackFailed { .. } => "rollback-failed",
-            Event::Superseded { .. } => "superseded",
-            Event::Abandoned { .. } => "abandoned",
-            Event::RebootAwaited { .. } => "reboot-awaited",
-            Event::Adopted { .. } => "adopted",
-            Event::TrustAdopted { .. } => "trust-adopted",
-            Event::RootAccepted { .. } => "root-accepted",
-            Event::TestLost { .. } => "test-lost",
-            Event::Suspended { .. } => "suspended",
-            Event::Resumed { .. } => "resumed",
-            Event::RetryRequested { .. } => "retry-requested",
-        }
-    }
 }

@@ -1,5 +1,7 @@
-//! What a Git server could be hiding: remotes that have not answered for too long, and remotes that contradict each other.
-//! An alarm changes nothing on the host; it is for people.
+//! What a Git server could be hiding: remotes that have not answered for too long, and remotes that contradict each other;
+//! and what a host will not remember. An alarm changes nothing on the host; it is for people.
+
+use std::collections::HashSet;
 
 use crate::model::{Kin, Oid, State};
 
@@ -12,6 +14,10 @@ pub enum AlarmCode {
     Stale,
     /// Remotes name tips of the main branch of which none is an ancestor of the other.
     SplitView,
+    /// There is no room to remember another revoked key.
+    RevokedFull,
+    /// What the agent remembers does not survive a reboot.
+    VolatileState,
 }
 
 impl AlarmCode {
@@ -20,6 +26,8 @@ impl AlarmCode {
         match self {
             AlarmCode::Stale => "stale",
             AlarmCode::SplitView => "split-view",
+            AlarmCode::RevokedFull => "revoked-full",
+            AlarmCode::VolatileState => "volatile-state",
         }
     }
 }
@@ -77,7 +85,27 @@ pub fn is_stale(remote: &str, facts: &Facts, policy: &Policy) -> bool {
 /// Returns every alarm that stands now.
 pub fn alarms(state: &State, facts: &Facts, policy: &Policy) -> Vec<Alarm> {
     let stale = stale(facts, policy).into_iter();
-    stale.chain(split_view(state, facts, policy)).collect()
+    let remembered = revoked_full(state).into_iter().chain(volatile_state(facts));
+    stale.chain(split_view(state, facts, policy)).chain(remembered).collect()
+}
+
+/// What the settings revoke counts as long as they say so, and beyond that only what is remembered.
+fn revoked_full(state: &State) -> Option<Alarm> {
+    let remembered: HashSet<&String> = state.revoked.iter().collect();
+    let lost = state.trust.as_ref()?.settings.revoked_keys().iter().any(|key| !remembered.contains(key));
+    let text =
+        "there is no room to remember all of trust.revokedKeys: never take a key out of that list".to_owned();
+    lost.then_some(Alarm { code: AlarmCode::RevokedFull, text })
+}
+
+/// Every boot would start anew, with the commit that the booted system was built from: what was revoked, refused and set aside
+/// since is forgotten.
+fn volatile_state(facts: &Facts) -> Option<Alarm> {
+    let text = "the state directory is in memory, and all that was learned is forgotten with a reboot; \
+                keep /var/lib/pullagent on a disk that persists"
+        .to_owned();
+    let volatile = facts.host.as_ref().is_some_and(|host| host.volatile_state);
+    volatile.then_some(Alarm { code: AlarmCode::VolatileState, text })
 }
 
 fn stale(facts: &Facts, policy: &Policy) -> Option<Alarm> {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::model::Cause;
+
 /// Polls are spread by this many percent of the interval, either way, so that a fleet does not march in step.
 const SPREAD_PERCENT: u32 = 10;
 /// No two polls by schedule are closer together than this.
@@ -18,6 +20,8 @@ const DOUBLINGS_MAX: u32 = 16;
 
 /// Seconds before a target is tried again after the first rollback for a reason that may pass.
 const ROLLBACK_FIRST_SECS: u64 = 10 * 60;
+/// Seconds before the one other try after a rollback that only checks across the network asked for.
+const NETWORK_SECS: u64 = 30 * 60;
 /// No target waits longer than so many seconds for such a reason.
 const ROLLBACK_MAX_SECS: u64 = 6 * 3600;
 
@@ -26,6 +30,14 @@ const ROLLBACK_MAX_SECS: u64 = 6 * 3600;
 pub fn after_rollback_secs(count: u32) -> u64 {
     let doublings = count.saturating_sub(1).min(DOUBLINGS_MAX);
     (ROLLBACK_FIRST_SECS << doublings).min(ROLLBACK_MAX_SECS)
+}
+
+/// Returns how many seconds to wait before a target is tried again, after the `count`-th rollback for this cause.
+pub fn after_setback_secs(cause: Cause, count: u32) -> u64 {
+    match cause {
+        Cause::UpdatePath | Cause::Environment => after_rollback_secs(count),
+        Cause::Network => NETWORK_SECS,
+    }
 }
 
 /// How the last poll of a remote ended.

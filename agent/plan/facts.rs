@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use crate::model::{
     CheckFacts, Class, Command, Deployment, DeploymentId, Event, Failure, GuardFacts, HostFacts, Kin, Oid,
-    Sighting, TrustSettings, Why,
+    RETENTION, Sighting, TrustSettings, Why,
 };
+
+use super::SUSPENDED;
 
 /// How many tips can be waiting for another try at once.
 const RETRIES_MAX: usize = 64;
@@ -30,7 +32,7 @@ pub struct Facts {
     pub trust: Option<TrustSettings>,
     /// How commits stand to another one, the second; found out with [`crate::model::Action::Relate`].
     pub kin: BTreeMap<Oid, (Oid, Kin)>,
-    /// How often, by remote, a tip that nobody else named could not be fetched or judged since one was accepted.
+    /// How often, by remote, what it named came to nothing since a tip of the main line was accepted.
     pub failures: BTreeMap<String, u32>,
     /// The remotes by name.
     pub remotes: BTreeMap<String, RemoteFacts>,
@@ -126,10 +128,15 @@ impl Facts {
                 if self.kin.len() >= KIN_MAX {
                     self.kin.clear();
                 }
+                if kin == Kin::Older {
+                    self.blame_all(&revision);
+                }
                 self.kin.insert(revision, (to, kin));
             }
-            Sighting::Failed { revision, failure, at } => {
-                self.blame(&revision);
+            Sighting::Failed { revision, remote, failure, at } => {
+                if let Some(remote) = remote {
+                    self.blame(remote);
+                }
                 let tries = self.retries.get(&revision).map_or(0, |r| r.tries).saturating_add(1);
                 let not_before = at + retry_pause_secs(tries);
                 if self.retries.len() >= RETRIES_MAX {
@@ -146,21 +153,24 @@ impl Facts {
     /// try, what goes on need not wait, and what was called off for a passing reason gets another try later.
     pub fn note(&mut self, event: &Event, deployment: Option<&Deployment>) {
         match event {
+            Event::Abandoned { failure, .. } if failure.code == SUSPENDED => {}
             Event::Abandoned { failure, at, .. } if failure.class == Class::Transient => {
                 let Some(d) = deployment else { return };
                 let (revision, failure) = (d.desired.tip.revision.clone(), failure.clone());
-                self.see(Sighting::Failed { revision, failure, at: *at });
+                self.see(Sighting::Failed { revision, remote: None, failure, at: *at });
             }
             Event::RolledBack { at, .. } => {
                 let Some(d) = deployment.filter(|d| d.desired.why == Why::EndOfTest) else { return };
                 let text = "the way back from the test failed".to_owned();
                 let failure = Failure { class: Class::Transient, code: "health".to_owned(), text };
-                self.see(Sighting::Failed { revision: d.desired.tip.revision.clone(), failure, at: *at });
+                let revision = d.desired.tip.revision.clone();
+                self.see(Sighting::Failed { revision, remote: None, failure, at: *at });
             }
             Event::Confirmed { .. } => {
                 let Some(d) = deployment else { return };
                 self.retries.remove(&d.desired.tip.revision);
             }
+            Event::GenerationsRemoved { .. } => self.retries.retain(|_, r| r.failure.code != RETENTION),
             Event::BuildFailed { desired, .. } => {
                 self.retries.remove(&desired.tip.revision);
             }
@@ -178,14 +188,17 @@ impl Facts {
             }
             Event::Refused { refusal } => {
                 self.retries.remove(&refusal.revision);
+                self.blame_all(&refusal.revision);
             }
             Event::Built { desired, .. } => self.go_on(&desired.tip.revision),
             Event::Prepared { .. }
             | Event::Armed { .. }
             | Event::Switched { .. }
+            | Event::SwitchRepeated { .. }
             | Event::SoakStarted { .. }
             | Event::Staged { .. }
             | Event::TrialBooted { .. }
+            | Event::HealthProven { .. }
             | Event::Decided { .. } => {
                 let Some(d) = deployment else { return };
                 self.go_on(&d.desired.tip.revision);
@@ -196,24 +209,37 @@ impl Facts {
                 self.retries.remove(&d.desired.tip.revision);
             }
             Event::Abandoned { .. }
+            | Event::OldChecked { .. }
+            | Event::GenerationsChosen { .. }
             | Event::RollbackFailed { .. }
             | Event::Superseded { .. }
             | Event::Adopted { .. }
             | Event::TrustAdopted { .. }
             | Event::TestLost { .. }
+            | Event::Answered { .. }
             | Event::Suspended { .. }
             | Event::Resumed { .. } => {}
         }
     }
 
-    /// Holds a failure against the one remote that names `revision`: a remote that always has something new that comes to
-    /// nothing must not keep the others waiting.
-    fn blame(&mut self, revision: &Oid) {
+    /// Holds it against a remote that what it named came to nothing: whoever always has something new that does must keep
+    /// neither the other remotes nor the accepted revision waiting.
+    fn blame(&mut self, remote: String) {
+        let count = self.failures.entry(remote).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Holds it against all remotes that name `revision`.
+    fn blame_all(&mut self, revision: &Oid) {
         let names = |r: &RemoteFacts| r.heads.iter().flat_map(BTreeMap::values).any(|tip| tip == revision);
-        let mut naming = self.remotes.iter().filter(|(_, r)| names(r)).map(|(name, _)| name.clone());
-        if let (Some(only), None) = (naming.next(), naming.next()) {
-            *self.failures.entry(only).or_default() += 1;
-        }
+        let naming: Vec<String> =
+            self.remotes.iter().filter(|(_, r)| names(r)).map(|(name, _)| name.clone()).collect();
+        naming.into_iter().for_each(|remote| self.blame(remote));
+    }
+
+    /// Returns how often what the remote named came to nothing lately.
+    pub fn failures_of(&self, remote: &str) -> u32 {
+        self.failures.get(remote).copied().unwrap_or(0)
     }
 
     /// Returns how `revision` stands to `to`, if that was found out.

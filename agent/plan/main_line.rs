@@ -1,8 +1,6 @@
 //! Which tip of the main branch to look at next, where several remotes name one each. The newest that verifies wins: a
 //! remote that lags is passed over, and none can do what it could not do alone.
 
-use std::collections::BTreeMap;
-
 use crate::model::{Action, Candidate, Keys, Kin, Line, Oid, Operation, State, Tip, Verification};
 
 use super::{Facts, Policy, judged_by};
@@ -29,8 +27,15 @@ pub fn head<'a>(state: &State, facts: &'a Facts, policy: &'a Policy, branch: &st
         .copied()
 }
 
-/// Returns what to do next about the main branch: find out how a tip stands to the accepted one, or verify it.
-pub(super) fn next(state: &State, facts: &Facts, policy: &Policy, keys: &Keys) -> Option<Action> {
+/// Returns what to do next about the main branch, as far as the remotes are `heeded` that name a tip: find out how it
+/// stands to the accepted one, or verify it.
+pub(super) fn next(
+    state: &State,
+    facts: &Facts,
+    policy: &Policy,
+    keys: &Keys,
+    heeded: &dyn Fn(&str) -> bool,
+) -> Option<Action> {
     let heard = facts.heard(&policy.remotes);
     let tips: Vec<(&str, &Oid)> =
         heard.iter().filter_map(|(name, heads)| Some((*name, heads.get(&policy.main_branch)?))).collect();
@@ -39,9 +44,9 @@ pub(super) fn next(state: &State, facts: &Facts, policy: &Policy, keys: &Keys) -
         None => Line::Introduction(facts.introduction.clone()?),
     };
     let judged_by = judged_by(policy, keys, &line);
-    let open: Vec<(&str, &Oid)> = by_failures(&tips, &facts.failures)
+    let open: Vec<(&str, &Oid)> = by_failures(&tips, facts)
         .into_iter()
-        .filter(|(_, tip)| is_open(state, facts, policy, tip, &judged_by))
+        .filter(|(name, tip)| heeded(name) && is_open(state, facts, policy, tip, &judged_by))
         .collect();
     let main = state.main.as_ref();
     for (_, tip) in &open {
@@ -130,9 +135,9 @@ fn is_named(tips: &[(&str, &Oid)], main: &Tip) -> bool {
 }
 
 /// Puts the remotes whose tips came to nothing least often first, else in their order.
-fn by_failures<'a>(tips: &[(&'a str, &'a Oid)], failures: &BTreeMap<String, u32>) -> Vec<(&'a str, &'a Oid)> {
+fn by_failures<'a>(tips: &[(&'a str, &'a Oid)], facts: &Facts) -> Vec<(&'a str, &'a Oid)> {
     let mut tips = tips.to_vec();
-    tips.sort_by_key(|(name, _)| failures.get(*name).copied().unwrap_or(0));
+    tips.sort_by_key(|(name, _)| facts.failures_of(name));
     tips
 }
 

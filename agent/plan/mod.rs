@@ -3,26 +3,33 @@
 //! something can replay it.
 
 mod alarm;
+mod answer;
 pub mod backoff;
 mod facts;
 mod held;
 mod keys;
 mod main_line;
+mod moot;
 mod probation;
 mod reboot;
+mod retention;
 mod select;
 mod trial;
 pub mod window;
 
 pub use alarm::{Alarm, AlarmCode, Standing, alarms, is_stale, standing_of_remote};
+pub use answer::{Wish, hear};
 pub use facts::{Facts, RemoteFacts, Retry, Trouble};
 pub use held::{Held, held, withheld};
 pub use keys::{counting, judged_by};
 pub use main_line::head;
+pub use moot::is_moot;
 pub use reboot::{PendingReboot, Permission, Reboots, pending as pending_reboot};
+pub use retention::{Retention, removable};
 pub use select::{TestStanding, not_before, standing_of_test};
 pub use trial::LOST_MAX;
 
+pub use crate::model::BREAKER;
 use crate::model::{Action, Event, ROLLBACKS_MAX, State, Suspension};
 
 /// How many resets may end the probation of one target before it counts as the target's fault.
@@ -32,10 +39,11 @@ pub const RESETS_MAX: u32 = 3;
 
 /// Within so many seconds [`ROLLBACKS_MAX`] rollbacks suspend the host.
 const ROLLBACKS_WITHIN_SECS: u64 = 24 * 3600;
-/// Who suspends a host that was rolled back too often.
-pub const BREAKER: &str = "pullagent";
 /// Why, and what to do about it.
 const BREAKER_REASON: &str = "three rollbacks in 24 h; look at 'pullagent history', then 'pullagent resume'";
+
+/// The word for a revision that was only built to look at its `activation.retryNonce`.
+const SUSPENDED: &str = "suspended";
 
 /// How many seconds to wait before a host that could not be looked at is looked at again.
 const BLIND_SECS: u64 = 5;
@@ -57,10 +65,14 @@ pub struct Policy {
     pub expected_machine_id: Option<String>,
     /// Milliseconds that a guard must have left for a switch to begin.
     pub arming_margin_ms: u64,
+    /// Whether a system stays on trial although a script of its activation failed.
+    pub tolerate_activation_errors: bool,
     /// After how many seconds without an answer a remote is stale.
     pub stale_after_secs: u64,
     /// Whether and when the host may be rebooted.
     pub reboots: Reboots,
+    /// Which generations go after a deployment was confirmed.
+    pub retention: Retention,
 }
 
 /// Decides what to do next.
@@ -90,6 +102,12 @@ fn breaker(state: &State, now: u64) -> Option<Event> {
             at: now,
         },
     })
+}
+
+/// Tells whether the suspension in force is one that a new `activation.retryNonce` lifts: then an accepted revision is
+/// built to look at it, and nothing is done to the host.
+fn may_be_lifted(state: &State, now: u64) -> bool {
+    suspended(state, now) && state.suspension.as_ref().is_some_and(|s| s.by == BREAKER)
 }
 
 /// Tells whether a suspension is in force.

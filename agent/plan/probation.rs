@@ -6,8 +6,12 @@ use crate::model::{
 };
 
 use super::reboot::{self, Route};
-use super::{Facts, Policy, RESETS_MAX, suspended, trial};
-use crate::model::{AwaitedReboot, RebootNeed, StorePath};
+use super::{Facts, Policy, RESETS_MAX, SUSPENDED, answer, may_be_lifted, suspended, trial};
+use crate::model::{AwaitedReboot, RebootNeed, SWITCH_REPEATS_MAX, StorePath};
+
+/// `switch-to-configuration` says this when a script of the activation failed and all else was done (nixpkgs:
+/// switch-to-configuration-ng/src/main.rs).
+const ACTIVATION_FAILED: i32 = 2;
 
 /// Decides the next step of `d`.
 pub(super) fn next(
@@ -54,6 +58,14 @@ fn begin(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts) -> Acti
             d.clone(),
             Failure { class: Class::Target, code: bad.failure.code.clone(), text },
         );
+    }
+    if let Some(failure) = answer::called_off(state, d) {
+        return Action::Abandon(d.clone(), failure);
+    }
+    if may_be_lifted(state, facts.now) {
+        let text =
+            "the host is suspended after too many rollbacks, and its retryNonce is that of before".to_owned();
+        return Action::Abandon(d.clone(), transient(SUSPENDED, text));
     }
     if suspended(state, facts.now) {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
@@ -104,7 +116,8 @@ fn after_reset(
         | Step::Activated { .. }
         | Step::Staged { .. }
         | Step::BootTrial
-        | Step::Soaking => {
+        | Step::Soaking
+        | Step::Proven { .. } => {
             let target = d.desired.tip.target();
             let before = state.resets.as_ref().filter(|r| r.target == target).map_or(0, |r| r.count);
             let class = if before + 1 >= RESETS_MAX { Class::Target } else { Class::Transient };
@@ -131,11 +144,17 @@ fn go_on(
     // A switch that changed nothing needs no decision, even if a guard took one.
     let undecided = match step {
         Step::Activated { ended: SwitchEnd::Unchanged { .. } } => false,
-        Step::Armed | Step::Activated { .. } | Step::Soaking | Step::Staged { .. } | Step::BootTrial => true,
+        Step::Armed
+        | Step::Activated { .. }
+        | Step::Soaking
+        | Step::Proven { .. }
+        | Step::Staged { .. }
+        | Step::BootTrial => true,
         Step::Prepared | Step::Confirming | Step::RollingBack { .. } => false,
     };
     if undecided && let Some(decision) = facts.guard.decision.clone() {
-        return Action::Record(Event::Decided { id: d.id.clone(), decision, failures: vec![] });
+        let red = facts.guard.red.clone();
+        return Action::Record(Event::Decided { id: d.id.clone(), decision, failures: vec![], red });
     }
     if undecided && let Some(decision) = forced_decision(d, trial, step, state, host) {
         return Action::Decide(d.clone(), decision);
@@ -151,7 +170,9 @@ fn go_on(
                     host.running.as_ref() != Some(&trial.old)
                 }
             };
-            if late || moved || state.foreign.is_some() {
+            if let Some(failure) = answer::called_off(state, d) {
+                Action::Abandon(d.clone(), failure)
+            } else if late || moved || state.foreign.is_some() {
                 let text = "the preparations are out of date".to_owned();
                 Action::Abandon(d.clone(), transient("expired", text))
             } else {
@@ -163,27 +184,67 @@ fn go_on(
             }
         }
         Step::Armed => Action::Switch(d.clone()),
-        Step::Activated { ended: SwitchEnd::Complete { .. } } => Action::Shorten(d.clone()),
-        Step::Activated { ended: SwitchEnd::Unchanged { failure } } if failure.code == NEEDS_REBOOT => {
-            let need = RebootNeed { reasons: vec![failure.text.clone()], ..RebootNeed::default() };
-            let why = "the new system says so, and nothing that was looked at before explains it".to_owned();
-            Action::AwaitReboot(d.clone(), AwaitedReboot { need, why, given_up: true })
-        }
-        Step::Activated { ended: SwitchEnd::Unchanged { failure } } => {
-            Action::Abandon(d.clone(), failure.clone())
-        }
-        Step::Activated { ended: SwitchEnd::Torn { text } } => {
-            let reason = format!("the switch stopped half-way: {text}");
-            Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target })
-        }
+        Step::Activated { ended } => after_switch(d, trial, ended, host, policy),
         Step::Staged { .. } => trial::begin(d, trial, state, facts, policy),
         Step::Soaking | Step::BootTrial => Action::CheckHealth(d.clone()),
+        Step::Proven { .. } if answer::is_confirmed(state, d) => Action::Decide(d.clone(), Decision::Confirm),
+        Step::Proven { .. } => Action::AwaitAnswer(d.clone()),
         Step::Confirming => Action::Confirm(d.clone()),
         Step::RollingBack { .. } => Action::RollBack(d.clone()),
     }
 }
 
-/// A decision that is forced on us: by another switch, or by a newer version's record.
+/// What the switch came to decides what is next. A switch that stopped half-way has left lists of what it had still to
+/// do, and one that is run once more works them off.
+fn after_switch(
+    d: &Deployment,
+    trial: &Trial,
+    ended: &SwitchEnd,
+    host: &HostFacts,
+    policy: &Policy,
+) -> Action {
+    let roll_back =
+        |reason, class| Action::Decide(d.clone(), Decision::RollBack { reason, by: Arbiter::Agent, class });
+    match ended {
+        SwitchEnd::Complete { exit: Some(ACTIVATION_FAILED), text } if !policy.tolerate_activation_errors => {
+            let reason = format!(
+                "a script of the activation failed (activation.activationErrors = \"tolerate\" would permit it): {text}"
+            );
+            roll_back(reason, Class::Target)
+        }
+        SwitchEnd::Complete { .. } => Action::Shorten(d.clone()),
+        SwitchEnd::Unchanged { .. } if runs_third(d, trial, host) => {
+            Action::Decide(d.clone(), Decision::Superseded)
+        }
+        SwitchEnd::Unchanged { failure } if failure.code == NEEDS_REBOOT => {
+            let need = RebootNeed { reasons: vec![failure.text.clone()], ..RebootNeed::default() };
+            let why = "the new system says so, and nothing that was looked at before explains it".to_owned();
+            Action::AwaitReboot(d.clone(), AwaitedReboot { need, why, given_up: true })
+        }
+        SwitchEnd::Unchanged { failure } => Action::Abandon(d.clone(), failure.clone()),
+        SwitchEnd::Torn { resumable: true, .. } if may_repeat(trial, host, policy) => {
+            Action::Record(Event::SwitchRepeated { id: d.id.clone() })
+        }
+        SwitchEnd::Torn { text, class, .. } => {
+            let again = if trial.switch_repeats > 0 { ", also when it was run once more" } else { "" };
+            roll_back(format!("the switch stopped half-way{again}: {text}"), *class)
+        }
+    }
+}
+
+/// Another run has to come to its end before the guard's deadline.
+fn may_repeat(trial: &Trial, host: &HostFacts, policy: &Policy) -> bool {
+    let left = trial.deadline_boottime_ms.saturating_sub(host.boottime_ms);
+    trial.switch_repeats < SWITCH_REPEATS_MAX && left >= policy.arming_margin_ms
+}
+
+/// Tells whether the host runs, completely, a system that is neither of the two: somebody else switched.
+fn runs_third(d: &Deployment, trial: &Trial, host: &HostFacts) -> bool {
+    let third = |r: &StorePath| *r != d.toplevel && *r != trial.old;
+    !host.is_torn() && host.running.as_ref().is_some_and(third)
+}
+
+/// A decision that is forced on us: by another switch, by a newer version's record, or by somebody's word.
 fn forced_decision(
     d: &Deployment,
     trial: &Trial,
@@ -197,13 +258,15 @@ fn forced_decision(
     }
     let switched = matches!(
         step,
-        Step::Activated { ended: SwitchEnd::Complete { .. } } | Step::Soaking | Step::BootTrial
+        Step::Activated { ended: SwitchEnd::Complete { .. } }
+            | Step::Soaking
+            | Step::Proven { .. }
+            | Step::BootTrial
     );
-    let third = |r: &StorePath| *r != d.toplevel && *r != trial.old;
-    if switched && !host.is_torn() && host.running.as_ref().is_some_and(third) {
+    if switched && runs_third(d, trial, host) {
         return Some(Decision::Superseded);
     }
-    None
+    answer::rejected(state, d)
 }
 
 fn transient(code: &str, text: String) -> Failure {

@@ -1,13 +1,14 @@
 //! What an idle agent does: which tip to verify, which verified tip to run.
 
 use crate::model::{
-    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Keys, Line, Oid, Operation, Refusal, State,
-    Target, TestLine, TestProgress, Tip, Verification, Why,
+    Action, Candidate, DeploymentId, Desired, Event, HostFacts, Keys, Line, Oid, Operation, Recheck, Refusal,
+    State, Target, TestLine, TestProgress, Tip, Verification, Why,
 };
 
 use super::reboot::Permission;
 use super::{
-    Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, reboot, suspended, withheld,
+    Facts, Policy, backoff, breaker, counting, held, judged_by, keys, main_line, may_be_lifted, reboot,
+    suspended, withheld,
 };
 
 /// Decides what an idle agent does.
@@ -18,13 +19,20 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     {
         return Action::Record(Event::TestLost { at: facts.now });
     }
+    if let Some(recheck) = &state.recheck {
+        return look_into(recheck, facts, host);
+    }
     if held(state, facts, policy).is_some() {
         return Action::Wait { until: None };
     }
-    if suspended(state, facts.now) {
+    if let Some(action) = tidy(state, facts, host, policy) {
+        return action;
+    }
+    let only_to_look = may_be_lifted(state, facts.now);
+    if suspended(state, facts.now) && !only_to_look {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
     }
-    if let Some(suspended) = breaker(state, facts.now) {
+    if let Some(suspended) = breaker(state, facts.now).filter(|_| !only_to_look) {
         return Action::Record(suspended);
     }
     if let Some(adopted) = adoption(state, facts, host) {
@@ -33,9 +41,39 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
     if let Some(adopted) = keys::adoption(state, facts, host) {
         return Action::Record(adopted);
     }
-    if let Some(action) = look(state, facts, policy) {
+    // What a remote names comes before the build, unless it came to nothing before: whoever may push or stands in between
+    // could name something new for ever.
+    let sound = |remote: &str| facts.failures_of(remote) == 0;
+    if let Some(action) = look(state, facts, policy, &sound) {
         return action;
     }
+    if let Some(action) = build(state, facts, host, policy) {
+        return action;
+    }
+    look(state, facts, policy, &|_| true)
+        .unwrap_or_else(|| Action::Wait { until: next_try(state, facts, host, policy) })
+}
+
+/// Returns the build that is due, if one is.
+fn build(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<Action> {
+    let desired = wanted(state, facts, host, policy)?;
+    let early = not_before(state, &desired.tip.target(), facts.now).is_some();
+    if early || !may_try(facts, &desired.tip.revision) {
+        return None;
+    }
+    Some(Action::Build(DeploymentId::new(state.deployments_begun + 1, &desired.tip.revision), desired))
+}
+
+/// Returns when something that has to wait may be tried again.
+fn next_try(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<u64> {
+    let early = facts.retries.values().filter(|r| r.is_early(facts.now)).map(|r| r.not_before);
+    let patience =
+        wanted(state, facts, host, policy).and_then(|d| not_before(state, &d.tip.target(), facts.now));
+    early.chain(patience).chain(reboot::next_window(state, facts, policy)).min()
+}
+
+/// Returns what is to run instead of what runs, if it may be begun.
+fn wanted(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<Desired> {
     // What root named comes next, even if it can't be fetched at the moment.
     let root_waits = state.vouched.as_ref().is_some_and(|v| !v.anchored);
     let permission = reboot::permission(facts, policy);
@@ -44,27 +82,47 @@ pub(super) fn next(state: &State, facts: &Facts, host: &HostFacts, policy: &Poli
             && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none())
             && !reboot::waits(d, state, host, permission)
     };
+    // What somebody or the breaker suspended is built only to see whether it lifts the suspension.
+    let only_to_look = may_be_lifted(state, facts.now);
+    let is_news = |d: &Desired| d.why == Why::NewRevision && state.peeked.as_ref() != Some(&d.tip.revision);
+    let may_be_built = |d: &Desired| !only_to_look || (d.operation == Operation::Switch && is_news(d));
     let desired = desired(state, facts, host, policy).or_else(|| boot(state, host, permission));
-    let desired = desired.filter(may_begin);
-    let patience = desired.as_ref().and_then(|d| not_before(state, &d.tip.target(), facts.now));
-    match desired {
-        Some(desired) if patience.is_none() && may_try(facts, &desired.tip.revision) => {
-            let id = DeploymentId::new(state.deployments_begun + 1, &desired.tip.revision);
-            Action::Build(id, desired)
-        }
-        _ => {
-            let early = facts.retries.values().filter(|r| r.is_early(facts.now)).map(|r| r.not_before);
-            let window = reboot::next_window(state, facts, policy);
-            Action::Wait { until: early.chain(patience).chain(window).min() }
-        }
+    desired.filter(may_begin).filter(may_be_built)
+}
+
+/// Returns what is to be done about old generations: only after a deployment of ours was confirmed, and as long as the system
+/// that it made permanent is what runs.
+fn tidy(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Option<Action> {
+    let tidying = state.tidying.as_ref().filter(|_| policy.retention.is_on())?;
+    let runs = host.running.as_ref() == Some(&tidying.toplevel) && !host.is_torn();
+    let last = state.settled.as_ref().is_some_and(|s| s.id.as_ref() == Some(&tidying.id));
+    if !runs || !last || host.profile != host.running || !may_try(facts, &tidying.revision) {
+        return None;
     }
+    Some(match tidying.numbers {
+        None => Action::ChooseGenerations(tidying.clone()),
+        Some(_) => Action::RemoveGenerations(tidying.clone()),
+    })
+}
+
+/// Finds out whose fault a rollback was, as long as the system that it brought back runs.
+fn look_into(recheck: &Recheck, facts: &Facts, host: &HostFacts) -> Action {
+    if host.running.as_ref() == Some(&recheck.old) && !host.is_torn() {
+        return Action::CheckOld(recheck.clone());
+    }
+    Action::Record(Event::OldChecked {
+        id: recheck.id.clone(),
+        environment: false,
+        failures: vec![],
+        at: facts.now,
+    })
 }
 
 /// Returns until when `target` has to wait because the host was rolled back from it for a reason that may pass; `None`:
 /// it need not wait.
 pub fn not_before(state: &State, target: &Target, now: u64) -> Option<u64> {
     let setback = state.setback.as_ref().filter(|s| s.target == *target)?;
-    let pause = backoff::after_rollback_secs(setback.count);
+    let pause = backoff::after_setback_secs(setback.cause, setback.count);
     let until = setback.at.saturating_add(pause);
     // A time further off than that is what a clock left behind that has been set back since.
     (now < until && until - now <= pause).then_some(until)
@@ -86,8 +144,8 @@ fn adoption(state: &State, facts: &Facts, host: &HostFacts) -> Option<Event> {
 }
 
 /// Returns the next thing to find out about a branch: what root named or installed first, then the main line, then the
-/// test line.
-fn look(state: &State, facts: &Facts, policy: &Policy) -> Option<Action> {
+/// test line, as far as the remotes are `heeded` that name them.
+fn look(state: &State, facts: &Facts, policy: &Policy, heeded: &dyn Fn(&str) -> bool) -> Option<Action> {
     let keys = counting(state);
     if let Some(action) = main_line::named_by_root(state, facts, policy, &keys) {
         return Some(action);
@@ -96,8 +154,11 @@ fn look(state: &State, facts: &Facts, policy: &Policy) -> Option<Action> {
         return None;
     }
     main_line::by_hand(state, facts, policy, &keys)
-        .or_else(|| main_line::next(state, facts, policy, &keys))
-        .or_else(|| test_line(state, facts, policy, keys).map(Action::Verify))
+        .or_else(|| main_line::next(state, facts, policy, &keys, heeded))
+        .or_else(|| {
+            let verification = test_line(state, facts, policy, keys)?;
+            heeded(&verification.candidate.remote).then_some(Action::Verify(verification))
+        })
 }
 
 /// Tells whether what root named comes first: it is to be fetched, or to be deployed, and nothing has failed about it yet.

@@ -48,7 +48,8 @@ pub(super) fn after_boot(
     host: &HostFacts,
 ) -> Option<Action> {
     if let Some(decision) = facts.guard.decision.clone() {
-        return Some(Action::Record(Event::Decided { id: d.id.clone(), decision, failures: vec![] }));
+        let red = facts.guard.red.clone();
+        return Some(Action::Record(Event::Decided { id: d.id.clone(), decision, failures: vec![], red }));
     }
     if host.booted.as_ref() == Some(&d.toplevel) {
         return Some(Action::EnterTrial(d.clone()));

@@ -21,7 +21,7 @@ use crate::model::Oid;
 use crate::trust::{self, Accepted, Code, Context, Refusal};
 
 /// The largest job file that is read.
-const JOB_BYTES_MAX: u64 = 1 << 20;
+const JOB_BYTES_MAX: u64 = 4 << 20;
 
 /// Memory for the program itself and small things.
 const MEMORY_BASE_BYTES: u64 = 128 << 20;

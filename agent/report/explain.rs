@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::status::{Bad, BadKind, DeploymentStatus, Owed, RetryStatus, StageWord, TestProgressWord};
 use super::style::{ago, precise, quoted, safe};
 use super::{Entry, Fate, Headline, History, SCHEMA, Status};
-use crate::model::Oid;
+use crate::model::{self, Oid, Word};
 
 /// What to do about a failure that may pass.
 const TRY_AT_ONCE: &str = "try at once: pullagent sync";
@@ -102,6 +102,9 @@ impl Case<'_> {
             (Headline::CheckingHealth, Some(_), _) => {
                 "the host runs it on probation while its health is checked"
             }
+            (Headline::AwaitingConfirmation, Some(_), _) => {
+                "it proved healthy, and somebody has to confirm it"
+            }
             (Headline::Confirming, Some(_), _) => "it proved healthy and is being made permanent",
             (Headline::RollingBack, Some(_), _) => "it failed and is being rolled back",
             (Headline::Retrying, Some(_), _) => "a step of its deployment failed",
@@ -112,15 +115,24 @@ impl Case<'_> {
         };
         let mut text = vec![format!("{} is under way: {step}.", self.short())];
         let undecided = |d: &&DeploymentStatus| {
-            matches!(d.stage, StageWord::Armed | StageWord::Activated | StageWord::Soaking)
+            matches!(
+                d.stage,
+                StageWord::Armed
+                    | StageWord::Activated
+                    | StageWord::Soaking
+                    | StageWord::AwaitingConfirmation
+            )
         };
-        if let Some(at) = deployment.filter(undecided).and_then(|d| d.deadline) {
+        if let Some(at) = deployment.filter(undecided).and_then(|d| d.answer_until.or(d.deadline)) {
             let left = precise(at.saturating_sub(self.now));
             text.push(format!("The host rolls back in {left} unless it is confirmed before."));
         }
+        text.extend(deployment.and_then(|d| d.answer.as_ref()).map(said));
         let stuck = self.status.retry(self.revision);
         text.extend(stuck.iter().flat_map(|r| self.how_stuck(r)));
-        Some((Verdict::UnderWay, text, stuck.map(|_| TRY_AT_ONCE.to_owned())))
+        let asked = self.status.state == Headline::AwaitingConfirmation;
+        let advice = stuck.map(|_| TRY_AT_ONCE).or(asked.then_some(super::text::ANSWER));
+        Some((Verdict::UnderWay, text, advice.map(str::to_owned)))
     }
 
     fn running(&self) -> Answer {
@@ -284,6 +296,14 @@ impl Case<'_> {
         let s = self.status.suspension.as_ref()?;
         let matters = matches!(verdict, Verdict::Waiting | Verdict::Unknown | Verdict::TestOver);
         matters.then(|| format!("Deployments are suspended by {} ({}).", safe(&s.by), ago(self.now, s.at)))
+    }
+}
+
+/// What an operator said about a deployment that is under way.
+fn said(answer: &model::Answer) -> String {
+    match answer.word {
+        Word::Confirm => format!("{} wants it to stay.", safe(&answer.by)),
+        Word::Reject => format!("{}.", sentence(&answer.rejection())),
     }
 }
 

@@ -48,6 +48,7 @@ fn since(status: &Status) -> Option<u64> {
         | Headline::Switching
         | Headline::CheckingHealth
         | Headline::Rebooting
+        | Headline::AwaitingConfirmation
         | Headline::Confirming
         | Headline::RollingBack => status.deployment.as_ref().map(|d| d.built_at),
         Headline::InSync | Headline::Testing => status.running.as_ref().and_then(|r| r.since),
@@ -70,6 +71,7 @@ fn subject_of_headline(status: &Status) -> Option<&Oid> {
         | Headline::Switching
         | Headline::CheckingHealth
         | Headline::Rebooting
+        | Headline::AwaitingConfirmation
         | Headline::Confirming
         | Headline::RollingBack => deployed,
         Headline::RolledBack
@@ -107,7 +109,8 @@ pub(super) fn mark(status: &Status, life: Life) -> (Tone, &'static str) {
         | Headline::CheckingHealth
         | Headline::Rebooting
         | Headline::Confirming => (Tone::Busy, "⏵"),
-        Headline::RollingBack
+        Headline::AwaitingConfirmation
+        | Headline::RollingBack
         | Headline::Retrying
         | Headline::RebootPending
         | Headline::Unreachable
@@ -145,6 +148,11 @@ pub(super) fn sentence(status: &Status, now: u64, style: &Style) -> String {
         Headline::Switching => format!("{host} is switching to {what}"),
         Headline::CheckingHealth => format!("{host} switched to {what} and is checking its health"),
         Headline::Rebooting => format!("{host} is rebooting to try {what}"),
+        Headline::AwaitingConfirmation => {
+            let until = status.deployment.as_ref().and_then(|d| d.answer_until);
+            let until = until.map(|at| format!(" until {}", style.clock(at, now))).unwrap_or_default();
+            format!("{host} found {what} healthy and waits for 'pullagent confirm'{until}")
+        }
         Headline::Confirming => format!("{host} found {what} healthy and is confirming it"),
         Headline::RollingBack => format!("{host} is rolling back {what}"),
         Headline::RolledBack => format!("{host} rolled back {what}"),

@@ -41,6 +41,9 @@ pub struct Entry {
     pub outcome: Fate,
     /// The generation it became.
     pub generation: Option<u64>,
+    /// The generations that went after it was confirmed.
+    #[serde(default)]
+    pub removed: Vec<u64>,
     /// A stable word for what went wrong.
     pub code: Option<String>,
     /// What went wrong, in words.
@@ -101,6 +104,7 @@ impl Entry {
             toplevel: ended.toplevel.clone(),
             outcome: Fate::of(&ended.outcome),
             generation: None,
+            removed: vec![],
             code: None,
             text: None,
             details: vec![],
@@ -113,11 +117,14 @@ impl Entry {
 
     fn explain(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Confirmed { generation } => self.generation = *generation,
-            Outcome::RolledBack { reason, failures, class } => {
+            Outcome::Confirmed { generation, removed } => {
+                self.generation = *generation;
+                self.removed = removed.clone();
+            }
+            Outcome::RolledBack { reason, failures, class, code } => {
                 // Without a failed check it was something else: a switch that tore, a deadline, somebody's doing.
-                let code = if class.is_target() { "health" } else { UPDATABLE };
-                self.code = (!failures.is_empty()).then(|| code.to_owned());
+                let check = if class.is_target() { "health" } else { UPDATABLE };
+                self.code = code.clone().or_else(|| (!failures.is_empty()).then(|| check.to_owned()));
                 self.text = Some(reason.clone());
                 self.details = failures.clone();
             }

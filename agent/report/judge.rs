@@ -9,7 +9,7 @@ use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health, reboot};
 use crate::config::Settings;
 use crate::model::{
     AdoptedTrust, Deployment, HostFacts, Oid, Operation, Quarantined, Refusal, Setback, Stage, Step,
-    StorePath, Suspension, TestLine, TestProgress, Tip, UPDATABLE,
+    StorePath, Suspension, TestLine, TestProgress, Tip,
 };
 use crate::plan::{self, Standing, TestStanding, Trouble};
 
@@ -114,6 +114,7 @@ fn stage_headline(stage: StageWord, doing: Option<&Act>) -> Headline {
                 _ => Headline::CheckingHealth,
             }
         }
+        StageWord::AwaitingConfirmation => Headline::AwaitingConfirmation,
         StageWord::Confirming => Headline::Confirming,
         StageWord::RollingBack => Headline::RollingBack,
     }
@@ -346,6 +347,8 @@ fn deployment(snapshot: &Snapshot, settings: &Settings, d: &Deployment) -> Deplo
         soak_secs: settings.activation.soak.0.as_secs(),
         red_before: vec![],
         failures: vec![],
+        answer_until: None,
+        answer: snapshot.state.answer.clone(),
     };
     let Stage::Probation { trial, step } = &d.stage else { return status };
     status.old = Some(system(snapshot, &trial.old));
@@ -359,7 +362,11 @@ fn deployment(snapshot: &Snapshot, settings: &Settings, d: &Deployment) -> Deplo
         Step::BootTrial => StageWord::BootTrial,
         Step::Soaking => StageWord::Soaking,
         Step::Confirming => StageWord::Confirming,
-        Step::RollingBack { reason, failures, class: _ } => {
+        Step::Proven { until_boottime_ms } => {
+            status.answer_until = deadline(snapshot, *until_boottime_ms);
+            StageWord::AwaitingConfirmation
+        }
+        Step::RollingBack { reason, failures, .. } => {
             status.failures = std::iter::once(reason).chain(failures).cloned().collect();
             StageWord::RollingBack
         }
@@ -497,10 +504,10 @@ fn retries(snapshot: &Snapshot, status: &Status) -> Vec<RetryStatus> {
 
 /// A rollback that was not the target's fault.
 fn setback(snapshot: &Snapshot, setback: &Setback) -> Option<RetryStatus> {
-    let Setback { target, count, text, at } = setback;
+    let Setback { target, count, text, at, cause } = setback;
     Some(RetryStatus {
         revision: target.revision()?.clone(),
-        code: UPDATABLE.to_owned(),
+        code: cause.as_str().to_owned(),
         text: format!("it was rolled back: {text}"),
         tries: *count,
         not_before: plan::not_before(&snapshot.state, target, snapshot.facts.now).unwrap_or(*at),

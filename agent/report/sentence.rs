@@ -2,7 +2,7 @@
 //! what turned up or went away meanwhile.
 
 use crate::model::{
-    Arbiter, Class, Decision, Deployment, Event, Operation, Sighting, Stage, Step, SwitchEnd,
+    Arbiter, Class, Decision, Deployment, Event, Operation, Sighting, Stage, Step, SwitchEnd, Word,
 };
 use crate::plan::{Alarm, Facts};
 
@@ -73,9 +73,24 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
         Event::TrialBooted { .. } => {
             (Info, format!("{} was booted for its trial; its health is being checked", revision()))
         }
+        Event::SwitchRepeated { .. } => {
+            (Warning, format!("the switch to {} is run once more, to go on where it stopped", revision()))
+        }
         Event::SoakStarted { .. } => {
             (Info, format!("{} runs on probation; its health is being checked", revision()))
         }
+        Event::HealthProven { failures, .. } => {
+            let soft = if failures.is_empty() {
+                String::new()
+            } else {
+                format!(", but for soft checks: {}", failures.join("; "))
+            };
+            (Warning, format!("{} is healthy and waits for 'pullagent confirm'{soft}", revision()))
+        }
+        Event::Answered { answer } => match answer.word {
+            Word::Confirm => (Info, format!("{} confirmed {}", answer.by, revision())),
+            Word::Reject => (Warning, format!("{}: {}", revision(), answer.rejection())),
+        },
         Event::Decided { decision, failures, .. } => decided(revision(), decision, failures),
         Event::Confirmed { generation, .. } => match (met.map(|d| d.desired.operation), generation) {
             (Some(Operation::Test), _) => {
@@ -89,6 +104,28 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
         Event::RolledBack { how, .. } => {
             let next = if may_pass(met) { ", which is tried again later" } else { "" };
             (Warning, format!("rolled back {}{next}, to {}: {how}", revision(), old()))
+        }
+        Event::GenerationsChosen { numbers, .. } if numbers.is_empty() => {
+            (Info, "no generation has to go".to_owned())
+        }
+        Event::GenerationsChosen { numbers, .. } => {
+            (Info, format!("generations {} are to go, by 'retention'", joined(numbers)))
+        }
+        Event::GenerationsRemoved { numbers, .. } => {
+            (Info, format!("generations {} are gone, with their boot entries", joined(numbers)))
+        }
+        Event::OldChecked { environment: true, failures, .. } => {
+            let failures = failures.join("; ");
+            (
+                Warning,
+                format!(
+                    "the old system fails the same checks, so it is the environment, not the revision, which is \
+                     tried again later: {failures}"
+                ),
+            )
+        }
+        Event::OldChecked { environment: false, .. } => {
+            (Info, "the old system does not fail what the new one failed".to_owned())
         }
         Event::RollbackFailed { text, .. } => (
             Error,
@@ -142,6 +179,10 @@ pub fn sentence(event: &Event, met: Option<&Deployment>) -> (Weight, String) {
     }
 }
 
+fn joined(numbers: &[u64]) -> String {
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Tells whether a deployment is rolled back for a reason that may pass.
 fn may_pass(met: Option<&Deployment>) -> bool {
     let Some(Stage::Probation { step: Step::RollingBack { class, .. }, .. }) = met.map(|d| &d.stage) else {
@@ -152,18 +193,19 @@ fn may_pass(met: Option<&Deployment>) -> bool {
 
 fn switched(revision: &str, ended: &SwitchEnd) -> (Weight, String) {
     match ended {
-        SwitchEnd::Complete { exit: Some(0) } => (Weight::Info, format!("switched to {revision}")),
-        SwitchEnd::Complete { exit } => {
+        SwitchEnd::Complete { exit: Some(0), .. } => (Weight::Info, format!("switched to {revision}")),
+        SwitchEnd::Complete { exit, text } => {
             let exit = exit.map_or("unknown".to_owned(), |e| e.to_string());
+            let said = if text.is_empty() { String::new() } else { format!(": {text}") };
             (
                 Weight::Warning,
-                format!("switched to {revision}, although the switch ended with exit code {exit}"),
+                format!("switched to {revision}, although the switch ended with exit code {exit}{said}"),
             )
         }
         SwitchEnd::Unchanged { failure } => {
             (Weight::Warning, format!("{revision} was not switched to: {}", failure.text))
         }
-        SwitchEnd::Torn { text } => {
+        SwitchEnd::Torn { text, .. } => {
             (Weight::Warning, format!("the switch to {revision} stopped half-way: {text}"))
         }
     }

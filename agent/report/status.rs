@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Agent;
-use crate::model::{CheckFacts, DeploymentId, Oid, Operation, RebootPolicy, StorePath, Suspension, Why};
+use crate::model::{
+    Answer, CheckFacts, DeploymentId, Oid, Operation, RebootPolicy, StorePath, Suspension, Why,
+};
 
 /// Everything that is said about one host at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +99,8 @@ pub enum Headline {
     CheckingHealth,
     /// The host is being rebooted into the new system, which is not what it boots by default.
     Rebooting,
+    /// The new system proved healthy, and waits for somebody to confirm it.
+    AwaitingConfirmation,
     /// The new system is being made permanent.
     Confirming,
     /// The old system is being brought back.
@@ -300,6 +304,12 @@ pub struct DeploymentStatus {
     pub red_before: Vec<String>,
     /// What went wrong, where it is rolled back.
     pub failures: Vec<String>,
+    /// Until when `pullagent confirm` is waited for; `null` where it is not.
+    #[serde(default)]
+    pub answer_until: Option<u64>,
+    /// What somebody said about it.
+    #[serde(default)]
+    pub answer: Option<Answer>,
 }
 
 /// How far a deployment got.
@@ -320,6 +330,8 @@ pub enum StageWord {
     BootTrial,
     /// Health is being proven.
     Soaking,
+    /// It proved healthy, and somebody has to confirm it.
+    AwaitingConfirmation,
     /// The new system stays.
     Confirming,
     /// The old system comes back.
@@ -458,6 +470,7 @@ impl Headline {
             Headline::Switching => "switching",
             Headline::CheckingHealth => "checking-health",
             Headline::Rebooting => "rebooting",
+            Headline::AwaitingConfirmation => "awaiting-confirmation",
             Headline::Confirming => "confirming",
             Headline::RollingBack => "rolling-back",
             Headline::RolledBack => "rolled-back",
@@ -485,6 +498,7 @@ impl Headline {
             | Headline::Switching
             | Headline::CheckingHealth
             | Headline::Rebooting
+            | Headline::AwaitingConfirmation
             | Headline::Confirming
             | Headline::RollingBack
             | Headline::Retrying

@@ -71,7 +71,11 @@ fn outcome(e: &Entry) -> String {
         Fate::Confirmed => match (e.generation, e.why) {
             (Some(g), Why::EndOfTest) => format!("✔ back from the test, gen {g}"),
             (Some(g), Why::NewRevision | Why::Retry | Why::Drift | Why::Reboot) => {
-                format!("✔ confirmed as gen {g}")
+                let removed = match e.removed.len() {
+                    0 => String::new(),
+                    n => format!(", {n} older removed"),
+                };
+                format!("✔ confirmed as gen {g}{removed}")
             }
             (None, _) => "✔ confirmed".to_owned(),
         },

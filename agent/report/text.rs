@@ -10,11 +10,13 @@ use super::status::{
 };
 use super::style::{Style, Tone, ago, precise, quoted, safe, span};
 use super::{Life, health};
-use crate::model::{Oid, Operation, UPDATABLE};
+use crate::model::{ENVIRONMENT, NETWORK, Oid, Operation, UPDATABLE};
 use crate::trust::Code;
 
 /// Width of the margin and the label column.
 const INDENT: usize = 13;
+/// What to do about a system that waits for an answer.
+pub(super) const ANSWER: &str = "keep it: pullagent confirm; go back: pullagent reject";
 /// How many failed checks are shown.
 const DETAILS_MAX: usize = 6;
 
@@ -191,6 +193,10 @@ impl Page<'_> {
                 self.countdown(d);
                 self.checks(d);
             }
+            StageWord::AwaitingConfirmation => {
+                self.countdown(d);
+                self.line("health", &health::faring(self.status, &d.checks));
+            }
             StageWord::Confirming => self.line("health", "proven; profile and boot entry follow"),
             StageWord::RollingBack => self.rolling_back(d),
         }
@@ -198,7 +204,7 @@ impl Page<'_> {
 
     fn countdown(&mut self, d: &DeploymentStatus) {
         let Some(old) = &d.old else { return };
-        let left = d.deadline.map(|at| at.saturating_sub(self.now));
+        let left = d.answer_until.or(d.deadline).map(|at| at.saturating_sub(self.now));
         let text = match left {
             Some(0) => format!("to {}  due now, unless it was confirmed", name(old)),
             Some(secs) => format!("to {}  in {} unless it is confirmed before", name(old), precise(secs)),
@@ -426,6 +432,7 @@ impl Page<'_> {
             | Headline::Refused
             | Headline::BuildFailed
             | Headline::CalledOff => safe(&self.status.problem.as_ref()?.advice),
+            Headline::AwaitingConfirmation => ANSWER.to_owned(),
             Headline::Suspended => "pullagent resume".to_owned(),
             Headline::Unreachable => format!("{}; then: pullagent sync", self.unreachable_advice()),
             Headline::Held => safe(self.status.trouble_advice.as_deref()?),
@@ -485,6 +492,12 @@ impl Page<'_> {
 
 /// Returns what helps against a refusal that may pass.
 pub(super) fn retry_advice(retry: &RetryStatus) -> Option<&'static str> {
+    if retry.code == ENVIRONMENT {
+        return Some("mend what the checks ask for; try at once: pullagent retry");
+    }
+    if retry.code == NETWORK {
+        return Some("see whether what the checks ask for can be reached; try at once: pullagent retry");
+    }
     if retry.code == UPDATABLE {
         return Some("see why the new system can't reach its remotes; try at once: pullagent retry");
     }

@@ -1,19 +1,26 @@
 //! The guarded switch. What it came to is read from the host, never from an exit code alone.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
+use super::switched::Seen;
 use super::{Built, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::guard;
-use crate::host::job::{self, ExitRecord, JobError, JobResult, JobState};
-use crate::host::{clock, facts, switch};
-use crate::model::{Class, Deployment, Event, Failure, Happened, NEEDS_REBOOT, Stage, SwitchEnd};
+use crate::host::files::{self, FileError};
+use crate::host::job::{self, JobError, JobState};
+use crate::host::manager::Manager;
+use crate::host::{self, clock, facts, switch, switch_lock, systemd};
+use crate::model::{Class, Deployment, Event, Failure, Happened, Stage, SwitchEnd, Trial};
 
 /// The switch's directory in the guard's.
 pub(super) const JOB: &str = "switch";
 /// `switch-to-configuration` says this when another switch holds its lock (nixpkgs: EAGAIN as exit code).
-const EXIT_LOCKED: i32 = 11;
-/// And this when only a reboot leads to the new system: its init is of another kind.
-const EXIT_REBOOT: i32 = 100;
+pub(super) const EXIT_LOCKED: i32 = 11;
+/// It says this when the init of the new system is not the running one's.
+pub(super) const EXIT_NEEDS_REBOOT: i32 = 100;
+/// How long another switch that is under way is waited for; nobody ends it.
+const OTHER_SWITCH_MAX: Duration = Duration::from_secs(600);
 /// How much of the switch's log is told.
 const LOG_BYTES: usize = 600;
 
@@ -28,13 +35,22 @@ impl Steps {
 
     /// Starts the switch as a job that outlives this process, or attaches to it, and sees it end.
     pub(super) async fn switch(&self, d: &Deployment) -> Happened {
+        let Stage::Probation { trial, .. } = &d.stage else { return misplaced(d) };
         let built = Built::journaled(d);
         let dir = self.guard_dir(&d.id).join(JOB);
         let limit = self.settings.activation.switch_timeout.0;
         if let Err(error) = self.outlive_removal(d).await {
             return failed_step(d, "switch", &*error);
         }
-        match switch::start_test(built.toplevel(), self.manager, d.id.as_str(), &dir, limit).await {
+        let name = match make_room(&dir, d, trial) {
+            Ok(name) => name,
+            Err(error) => return failed_step(d, "switch", &error),
+        };
+        let then = match guard::after_switch(&self.guard_dir(&d.id)) {
+            Ok(then) => then,
+            Err(error) => return failed_step(d, "guard", &error),
+        };
+        match switch::start_test(built.toplevel(), self.manager, &name, &dir, limit, then).await {
             Ok(()) | Err(JobError::AlreadyStarted(_)) => {}
             Err(error) => return failed_step(d, "switch", &error),
         }
@@ -42,36 +58,40 @@ impl Steps {
             Ok(state) => state,
             Err(error) => return failed_step(d, "switch", &error),
         };
-        let log = job::log_tail(&dir, LOG_BYTES).await.unwrap_or_default();
-        match self.judge(d, &ended, &log) {
+        match self.judge(d, trial, &dir, &ended).await {
             Ok(ended) => Happened::Event(Event::Switched { id: d.id.clone(), ended }),
             Err(error) => failed_step(d, "host", &error),
         }
     }
 
-    fn judge(
+    /// Looks at the host, once nobody else is switching it: what is half-way then would be theirs.
+    async fn judge(
         &self,
         d: &Deployment,
+        trial: &Trial,
+        dir: &Path,
         ended: &JobState,
-        log: &str,
-    ) -> Result<SwitchEnd, crate::host::files::FileError> {
-        let Stage::Probation { trial, .. } = &d.stage else {
-            return Ok(SwitchEnd::Torn { text: "the switch ran without a plan".to_owned() });
-        };
+    ) -> Result<SwitchEnd, FileError> {
+        let left = trial.deadline_boottime_ms.saturating_sub(clock::boottime_ms() + millis(GUARD_MARGIN));
+        let patience = OTHER_SWITCH_MAX.min(Duration::from_millis(left));
+        if *ended != JobState::Running
+            && let Some(pid) = switch_lock::wait_until_free(self.host.root(), patience).await?
+        {
+            tracing::warn!(deployment = d.id.as_str(), "process {pid} still switches the host");
+        }
+        let log = job::log_tail(dir, LOG_BYTES).await.unwrap_or_default();
+        let bus_error = self.bus_error().await;
         let known = [trial.old.clone(), d.toplevel.clone()];
         let facts = facts::observe_knowing(&self.host, &known)?;
-        let text = describe(ended, log);
-        Ok(match facts.running.as_ref() {
-            _ if facts.is_torn() => SwitchEnd::Torn { text },
-            Some(running) if *running == d.toplevel => SwitchEnd::Complete { exit: exit_code(ended) },
-            _ => {
-                let class = if blames_target(ended) { Class::Target } else { Class::Transient };
-                let text = format!("the switch changed nothing: {text}");
-                let reboots = exit_code(ended) == Some(EXIT_REBOOT);
-                let code = if reboots { NEEDS_REBOOT } else { "activation" };
-                SwitchEnd::Unchanged { failure: Failure { class, code: code.to_owned(), text } }
-            }
-        })
+        Ok(Seen { new: &d.toplevel, ended, log: &log, facts: &facts, bus_error }.judge())
+    }
+
+    /// Returns why the message bus does not answer, if that is so.
+    pub(super) async fn bus_error(&self) -> Option<String> {
+        match self.manager {
+            Manager::Alone => None,
+            Manager::Systemd => systemd::check_bus().await.err().map(|e| host::chain(&e)),
+        }
     }
 
     /// Adds the timer that bounds the health phase.
@@ -79,7 +99,8 @@ impl Steps {
         if let Err(why) = self.is_new_agent(d) {
             return self.hand_over(d, &why).await;
         }
-        let until: Duration = self.settings.activation.window.0 + GUARD_MARGIN;
+        let answer = self.answer_within(d).unwrap_or_default();
+        let until: Duration = self.settings.activation.window.0 + answer + GUARD_MARGIN;
         let deadline_boottime_ms = clock::boottime_ms() + millis(until);
         match guard::arm(&self.guard_dir(&d.id), self.manager, deadline_boottime_ms).await {
             Ok(()) => Happened::Event(Event::SoakStarted { id: d.id.clone(), deadline_boottime_ms }),
@@ -98,40 +119,17 @@ fn misplaced(d: &Deployment) -> Happened {
     Happened::Event(Event::Abandoned { id: d.id.clone(), failure, at: clock::unix_secs() })
 }
 
-fn exit_code(state: &JobState) -> Option<i32> {
-    match state {
-        JobState::Ended(ExitRecord { result: JobResult::ExitCode { code }, .. }) => Some(*code),
-        JobState::Ended(_) | JobState::Absent | JobState::Running | JobState::Lost => None,
+/// Puts the record of a switch that stopped half-way aside before another run, and returns the name of this one.
+///
+/// The guard knows one directory, where it finds the run that it has to end first. Safe to repeat.
+fn make_room(dir: &Path, d: &Deployment, trial: &Trial) -> Result<String, FileError> {
+    if trial.switch_repeats == 0 {
+        return Ok(d.id.to_string());
     }
-}
-
-/// Tells whether a switch that changed nothing did so for a reason that lies in the new system.
-fn blames_target(state: &JobState) -> bool {
-    match state {
-        JobState::Ended(record) => match &record.result {
-            JobResult::ExitCode { code } => !matches!(*code, EXIT_LOCKED | EXIT_REBOOT),
-            JobResult::NotStarted { .. } | JobResult::Timeout => true,
-            JobResult::Signal { .. } | JobResult::Stopped => false,
-        },
-        JobState::Absent | JobState::Running | JobState::Lost => false,
+    let aside = dir.with_file_name(format!("{JOB}-{}", trial.switch_repeats));
+    if !aside.exists() && dir.exists() {
+        fs::rename(dir, &aside).map_err(files::io_error("put aside", dir))?;
+        files::sync_dir(files::parent(dir))?;
     }
-}
-
-fn describe(state: &JobState, log: &str) -> String {
-    let end = match state {
-        JobState::Absent => "it never ran".to_owned(),
-        JobState::Running => "it still runs".to_owned(),
-        JobState::Lost => "it was killed".to_owned(),
-        JobState::Ended(record) => match &record.result {
-            JobResult::ExitCode { code } => format!("it exited with {code}"),
-            JobResult::Signal { signal } => format!("signal {signal} ended it"),
-            JobResult::Timeout => "it took too long and was ended".to_owned(),
-            JobResult::Stopped => "the rollback ended it".to_owned(),
-            JobResult::NotStarted { text } => format!("it could not be started: {text}"),
-        },
-    };
-    match log.trim().lines().last() {
-        Some(last) if !last.is_empty() => format!("{end}; it said last: {last}"),
-        _ => end,
-    }
+    Ok(format!("{}-{}", d.id, trial.switch_repeats + 1))
 }

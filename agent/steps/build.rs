@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::prepare::CONFIG_IN_SYSTEM;
 use super::verify::VerifyError;
-use super::{Steps, Verified, failed};
+use super::{Steps, TrustSeen, Verified, failed};
+use crate::config;
 use crate::host::clock;
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
-use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, StorePath};
+use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, Nonce, StorePath};
 use crate::repo::FailureClass;
 use crate::repo::export::{self, ExportError};
 use crate::repo::store::{Store, StoreError};
@@ -65,14 +67,16 @@ impl BuildError {
 }
 
 impl Steps {
+    fn nonce_of(&self, toplevel: &StorePath) -> Option<Nonce> {
+        let new = config::load(&toplevel.join(CONFIG_IN_SYSTEM)).ok()?.settings;
+        let running = self.settings.activation.retry_nonce.clone();
+        Some(Nonce { running, built: new.activation.retry_nonce })
+    }
+
     pub(super) async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {
         let revision = desired.tip.revision.clone();
         match self.build_verified(&id, &Verified::journaled(desired.tip.clone())).await {
-            Ok(Built { drv, toplevel }) => {
-                let drv = drv.map(|d| d.to_string());
-                let trust = self.trust_settings_of(&toplevel);
-                Happened::Event(Event::Built { id, desired, drv, toplevel, trust, at: clock::unix_secs() })
-            }
+            Ok(built) => self.built(id, desired, built),
             Err(BuildError::Nix(error)) if error.is_deterministic() => {
                 let failure =
                     Failure { class: Class::Target, code: code(&error).to_owned(), text: text(&error) };
@@ -90,6 +94,17 @@ impl Steps {
                 };
                 failed(&revision, code, &error)
             }
+        }
+    }
+
+    fn built(&self, id: DeploymentId, desired: Desired, Built { drv, toplevel }: Built) -> Happened {
+        let (drv, at) = (drv.map(|d| d.to_string()), clock::unix_secs());
+        match self.trust_settings_of(&toplevel) {
+            Ok(TrustSeen { settings: trust, revoked }) => {
+                let nonce = self.nonce_of(&toplevel);
+                Happened::Event(Event::Built { id, desired, drv, toplevel, trust, revoked, nonce, at })
+            }
+            Err(error) => failed(&desired.tip.revision, "nix", &error),
         }
     }
 

@@ -47,17 +47,20 @@ impl Steps {
         }
     }
 
-    /// Names a unit of ours that the running system has and the new one lacks, or masks: without it nothing of us would
-    /// come up with the next boot.
-    pub(super) fn missing_unit(&self, toplevel: &StorePath) -> Option<&'static str> {
+    /// Says what of us the running system has and the new one lacks: a unit that is not there, or is masked, or that nothing
+    /// starts. Without it nothing of us would come up with the next boot.
+    pub(super) fn missing_unit(&self, toplevel: &StorePath) -> Option<String> {
         let ours: &[_] = match (self.manager, self.gateway_unit) {
-            (Manager::Alone, _) => &[],
+            (Manager::Alone, _) => return None,
             (Manager::Systemd, None) => &[units::RECONCILER],
             (Manager::Systemd, Some(gateway)) => &[units::RECONCILER, units::SOCKET, gateway],
         };
         let units = toplevel.join(UNITS_IN_SYSTEM);
         // A unit is masked by a link to /dev/null, which is no file.
-        ours.iter().find(|unit| !units.join(unit).is_file()).copied()
+        let missing = ours.iter().find(|unit| !units.join(unit).is_file()).map(|unit| format!("no {unit}"));
+        // The agent's unit wants the other two.
+        let nobody = || !is_wanted(&units, units::RECONCILER);
+        missing.or_else(|| nobody().then(|| format!("nothing that starts {}", units::RECONCILER)))
     }
 
     /// Sees to it that our units can still be watched and restarted while a system is tried that has none of them: systemd
@@ -97,6 +100,15 @@ impl Steps {
     }
 }
 
+/// Tells whether a unit in this directory is started along with another one (systemd.unit(5), "Requires=").
+fn is_wanted(units: &Path, unit: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(units) else { return false };
+    let mut others = entries.flatten().map(|entry| entry.path()).filter(|path| {
+        path.extension().is_some_and(|kind| ["wants", "requires", "upholds"].iter().any(|k| kind == *k))
+    });
+    others.any(|directory| directory.join(unit).exists())
+}
+
 /// Tells whether a system has a pullagent that is configured.
 pub fn has_agent(toplevel: &StorePath) -> bool {
     toplevel.join(super::prepare::CONFIG_IN_SYSTEM).exists()
@@ -127,6 +139,21 @@ fn program_in(unit: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_has_to_be_wanted_by_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = || is_wanted(dir.path(), "a.service");
+        std::fs::write(dir.path().join("a.service"), "").unwrap();
+        assert!(!wanted());
+        std::fs::create_dir(dir.path().join("multi-user.target.wants")).unwrap();
+        std::fs::create_dir(dir.path().join("a.service.d")).unwrap();
+        std::fs::write(dir.path().join("a.service.d/a.service"), "").unwrap();
+        assert!(!wanted());
+        std::os::unix::fs::symlink("../a.service", dir.path().join("multi-user.target.wants/a.service"))
+            .unwrap();
+        assert!(wanted());
+    }
 
     #[test]
     fn the_program_is_read_off_the_unit() {

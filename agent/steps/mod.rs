@@ -20,7 +20,10 @@ mod prepare;
 mod probe;
 mod reach;
 mod relate;
+mod room;
 mod settle;
+mod switched;
+mod tidy;
 mod trial;
 mod verify;
 
@@ -34,9 +37,7 @@ use crate::host::clock;
 use crate::host::facts::HostPaths;
 use crate::host::manager::Manager;
 use crate::host::nix::Nix;
-use crate::model::{
-    Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath, TrustSettings,
-};
+use crate::model::{Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath};
 use crate::plan::Policy;
 use crate::repo::Limits;
 use crate::{host, trust};
@@ -45,6 +46,7 @@ pub use build::Built;
 pub use handover::{has_agent, retire};
 pub use observe::Compared;
 pub use probe::{CheckResult, ProbeSpec, VERB as PROBE_VERB, probe_main};
+pub use relate::TrustSeen;
 pub use verify::Verified;
 
 /// How much longer than switch, window and the like a guard waits before it fires.
@@ -60,7 +62,7 @@ pub struct Steps {
     /// Whose signatures count until other trust settings were adopted.
     pub trust: trust::Policy,
     /// The trust settings of the system that was looked at last; a system never changes.
-    pub seen_trust: RefCell<Option<(StorePath, Option<TrustSettings>)>>,
+    pub seen_trust: RefCell<Option<(StorePath, TrustSeen)>>,
     /// Which systems were compared last, and what of the newest takes a reboot.
     pub compared: RefCell<Option<Compared>>,
     /// Where the host keeps what it says of itself.
@@ -97,7 +99,11 @@ impl Steps {
             Action::EnterTrial(d) => self.enter_trial(&d).await,
             Action::Shorten(d) => self.shorten(&d).await,
             Action::CheckHealth(d) => self.check_health(&d).await,
-            Action::Decide(d, decision) => self.decide(&d, &decision, vec![]),
+            Action::ChooseGenerations(tidying) => self.choose_generations(&tidying),
+            Action::RemoveGenerations(tidying) => self.remove_generations(&tidying).await,
+            Action::CheckOld(recheck) => self.check_old(&recheck).await,
+            Action::AwaitAnswer(d) => self.await_answer(&d).await,
+            Action::Decide(d, decision) => self.decide_from_outside(&d, &decision).await,
             Action::Confirm(d) => self.confirm(&d).await,
             Action::RollBack(d) => self.roll_back(&d).await,
             Action::Abandon(d, failure) => self.abandon(&d, failure).await,
@@ -166,7 +172,8 @@ async fn wait(until: Option<u64>) -> Happened {
 fn failed(revision: &Oid, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {
     let failure = Failure { class: Class::Transient, code: code.to_owned(), text: host::chain(error) };
     tracing::warn!(revision = revision.short(), code, "{}", failure.text);
-    Happened::Saw(Sighting::Failed { revision: revision.clone(), failure, at: clock::unix_secs() })
+    let (revision, at) = (revision.clone(), clock::unix_secs());
+    Happened::Saw(Sighting::Failed { revision, remote: None, failure, at })
 }
 
 fn failed_step(d: &Deployment, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {

@@ -4,7 +4,8 @@ use super::Steps;
 use crate::guard;
 use crate::host::boot::need::{self, Systems};
 use crate::host::boot::{self, efivars};
-use crate::host::{self, clock, facts};
+use crate::host::manager::Manager;
+use crate::host::{self, clock, facts, files};
 use crate::model::{DeploymentId, GuardFacts, Happened, HostFacts, Sighting, StorePath};
 
 /// Which three systems were compared, and what came of it: systems never change.
@@ -31,8 +32,11 @@ impl Steps {
         }
         let mut host = facts::observe_knowing(&self.host, &known).map_err(|e| host::chain(&e))?;
         host.reboot_reasons = self.reboot_reasons(&host);
+        // A directory that plays a host may lie anywhere.
+        host.volatile_state = self.manager == Manager::Systemd
+            && files::is_in_memory(&self.state_directory).map_err(|e| host::chain(&e))?;
         let introduction = host.running_revision.clone().or_else(|| self.settings.trust.introduction.clone());
-        let trust = host.running.as_ref().and_then(|running| self.trust_settings_of(running));
+        let trust = host.running.as_ref().and_then(|running| self.trust_settings_now(running));
         Ok(Sighting::Host { now: clock::unix_secs(), host: Box::new(host), guard, introduction, trust })
     }
 

@@ -2,18 +2,24 @@
 
 use std::time::Duration;
 
+use super::activate::EXIT_LOCKED;
+use super::switched::without_bus;
 use super::{Built, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::config::{self, Settings};
 use crate::guard::{self, GuardPlan};
 use crate::host::boot::need::{self, Systems};
+use crate::host::command::{CommandError, Ending};
+use crate::host::files::FileError;
 use crate::host::manager::Manager;
 use crate::host::unit_states::{self, UnitState};
-use crate::host::{self, clock, command::CommandError, facts, files, switch};
+use crate::host::{self, clock, facts, switch, switch_lock};
 use crate::model::{Class, Deployment, Event, Failure, Happened, RebootNeed, StorePath, UNITS, Why};
 use crate::repo::{import, store::Store};
 
 /// How long the new system's pre-switch checks may take.
 const CHECK_MAX: Duration = Duration::from_secs(60);
+/// How much later than the switch the new system's agent may begin to check health.
+const HANDOVER_MAX: Duration = Duration::from_secs(60);
 /// Where a system says how its agent is configured.
 pub(super) const CONFIG_IN_SYSTEM: &str = "etc/pullagent/config.json";
 
@@ -66,16 +72,13 @@ impl Steps {
         if let Some(new) = &new {
             self.check_machine(new)?;
         }
-        self.check_space(built.toplevel())?;
-        self.check_valid(d, built.toplevel()).await?;
+        self.check_company().await.map_err(|e| again(d, "host", &e))??;
+        self.check_room(built.toplevel(), d.desired.operation).await?;
         let mut reboot = self.reboot_need(built.toplevel());
         if let Some(need) = &mut reboot {
             need.no_trial = self.trial_obstacle().await;
         }
         let boots = d.desired.why == Why::Reboot;
-        if !boots && reboot.as_ref().is_none_or(|need| need.forbids_switch.is_empty()) {
-            self.check_switch(built.toplevel()).await?;
-        }
         let facts = facts::observe(&self.host).map_err(|e| again(d, "host", &e))?;
         // What runs for good but was not booted yet goes back to what was.
         let Some(old) = (if boots { facts.booted } else { facts.running }) else {
@@ -85,6 +88,11 @@ impl Steps {
                 "the host does not say which system it runs".to_owned(),
             ));
         };
+        self.check_valid(d, built.toplevel()).await?;
+        self.check_intact(d, &[&old, built.toplevel()]).await?;
+        if !boots && reboot.as_ref().is_none_or(|need| need.forbids_switch.is_empty()) {
+            self.check_switch(built.toplevel()).await?;
+        }
         let units = self.units_before().await;
         let red_before = match &new {
             Some(new) => {
@@ -99,8 +107,10 @@ impl Steps {
             None => Vec::new(),
         };
         let units = units.unwrap_or_default();
-        let plan =
-            self.write_plan(d, &old, &facts.boot_id, units).await.map_err(|e| again(d, "guard", &e))?;
+        let plan = self
+            .write_plan(d, &old, &facts.boot_id, units, new.as_ref())
+            .await
+            .map_err(|e| again(d, "guard", &e))?;
         self.sweep_roots(&d.id);
         let (boot_id, deadline_boottime_ms) = (plan.boot_id, plan.deadline_boottime_ms);
         Ok(Event::Prepared { id: d.id.clone(), old, boot_id, deadline_boottime_ms, red_before, reboot })
@@ -135,10 +145,10 @@ impl Steps {
     pub(super) fn configuration_of(&self, toplevel: &StorePath) -> Result<Option<Settings>, Failure> {
         let path = toplevel.join(CONFIG_IN_SYSTEM);
         let failure = |code: &str, text| Failure { class: Class::Target, code: code.to_owned(), text };
-        let lacks = if path.exists() { self.missing_unit(toplevel) } else { Some("pullagent") };
+        let lacks = if path.exists() { self.missing_unit(toplevel) } else { Some("no pullagent".to_owned()) };
         if let Some(lacks) = lacks.filter(|_| !self.settings.activation.allow_removal) {
             let text = format!(
-                "the new system has no {lacks}, so the host could not be updated any more \
+                "the new system has {lacks}, so the host could not be updated any more \
                  (activation.allowRemoval would permit it)"
             );
             return Err(failure("no-agent", text));
@@ -166,33 +176,28 @@ impl Steps {
         Err(off(Class::Target, "machine-id", text))
     }
 
-    fn check_space(&self, toplevel: &StorePath) -> Result<(), Stop> {
-        let needed = self.settings.activation.free_bytes_min;
-        let store = files::parent(toplevel.as_path());
-        for dir in [self.state_directory.as_path(), store] {
-            let free = match files::free_space(dir) {
-                Ok(free) => free.bytes,
-                Err(e) => return Err(off(Class::Transient, "space", host::chain(&e))),
-            };
-            if free < needed {
-                let text = format!(
-                    "'{}' has {} MiB free, {} MiB are needed to switch safely",
-                    dir.display(),
-                    free >> 20,
-                    needed >> 20
-                );
-                return Err(off(Class::Transient, "space", text));
-            }
-        }
-        Ok(())
-    }
-
     /// Nix is asked, since a path that exists may be half-written.
     async fn check_valid(&self, d: &Deployment, toplevel: &StorePath) -> Result<(), Stop> {
         match self.nix.is_valid(toplevel).await {
             Ok(true) => Ok(()),
             Ok(false) => {
                 Err(off(Class::Transient, "gone", format!("'{toplevel}' is no longer in the Nix store")))
+            }
+            Err(e) => Err(again(d, "nix", &e)),
+        }
+    }
+
+    /// Nix compares what both systems are with what they were when they were made: a power cut may have emptied files, and a
+    /// rollback needs the old ones. Only they themselves are looked at, which takes no longer than a call of Nix; all that they
+    /// refer to would take minutes.
+    async fn check_intact(&self, d: &Deployment, systems: &[&StorePath]) -> Result<(), Stop> {
+        match self.nix.damaged(systems).await {
+            Ok(None) => Ok(()),
+            Ok(Some(text)) => {
+                let text = format!(
+                    "a system in the Nix store is damaged, 'nix-store --repair-path' mends it: {text}"
+                );
+                Err(off(Class::Transient, "damaged", text))
             }
             Err(e) => Err(again(d, "nix", &e)),
         }
@@ -222,12 +227,29 @@ impl Steps {
                 "activation",
                 format!("the new system can't be switched to: {}", host::chain(&e)),
             )),
+            Err(CommandError::Failed { end: Ending::Code(EXIT_LOCKED), .. }) => {
+                Err(off(Class::Transient, "locked", "another switch of this host is under way".to_owned()))
+            }
             // A switch inhibitor, most of the time. It may let the switch pass after a reboot, so the target is not bad.
             Err(e) => {
                 let text = format!("the new system's pre-switch check says no: {}", host::chain(&e));
-                Err(off(Class::Transient, "inhibited", text))
+                Err(off(Class::Transient, "needs-reboot", text))
             }
         }
+    }
+
+    /// Looks for what would end a switch before it began, and is none of the new system's doing.
+    async fn check_company(&self) -> Result<Result<(), Stop>, FileError> {
+        if let Some(error) = self.bus_error().await {
+            return Ok(Err(off(Class::Transient, "dbus", without_bus(&error))));
+        }
+        Ok(match switch_lock::holder(self.host.root())? {
+            None => Ok(()),
+            Some(pid) => {
+                let text = format!("process {pid} is switching this host, and is left to it");
+                Err(off(Class::Transient, "locked", text))
+            }
+        })
     }
 
     /// Carries out what earlier deployments still owe: their agent could not have it done, or its journal was lost. Else
@@ -250,10 +272,14 @@ impl Steps {
         old: &StorePath,
         boot_id: &str,
         units: UnitsBefore,
+        new: Option<&Settings>,
     ) -> Result<GuardPlan, guard::GuardError> {
         let dir = self.guard_dir(&d.id);
         let activation = &self.settings.activation;
-        let until = activation.switch_timeout.0 * 2 + activation.window.0 + GUARD_MARGIN;
+        // The new system's agent judges by its own times.
+        let window = new.map_or(activation.window, |new| new.activation.window.max(activation.window));
+        let answer = self.answer_within_planned(new).unwrap_or_default();
+        let until = activation.switch_timeout.0 * 2 + window.0 + answer + GUARD_MARGIN;
         let plan = GuardPlan {
             schema: guard::SCHEMA,
             deployment: d.id.clone(),
@@ -271,6 +297,9 @@ impl Steps {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             baseline_units: units.active,
             failing_units: units.failing,
+            trial_limit_ms: Some(millis(self.trial_limit(new))),
+            may_reboot: self.may_reboot(),
+            answer_within_ms: activation.answer_within().map(millis),
         };
         if d.desired.why == Why::Reboot {
             // Nothing of it is ever to be switched back; the old system only comes by a boot.
@@ -280,6 +309,22 @@ impl Steps {
         guard::pin(&dir, old, Some(&self.nix)).await?;
         guard::selftest(&dir).await?;
         Ok(plan)
+    }
+}
+
+impl Steps {
+    /// How long the new system may be on trial if its agent never says a word: as long as either of the two agents would take.
+    fn trial_limit(&self, new: Option<&Settings>) -> Duration {
+        let window = |settings: &Settings| settings.activation.window.0;
+        let window = new.map_or(Duration::ZERO, window).max(window(&self.settings));
+        let answer = self.answer_within_planned(new).unwrap_or_default();
+        window + answer + HANDOVER_MAX + GUARD_MARGIN
+    }
+
+    /// Tells whether the host may be rebooted where nothing else brings the old system back.
+    pub(super) fn may_reboot(&self) -> bool {
+        let policy = serde_json::to_value(&self.settings.activation.reboot).unwrap_or_default();
+        self.manager == Manager::Systemd && policy["policy"].as_str().is_some_and(|word| word != "never")
     }
 }
 

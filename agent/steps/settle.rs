@@ -3,18 +3,33 @@
 use std::time::Duration;
 
 use super::{BOOT_MAX, GUARD_MARGIN, Steps, failed_step, millis};
-use crate::guard::{self, Fired};
+use crate::guard::{self, Fired, GuardError};
 use crate::host::{self, clock, facts, switch};
 use crate::model::{
     Arbiter, AwaitedReboot, Class, Decision, Deployment, Event, Failure, GuardResult, Happened, Operation,
-    Stage, Step,
+    Red, Stage, Step,
 };
 
 impl Steps {
     /// Writes the decision unless somebody was first, and reports the one that stands.
     pub(super) fn decide(&self, d: &Deployment, decision: &Decision, failures: Vec<String>) -> Happened {
-        match guard::decide(&self.guard_dir(&d.id), decision) {
-            Ok(decision) => Happened::Event(Event::Decided { id: d.id.clone(), decision, failures }),
+        self.decide_knowing(d, decision, failures, None)
+    }
+
+    /// Does so, and reports which hard checks are red.
+    pub(super) fn decide_knowing(
+        &self,
+        d: &Deployment,
+        decision: &Decision,
+        failures: Vec<String>,
+        red: Option<Red>,
+    ) -> Happened {
+        let dir = self.guard_dir(&d.id);
+        if let Some(error) = red.as_ref().and_then(|red| guard::note_red(&dir, red).err()) {
+            tracing::warn!("the checks that failed can't be noted: {}", host::chain(&error));
+        }
+        match guard::decide(&dir, decision) {
+            Ok(decision) => Happened::Event(Event::Decided { id: d.id.clone(), decision, failures, red }),
             Err(error) => failed_step(d, "guard", &error),
         }
     }
@@ -59,11 +74,14 @@ impl Steps {
     /// Has the guard's pinned binary roll back, and sees it end.
     pub(super) async fn roll_back(&self, d: &Deployment) -> Happened {
         let (id, at) = (d.id.clone(), clock::unix_secs());
-        let fired = guard::fire_now(&self.guard_dir(&d.id), self.manager, self.roll_back_max()).await;
+        let fired = self.fire(d).await;
         let how = |how: &str| Event::RolledBack { id: id.clone(), how: how.to_owned(), at };
         let event = match fired {
             Ok(Fired::Ended(GuardResult::RolledBack)) => how("the guard switched back"),
-            Ok(Fired::Ended(GuardResult::NothingToDo)) => how("the old system ran already"),
+            Ok(Fired::Ended(GuardResult::NothingToDo)) => how(match self.is_another_boot(d) {
+                true => "a reboot brought the old system back",
+                false => "the old system ran already",
+            }),
             Ok(Fired::Ended(GuardResult::Superseded) | Fired::Stands(Decision::Superseded)) => {
                 let running = facts::observe(&self.host).ok().and_then(|f| f.running);
                 Event::Superseded { id: id.clone(), running, at }
@@ -83,9 +101,39 @@ impl Steps {
         Happened::Event(event)
     }
 
+    /// Where no process of ours gets through, the guard's timers still may, and until they had their turn nothing has failed.
+    async fn fire(&self, d: &Deployment) -> Result<Fired, GuardError> {
+        let dir = self.guard_dir(&d.id);
+        let error = match guard::fire_now(&dir, self.manager, self.roll_back_max()).await {
+            Err(error) => error,
+            fired => return fired,
+        };
+        let Stage::Probation { trial, .. } = &d.stage else { return Err(error) };
+        if self.is_another_boot(d) || trial.deadline_boottime_ms <= clock::boottime_ms() {
+            return Err(error);
+        }
+        tracing::warn!(
+            deployment = d.id.as_str(),
+            "the rollback is left to the guard's timer: {}",
+            host::chain(&error)
+        );
+        let until = trial.deadline_boottime_ms.saturating_add(millis(self.roll_back_max()));
+        guard::await_timers(&dir, until).await?.ok_or(error)
+    }
+
+    fn is_another_boot(&self, d: &Deployment) -> bool {
+        let Stage::Probation { trial, .. } = &d.stage else { return false };
+        facts::observe(&self.host).is_ok_and(|facts| facts.boot_id != trial.boot_id)
+    }
+
     /// Calls off what did not change the host, or what a reset undid, and disarms its guard.
     pub(super) async fn abandon(&self, d: &Deployment, failure: Failure) -> Happened {
-        if let Err(error) = self.disarm(d, &failure.text).await {
+        let decision = match failure.code.as_str() {
+            // Somebody else is at work, and what they do is not to be undone.
+            "locked" => Decision::Superseded,
+            _ => against(&failure.text),
+        };
+        if let Err(error) = self.disarm(d, &decision).await {
             return failed_step(d, "guard", &error);
         }
         if let Err(error) = self.end_trial(d).await {
@@ -102,7 +150,7 @@ impl Steps {
         if let Err(error) = self.end_trial(d).await {
             return failed_step(d, "bootloader", &*error);
         }
-        match self.disarm(d, "it waits for a reboot").await {
+        match self.disarm(d, &against("it waits for a reboot")).await {
             Ok(()) => {
                 Happened::Event(Event::RebootAwaited { id: d.id.clone(), reboot, at: clock::unix_secs() })
             }
@@ -111,15 +159,14 @@ impl Steps {
     }
 
     /// Decides against a deployment that has nothing to be rolled back. That leaves the result that ends its timers.
-    async fn disarm(&self, d: &Deployment, why: &str) -> Result<(), guard::GuardError> {
+    async fn disarm(&self, d: &Deployment, decision: &Decision) -> Result<(), guard::GuardError> {
         let dir = self.guard_dir(&d.id);
         // A trial boot has no timer outside of its own boot, and its unit is gone by now. A decision would only be taken for one
         // about the new system.
         if !dir.join("plan.json").exists() || guard::boot_deadline(&dir)?.is_some() {
             return Ok(());
         }
-        let reason = why.to_owned();
-        guard::decide(&dir, &Decision::RollBack { reason, by: Arbiter::Agent, class: Class::Target })?;
+        guard::decide(&dir, decision)?;
         if let Err(error) = guard::fire_now(&dir, self.manager, self.roll_back_max()).await {
             tracing::warn!(
                 deployment = d.id.as_str(),
@@ -146,8 +193,13 @@ impl Steps {
     }
 
     pub(super) fn roll_back_max(&self) -> Duration {
-        // The guard tries twice, and may have to wait for a switch to end.
+        // The guard tries twice, may have to wait for another switch each time, and reboots where that is allowed.
         let once = millis(self.settings.activation.switch_timeout.0);
-        Duration::from_millis(3 * once) + GUARD_MARGIN
+        let reboot = if self.may_reboot() { guard::REBOOT_MAX } else { Duration::ZERO };
+        Duration::from_millis(5 * once) + GUARD_MARGIN + reboot
     }
+}
+
+fn against(why: &str) -> Decision {
+    Decision::RollBack { reason: why.to_owned(), by: Arbiter::Agent, class: Class::Target }
 }

@@ -57,6 +57,8 @@ pub(super) enum VerifyError {
     Keys(#[source] crate::config::ConfigError),
     #[error("{0} was accepted before, and what the remote sends for it now is not acceptable")]
     Lost(String, #[source] trust::Refusal),
+    #[error("{0} was accepted before, and there is no remote to fetch it from again")]
+    Nowhere(String),
 }
 
 impl VerifyError {
@@ -65,15 +67,17 @@ impl VerifyError {
             // A store of another object format than the anchor's holds nothing that could be built upon.
             VerifyError::Store(StoreError::Corrupt { .. } | StoreError::Format { .. }) => true,
             VerifyError::Import(_, failure) => failure.class == FailureClass::Corrupt,
-            VerifyError::Fetch(..) | VerifyError::Store(_) | VerifyError::Keys(_) | VerifyError::Lost(..) => {
-                false
-            }
+            VerifyError::Fetch(..)
+            | VerifyError::Store(_)
+            | VerifyError::Keys(_)
+            | VerifyError::Lost(..)
+            | VerifyError::Nowhere(_) => false,
         }
     }
 
     pub(super) fn code(&self) -> &'static str {
         match self {
-            VerifyError::Lost(..) => "store",
+            VerifyError::Lost(..) | VerifyError::Nowhere(_) => "store",
             VerifyError::Keys(_) => "trust-settings",
             VerifyError::Fetch(_, e) => fetch_code(e.class),
             VerifyError::Import(_, failure) => match failure.class {
@@ -101,6 +105,16 @@ fn fetch_code(class: &'static str) -> &'static str {
 
 impl Steps {
     pub(super) async fn verify(&self, v: &Verification) -> Happened {
+        match self.judged(v).await {
+            Happened::Saw(Sighting::Failed { revision, failure, at, .. }) => {
+                let remote = Some(v.candidate.remote.clone());
+                Happened::Saw(Sighting::Failed { revision, remote, failure, at })
+            }
+            other => other,
+        }
+    }
+
+    async fn judged(&self, v: &Verification) -> Happened {
         match self.verify_or_step(v).await {
             Ok(Verdict::Accepted(accepted)) => self.accepted(v, Verified::proven(*accepted, v).tip).await,
             Ok(Verdict::Refused(refusal)) if refusal.code.is_final() => {
@@ -211,8 +225,28 @@ impl Steps {
             revision = tip.revision.short(),
             "the trusted store lost an accepted revision; fetching it again"
         );
+        let mut last = None;
+        for remote in self.remotes_from(&tip.remote) {
+            match self.fetch_again(tip, remote).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(revision = tip.revision.short(), "{}", crate::host::chain(&error));
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| VerifyError::Nowhere(tip.revision.short().to_owned())))
+    }
+
+    /// Returns the names of all remotes, this one first.
+    fn remotes_from<'a>(&'a self, first: &'a str) -> impl Iterator<Item = &'a str> {
+        let names = || self.settings.remotes.iter().map(|r| r.name.as_str());
+        names().filter(move |name| *name == first).chain(names().filter(move |name| *name != first))
+    }
+
+    async fn fetch_again(&self, tip: &Tip, remote: &str) -> Result<(), VerifyError> {
         let candidate = Candidate {
-            remote: tip.remote.clone(),
+            remote: remote.to_owned(),
             branch: tip.branch.clone(),
             revision: tip.revision.clone(),
             operation: Operation::Switch,

@@ -11,7 +11,7 @@ use super::judge::{Context, Judged, Line, SignedBy, TipRules, judge};
 use super::policy::Policy;
 use super::range::{Range, Read};
 use super::refusal::{Code, Fault, Refusal};
-use super::stone;
+use super::stone::{self, Stone};
 use crate::model::Oid;
 
 /// How many lines of verified commits an [`Accepted`] carries.
@@ -71,8 +71,14 @@ pub fn verify_main(
     let range = descending(read, tip, &anchor, policy.merges(), Code::NotFastForward)?;
     not_a_double(&range, tip, &anchor)?;
     let rules = TipRules::new(policy, context, Line::Main, &anchor);
-    fold(read, tip, &range, &rules)
-        .map_err(|refusal| Refusal { stepping_stone: stone::find(read, &range, tip, &rules), ..refusal })
+    fold(read, tip, &range, &rules).map_err(|refusal| match stone::find(read, &range, tip, &rules) {
+        Some(Stone::At(stone)) => Refusal { stepping_stone: Some(stone), ..refusal },
+        // The same tip may bring something acceptable later, so the verdict must not last.
+        Some(Stone::NotYet(later)) if refusal.code.is_final() => {
+            Refusal { text: format!("{}; and below it, {}", refusal.text, later.text), ..later }
+        }
+        Some(Stone::NotYet(_)) | None => refusal,
+    })
 }
 
 /// Decides whether `tip` may be tried on top of the accepted `main`. It may have been rewritten since

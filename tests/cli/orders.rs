@@ -10,6 +10,7 @@ use pullagent::control::server::{self, Ordered};
 use pullagent::control::{client, protocol};
 use pullagent::host::clock;
 use pullagent::model;
+use pullagent::report::Snapshot;
 use tokio::sync::{mpsc, watch};
 
 use super::host::{Host, PATIENCE, Ran, mode, publish_at, settings};
@@ -152,6 +153,18 @@ fn other_users_may_read_and_not_command() {
         "{ran:?}"
     );
     assert_eq!(agent.stop(), []);
+    // To go on without what a newer version left in the journal is for root, too; an ordinary resume is not.
+    let mut left = in_sync();
+    left.state.foreign =
+        Some(model::Foreign { event: "later".to_owned(), phase: model::Phase::Idle, seq: 1 });
+    for (snapshot, code) in [(left, 7), (in_sync(), 0)] {
+        let agent = Agent::start_with(&host, snapshot, |_| Ok("resumed".to_owned()));
+        std::fs::set_permissions(protocol::socket_path(&host.root), std::fs::Permissions::from_mode(0o666))
+            .unwrap();
+        let ran = as_nobody(&["resume"]);
+        assert_eq!((ran.code, ran.err.contains("only root")), (code, code == 7), "{ran:?}");
+        assert_eq!(agent.stop().len(), usize::from(code == 0));
+    }
 }
 
 #[test]
@@ -180,6 +193,14 @@ impl Agent {
         host: &Host,
         answer: impl Fn(&model::Command) -> Result<String, String> + Send + 'static,
     ) -> Agent {
+        Agent::start_with(host, in_sync(), answer)
+    }
+
+    fn start_with(
+        host: &Host,
+        snapshot: Snapshot,
+        answer: impl Fn(&model::Command) -> Result<String, String> + Send + 'static,
+    ) -> Agent {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let listener = {
             let _in = runtime.enter();
@@ -187,7 +208,7 @@ impl Agent {
         };
         let (end, mut ended) = tokio::sync::oneshot::channel();
         let (orders, mut inbox) = mpsc::channel::<Ordered>(4);
-        let (_show, shown) = watch::channel(Arc::new(in_sync()));
+        let (_show, shown) = watch::channel(Arc::new(snapshot));
         let work = async move {
             let serve = tokio::spawn(server::serve(listener, orders, shown, Arc::new(settings())));
             let mut heard = Vec::new();

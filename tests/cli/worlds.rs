@@ -52,7 +52,7 @@ pub fn settled_at(revision: &Oid, generation: u64) -> Snapshot {
         operation: Operation::Switch,
         why: model::Why::NewRevision,
         toplevel: Some(toplevel.clone()),
-        outcome: model::Outcome::Confirmed { generation: Some(generation) },
+        outcome: model::Outcome::Confirmed { generation: Some(generation), removed: vec![] },
         began: 900,
         at: 1000,
     };

@@ -1,44 +1,12 @@
-//! How a deployment ends in the world in memory: made permanent, rolled back, or called off.
+//! How a deployment ends in the world in memory: rolled back, or called off.
 
 use pullagent::model::{
-    AwaitedReboot, Class, Deployment, Event, Failure, GuardResult, Happened, Operation, Stage, Step,
+    AwaitedReboot, Class, Deployment, Event, Failure, GuardResult, Happened, Stage, Step,
 };
 
 use super::world::{Bug, World, roll_back};
 
 impl World {
-    pub(super) async fn confirm(&self, d: Deployment) -> Happened {
-        self.point().await;
-        let permanent = d.desired.operation == Operation::Switch || self.bug(Bug::TestMadePermanent);
-        if permanent {
-            {
-                let mut w = self.inner.borrow_mut();
-                if w.profile != d.toplevel {
-                    w.generation += 1;
-                }
-                w.profile = d.toplevel.clone();
-            }
-            self.point().await;
-            {
-                let mut w = self.inner.borrow_mut();
-                (w.boot_guard, w.trial_profile, w.one_shot) = (None, None, None);
-            }
-            self.point().await;
-            if !self.bug(Bug::ConfirmForgetsBootEntry) {
-                self.inner.borrow_mut().boot_default = d.toplevel.clone();
-            }
-            self.point().await;
-        }
-        if self.bug(Bug::AnnouncedBeforeJournaled)
-            && let Some(announce) = &*self.announce_early.borrow()
-        {
-            announce();
-        }
-        self.point().await;
-        let generation = permanent.then(|| self.inner.borrow().generation);
-        Happened::Event(Event::Confirmed { id: d.id, generation, at: self.now() })
-    }
-
     pub(super) async fn roll_back(&self, d: Deployment) -> Happened {
         self.point().await;
         self.inner.borrow_mut().fire(d.id.as_str());

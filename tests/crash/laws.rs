@@ -1,6 +1,8 @@
 //! How the world in memory moves by itself: time, switches under way, the guard's own work, and what must always hold.
 
-use pullagent::model::{Arbiter, Class, Decision, Deployment, GuardResult, Oid, ROLLBACKS_MAX};
+use pullagent::model::{
+    Arbiter, Class, Decision, Deployment, GuardResult, Oid, ROLLBACKS_MAX, SWITCH_REPEATS_MAX,
+};
 
 use super::world::{Behaviour, Bug, Cut, GUARD_LONG_MS, Guard, Inner, Job, NEVER, World, third_system};
 
@@ -144,6 +146,7 @@ impl Inner {
             let (count, at) = self.unreached.entry(revision.clone()).or_default();
             (*count, *at) = (*count + 1, now);
         }
+        self.note_red(d, &revision, now);
         self.rolled_back.push((revision, now));
     }
 
@@ -151,6 +154,11 @@ impl Inner {
     pub(super) fn check_patience(&mut self, revision: &Oid, now: u64) {
         if self.recent_rollbacks(now) >= ROLLBACKS_MAX {
             self.violations.push(format!("it goes on after {ROLLBACKS_MAX} rollbacks within a day"));
+        }
+        if let Some((count, until)) = self.red.get(revision)
+            && now < *until
+        {
+            self.violations.push(format!("{revision} is tried again {} s early after {count}", until - now));
         }
         let Some((count, at)) = self.unreached.get(revision) else { return };
         let pause = (FIRST_PAUSE_SECS << (count - 1)).min(LAST_PAUSE_SECS);
@@ -188,6 +196,9 @@ impl Inner {
                 || guard.decision == Some(Decision::Superseded)
             {
                 continue;
+            }
+            if guard.switches > 1 + SWITCH_REPEATS_MAX {
+                wrong.push(format!("{id}: switched to {} times", guard.switches));
             }
             let confirmed = guard.decision == Some(Decision::Confirm);
             let by_operator = self.profile == third_system();

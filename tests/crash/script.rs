@@ -1,6 +1,7 @@
-//! What a run is made of: commits and how they behave, cuts, faults, planted bugs.
+//! What a run is made of: commits and how they behave, the systems they build, cuts, faults, planted bugs.
 
-use pullagent::model::Oid;
+use pullagent::model::{Action, Deployment, Oid, RebootPolicy, StorePath};
+use pullagent::plan::{Policy, Reboots, Retention};
 
 /// How a commit behaves once it is pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Behaviour {
     Unhealthy,
     /// The switch stops half-way.
     Torn,
+    /// So does it, but goes on and gets through if it is run once more.
+    TornOnce,
     /// The switch says no before it changes anything, for good.
     Refusing,
     /// Activating it resets the host, each time.
@@ -28,6 +31,22 @@ pub enum Behaviour {
     Offline,
     /// The remote can't be reached from it, ever.
     CutOff,
+    /// It is healthy, and somebody has to confirm it, who does.
+    Confirmed,
+    /// The same, but it is rejected.
+    Rejected,
+    /// The same, but nobody answers.
+    Unanswered,
+    /// It is rejected while its health is being proven.
+    RejectedUnasked,
+    /// Good, and its configuration lifts the suspension after too many rollbacks.
+    Lifting,
+    /// A check is red under it and under the old system, until it was tried twice.
+    Storm,
+    /// A check across the network is red when it is tried first.
+    Faraway,
+    /// The same, but each time.
+    Unplugged,
     /// Unhealthy, and its configuration revokes the thief's key.
     Revoking,
     /// It has another kernel, and the rest can be switched to.
@@ -99,6 +118,16 @@ pub enum Bug {
     TargetBlamed,
     /// The same, but only where the decision is read from disk, after a cut.
     ClassLeftOut,
+    /// A system that somebody has to confirm is confirmed by itself.
+    NobodyAsked,
+    /// What was red is forgotten in a crash.
+    RedLost,
+    /// Generations go, and their boot entries stay.
+    EntriesForgotten,
+    /// A new nonce is not seen.
+    NonceLost,
+    /// A red check across the network is the target's fault at once.
+    NetworkBlamed,
     /// The keys that count are those of whatever runs.
     OldKeysBack,
     /// A trial boot has no guard.
@@ -107,4 +136,66 @@ pub enum Bug {
     TrialMadeDefault,
     /// A rollback forgets when it happened, so that nothing waits after it.
     TimeOfRollbackLost,
+}
+
+pub fn oid(n: u32) -> Oid {
+    format!("{n:040x}").parse().unwrap()
+}
+
+pub fn system(oid: &Oid) -> StorePath {
+    // A store path's hash has no e, o, t or u.
+    let hash: String = oid.as_str()[8..].replace('e', "z");
+    format!("/nix/store/{hash}-nixos-system-web1").parse().unwrap()
+}
+
+pub fn third_system() -> StorePath {
+    "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
+}
+
+/// Names the actions that can fail, and what they are about.
+pub(super) fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
+    let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
+    match action {
+        // A rollback that fails ends the deployment with an event of its own.
+        Action::CheckOld(_)
+        | Action::Observe(_)
+        | Action::Wait { .. }
+        | Action::Record(_)
+        | Action::Relate { .. }
+        | Action::RollBack(_) => None,
+        Action::Verify(v) => Some(("Verify", v.candidate.revision.clone())),
+        Action::Build(_, desired) => Some(("Build", desired.tip.revision.clone())),
+        Action::Prepare(d) => of("Prepare", d),
+        Action::Arm(d) => of("Arm", d),
+        Action::Switch(d) => of("Switch", d),
+        Action::Shorten(d) => of("Shorten", d),
+        Action::CheckHealth(d) => of("CheckHealth", d),
+        Action::AwaitAnswer(d) => of("AwaitAnswer", d),
+        Action::Decide(d, _) => of("Decide", d),
+        Action::Confirm(d) => of("Confirm", d),
+        Action::Abandon(d, _) => of("Abandon", d),
+        Action::Stage(d) => of("Stage", d),
+        Action::Reboot(d) => of("Reboot", d),
+        Action::EnterTrial(d) => of("EnterTrial", d),
+        Action::AwaitReboot(d, _) => of("AwaitReboot", d),
+        Action::ChooseGenerations(t) => Some(("ChooseGenerations", t.revision.clone())),
+        Action::RemoveGenerations(t) => Some(("RemoveGenerations", t.revision.clone())),
+    }
+}
+
+/// What the configuration says about decisions.
+pub fn policy(reboots: RebootPolicy) -> Policy {
+    Policy {
+        remotes: vec!["origin".to_owned()],
+        main_branch: "main".to_owned(),
+        test_branch: Some("test-web1".to_owned()),
+        trust_digest: "policy-1".to_owned(),
+        enforce_drift: false,
+        expected_machine_id: None,
+        arming_margin_ms: 1_000_000,
+        tolerate_activation_errors: false,
+        stale_after_secs: 24 * 3600,
+        reboots: Reboots { policy: reboots, windows: vec![] },
+        retention: Retention { keep: Some(1), age_max_secs: None },
+    }
 }

@@ -45,6 +45,13 @@ pub fn booted(name: &'static str, behaviour: Behaviour) -> Script {
     Script { reboots: RebootPolicy::Immediate, ..one(name, behaviour) }
 }
 
+/// A commit that is cut off has the host suspend itself, and the next one lifts that.
+fn lifted() -> Script {
+    let mut script = one("cut off and lifted", Behaviour::CutOff);
+    script.commits[1].1.behaviour = Behaviour::Lifting;
+    script
+}
+
 /// A commit revokes a key and is rolled back; the next one is signed with that key.
 pub fn revocation_rolled_back() -> Script {
     let (intro, revoking, stolen, good) = (oid(0x1000), oid(0x2000), oid(0x2100), oid(0x3000));
@@ -118,6 +125,7 @@ pub fn scripts() -> Vec<Script> {
         one("flaky build", Flaky),
         one("unhealthy", Unhealthy),
         one("torn switch", Torn),
+        one("torn switch that gets through", TornOnce),
         one("refusing switch", Refusing),
         one("hanging switch", Hanging),
         one("health phase outlasts the guard", Sluggish),
@@ -125,6 +133,14 @@ pub fn scripts() -> Vec<Script> {
         one("operator switches", OperatorSwitches),
         one("offline for a while", Offline),
         one("cut off", CutOff),
+        lifted(),
+        one("checks are red everywhere for a while", Storm),
+        one("far away for a while", Faraway),
+        one("unplugged", Unplugged),
+        one("confirmed by hand", Confirmed),
+        one("rejected by hand", Rejected),
+        one("nobody answers", Unanswered),
+        one("rejected unasked", RejectedUnasked),
         one("new kernel", NewKernel),
         one("needs a reboot", Inhibited),
         test_branch("test branch needs a reboot", Inhibited),

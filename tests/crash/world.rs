@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pullagent::model::{
     Action, Arbiter, Class, Decision, Deployment, DeploymentId, Desired, Event, Failure, GuardFacts,
-    GuardResult, Happened, HostFacts, Line, Oid, Operation, Refusal, Sighting, StorePath, SwitchEnd, Tip,
-    Verification, Why,
+    GuardResult, Happened, HostFacts, Line, Oid, Operation, Red, Refusal, Sighting, Stage, StorePath,
+    SwitchEnd, Tip, Verification, Why, Word,
 };
 
-pub use super::script::{Behaviour, Bug, Commit, Cut, Fault};
+use super::script::name_and_revision;
+pub use super::script::{Behaviour, Bug, Commit, Cut, Fault, oid, system, third_system};
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Guard {
@@ -25,6 +26,7 @@ pub(super) struct Guard {
     pub(super) timers: Vec<u64>,
     pub(super) decision: Option<Decision>,
     pub(super) result: Option<GuardResult>,
+    pub(super) red: Option<Red>,
     pub(super) job: Option<Job>,
     /// The trial is one by a boot of its own.
     pub(super) boots: bool,
@@ -32,6 +34,8 @@ pub(super) struct Guard {
     pub(super) seen: bool,
     /// What runs for good already is to be booted.
     pub(super) only_boot: bool,
+    /// How often the switch was begun.
+    pub(super) switches: u32,
 }
 
 /// A switch under way: it goes on when the agent dies.
@@ -72,6 +76,8 @@ pub struct Inner {
     /// What root installed, and what was confirmed by a decision.
     pub(super) may_be_permanent: BTreeSet<StorePath>,
     pub(super) generation: u64,
+    /// The generations that exist, and those with a boot entry.
+    pub generations: [BTreeSet<u64>; 2],
     pub commits: BTreeMap<Oid, Commit>,
     pub(super) flaky_tries: BTreeMap<Oid, u32>,
     pub(super) operator_came: bool,
@@ -91,6 +97,10 @@ pub struct Inner {
     pub(super) rolled_back: Vec<(Oid, u64)>,
     /// How often the remote could not be reached from each commit, and when it was rolled back for that last.
     pub(super) unreached: BTreeMap<Oid, (u32, u64)>,
+    /// What an operator says next about the deployment under way.
+    pub spoken: Option<Word>,
+    /// How often a check was red under each commit, and until when it may not be tried again.
+    pub(super) red: BTreeMap<Oid, (u32, u64)>,
     pub(super) bug: Option<Bug>,
 }
 
@@ -99,47 +109,6 @@ pub struct World {
     pub introduction: Oid,
     /// Called where a planted bug announces what is not in the journal yet.
     pub announce_early: RefCell<Option<Box<dyn Fn()>>>,
-}
-
-pub fn oid(n: u32) -> Oid {
-    format!("{n:040x}").parse().unwrap()
-}
-
-pub fn system(oid: &Oid) -> StorePath {
-    // A store path's hash has no e, o, t or u.
-    let hash: String = oid.as_str()[8..].replace('e', "z");
-    format!("/nix/store/{hash}-nixos-system-web1").parse().unwrap()
-}
-
-/// Names the actions that can fail, and what they are about.
-fn name_and_revision(action: &Action) -> Option<(&'static str, Oid)> {
-    let of = |name, d: &Deployment| Some((name, d.desired.tip.revision.clone()));
-    match action {
-        // A rollback that fails ends the deployment with an event of its own.
-        Action::Observe(_)
-        | Action::Wait { .. }
-        | Action::Record(_)
-        | Action::Relate { .. }
-        | Action::RollBack(_) => None,
-        Action::Verify(v) => Some(("Verify", v.candidate.revision.clone())),
-        Action::Build(_, desired) => Some(("Build", desired.tip.revision.clone())),
-        Action::Prepare(d) => of("Prepare", d),
-        Action::Arm(d) => of("Arm", d),
-        Action::Switch(d) => of("Switch", d),
-        Action::Shorten(d) => of("Shorten", d),
-        Action::CheckHealth(d) => of("CheckHealth", d),
-        Action::Decide(d, _) => of("Decide", d),
-        Action::Confirm(d) => of("Confirm", d),
-        Action::Abandon(d, _) => of("Abandon", d),
-        Action::Stage(d) => of("Stage", d),
-        Action::Reboot(d) => of("Reboot", d),
-        Action::EnterTrial(d) => of("EnterTrial", d),
-        Action::AwaitReboot(d, _) => of("AwaitReboot", d),
-    }
-}
-
-pub fn third_system() -> StorePath {
-    "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-operators-own".parse().unwrap()
 }
 
 pub(super) fn roll_back(reason: &str, class: Class) -> Decision {
@@ -164,6 +133,7 @@ impl World {
             boot_guard: None,
             reboot_due: false,
             generation: 1,
+            generations: [BTreeSet::from([1]), BTreeSet::from([1])],
             commits: BTreeMap::new(),
             flaky_tries: BTreeMap::new(),
             operator_came: false,
@@ -179,6 +149,8 @@ impl World {
             struck: vec![],
             rolled_back: vec![],
             unreached: BTreeMap::new(),
+            spoken: None,
+            red: BTreeMap::new(),
             bug,
         };
         World { inner: RefCell::new(inner), introduction, announce_early: RefCell::new(None) }
@@ -209,7 +181,7 @@ impl World {
         w.struck.push(at);
         let failure =
             Failure { class: Class::Transient, code: "fault".to_owned(), text: format!("{name} failed") };
-        Some((Happened::Saw(Sighting::Failed { revision, failure, at }), fault.done))
+        Some((Happened::Saw(Sighting::Failed { revision, remote: None, failure, at }), fault.done))
     }
 
     async fn work(&self, action: Action) -> Happened {
@@ -228,6 +200,13 @@ impl World {
             Action::Switch(d) => self.switch(d).await,
             Action::Shorten(d) => self.shorten(d).await,
             Action::CheckHealth(d) => self.check_health(d).await,
+            Action::AwaitAnswer(d) => {
+                let behaviour = self.behaviour(&d.desired.tip.revision);
+                self.await_answer(d, behaviour).await
+            }
+            Action::ChooseGenerations(t) => self.choose_generations(t).await,
+            Action::RemoveGenerations(t) => self.remove_generations(t).await,
+            Action::CheckOld(recheck) => self.check_old(recheck).await,
             Action::Decide(d, decision) => self.decide(&d.id, decision, vec![]).await,
             Action::Confirm(d) => self.confirm(d).await,
             Action::RollBack(d) => self.roll_back(d).await,
@@ -283,6 +262,7 @@ impl World {
                 result: g.result.clone(),
                 trial_seen: g.seen,
                 one_shot_left: w.one_shot.is_some(),
+                red: g.red.clone(),
             })
             .unwrap_or_default();
         let host = HostFacts {
@@ -299,6 +279,7 @@ impl World {
                 .find(|oid| system(oid) == w.running)
                 .cloned(),
             leftover_lists: false,
+            volatile_state: false,
             boot_id: format!("boot-{}", w.boots),
             machine_id: None,
             boottime_ms: w.now_ms,
@@ -380,18 +361,22 @@ impl World {
                 *self.inner.borrow_mut().flaky_tries.entry(revision.clone()).or_default() += 1;
                 Happened::Saw(Sighting::Failed {
                     revision,
+                    remote: None,
                     failure: failure(Class::Transient, "network"),
                     at,
                 })
             }
             _ => {
                 let toplevel = system(&revision);
+                let nonce = Some(self.nonce(behaviour));
                 Happened::Event(Event::Built {
                     id,
                     desired,
                     drv: None,
                     toplevel,
                     trust: Some(self.inner.borrow().trust_in(&revision)),
+                    revoked: vec![],
+                    nonce,
                     at,
                 })
             }
@@ -489,7 +474,9 @@ impl World {
         let w = &mut *self.inner.borrow_mut();
         let now = w.now_ms;
         let guard = w.guards.entry(d.id.as_str().to_owned()).or_default();
-        if guard.job.is_some() {
+        let Stage::Probation { trial, .. } = &d.stage else { return };
+        // Each repetition has a unit of its own.
+        if guard.switches > trial.switch_repeats {
             // Attach to what runs or ran: a second start is refused by the unit's name.
             if forget {
                 w.running = d.toplevel.clone();
@@ -497,12 +484,14 @@ impl World {
             return;
         }
         let (etc_at, runs_at, ends_at) = match behaviour {
-            Behaviour::Torn => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MS),
+            Behaviour::TornOnce if guard.switches > 0 => (NEVER, now + SWITCH_MS, now + SWITCH_MS),
+            Behaviour::Torn | Behaviour::TornOnce => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MS),
             Behaviour::Refusing => (NEVER, NEVER, now + SWITCH_MS),
             Behaviour::Hanging => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MAX_MS),
             _ => (now + SWITCH_MS / 2, now + SWITCH_MS, now + SWITCH_MS),
         };
         guard.job = Some(Job { etc_at, runs_at, ends_at });
+        guard.switches += 1;
         w.activations += 1;
         let wrong = w.reboot_need(&d.toplevel).is_some_and(|need| !need.forbids_switch.is_empty());
         if wrong {
@@ -514,9 +503,11 @@ impl World {
         let w = self.inner.borrow();
         let text = "the switch said something".to_owned();
         if w.running == d.toplevel && w.etc == d.toplevel {
-            SwitchEnd::Complete { exit: Some(0) }
+            SwitchEnd::Complete { exit: Some(0), text: String::new() }
         } else if w.running != w.etc {
-            SwitchEnd::Torn { text }
+            // A switch that hangs does not end by itself.
+            let resumable = self.behaviour(&d.desired.tip.revision) != Behaviour::Hanging;
+            SwitchEnd::Torn { text, resumable, class: Class::Target }
         } else {
             SwitchEnd::Unchanged {
                 failure: Failure { class: Class::Target, code: "activation".to_owned(), text },
@@ -545,10 +536,16 @@ impl World {
         }
         self.pass(if behaviour == Behaviour::Sluggish { 2 * GUARD_SHORT_MS } else { SOAK_MS });
         let third = self.inner.borrow().running == third_system();
+        if let Some(happened) = self.prove(&d, behaviour).await {
+            return happened;
+        }
         let decision = match behaviour {
             _ if third => Decision::Superseded,
             Behaviour::Unhealthy | Behaviour::Revoking | Behaviour::SickKernel => {
                 roll_back("web is down", Class::Target)
+            }
+            Behaviour::Storm | Behaviour::Faraway | Behaviour::Unplugged if self.is_red(&d, behaviour) => {
+                roll_back("a check is red", Class::Target)
             }
             Behaviour::CutOff => self.unreachable(),
             Behaviour::Offline if self.unreached(&d.desired.tip.revision) < OFFLINE_TRIES => {
@@ -559,19 +556,16 @@ impl World {
         self.decide(&d.id, decision, vec![]).await
     }
 
-    fn unreachable(&self) -> Decision {
-        let blamed = self.bug(Bug::TargetBlamed);
-        roll_back("no remote answers", if blamed { Class::Target } else { Class::Transient })
-    }
-
-    fn unreached(&self, oid: &Oid) -> u32 {
-        self.inner.borrow().unreached.get(oid).map_or(0, |(count, _)| *count)
-    }
-
-    async fn decide(&self, id: &DeploymentId, decision: Decision, failures: Vec<String>) -> Happened {
+    pub(super) async fn decide(
+        &self,
+        id: &DeploymentId,
+        decision: Decision,
+        failures: Vec<String>,
+    ) -> Happened {
         self.point().await;
         let standing = self.inner.borrow_mut().decide(id.as_str(), decision);
         self.point().await;
-        Happened::Event(Event::Decided { id: id.clone(), decision: standing, failures })
+        let red = self.inner.borrow().guards.get(id.as_str()).and_then(|g| g.red.clone());
+        Happened::Event(Event::Decided { id: id.clone(), decision: standing, failures, red })
     }
 }

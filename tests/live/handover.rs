@@ -99,6 +99,11 @@ fn a_system_without_pullagent_is_refused_unless_that_is_allowed() {
         assert_eq!(ended["code"], "no-agent");
         assert!(ended["text"].as_str().unwrap().contains(unit), "{ended}");
     }
+    let unwanted =
+        host.push(&web(host.system.clone().label("unwanted").unwanted("pullagent.service"), "none"));
+    let ended = host.wait_for_outcome(&unwanted, "abandoned");
+    assert_eq!(ended["code"], "no-agent");
+    assert!(ended["text"].as_str().unwrap().contains("nothing that starts pullagent.service"), "{ended}");
     assert_eq!(host.page(), "one");
 
     let mut settings = host.settings.clone();

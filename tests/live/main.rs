@@ -4,12 +4,18 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed step fails the test")]
 #![expect(clippy::disallowed_methods, reason = "a test may start programs and read the clock")]
 
+mod answer;
+mod blame;
 mod boot;
 #[path = "../common/mod.rs"]
 mod common;
+mod failures;
 mod guard;
 mod handover;
 mod health;
 mod host;
 mod line;
 mod reach;
+mod rescue;
+mod retention;
+mod switch;

@@ -61,7 +61,7 @@ pub fn host_in_sync() -> Snapshot {
     let deployed = Ended {
         id: Some(id.clone()),
         toplevel: Some(old_path()),
-        outcome: Outcome::Confirmed { generation: Some(42) },
+        outcome: Outcome::Confirmed { generation: Some(42), removed: vec![] },
         began: NOW - 3 * HOUR - 4 * MINUTE,
         ..ended(&tip, NOW - 3 * HOUR)
     };
@@ -144,6 +144,7 @@ pub fn on_probation(step: Step, operation: Operation) -> Snapshot {
         deadline_boottime_ms: 1_082_000,
         red_before: vec![],
         reboot: None,
+        switch_repeats: 0,
     };
     s.state.deployment = Some(Deployment {
         id: DeploymentId::new(12, &new_rev()),
@@ -177,7 +178,7 @@ pub fn rolled_back_host() -> Snapshot {
         "web: http://127.0.0.1/healthz answers 502".to_owned(),
         "ping: 10.0.0.1 does not answer within 2s".to_owned(),
     ];
-    let outcome = Outcome::RolledBack { reason: reason.clone(), failures, class: Class::Target };
+    let outcome = Outcome::RolledBack { reason: reason.clone(), failures, class: Class::Target, code: None };
     quarantine(&mut s, Some(new_path()), failure("health", &reason), outcome);
     s
 }

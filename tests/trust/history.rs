@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
+use pullagent::trust::Code;
 
 use super::oracle::{Expected, Story, expected, new_ones, reach};
 use super::random::{self, Cases};
@@ -62,6 +63,7 @@ fn random_histories_reach_every_verdict() {
         "stone: the next",
         "stone: further down",
         "stone: at the side of a merge",
+        "stone: waited for",
     ];
     for outcome in both.chain(more.map(str::to_owned)) {
         assert!(seen.get(&outcome).is_some_and(|n| *n >= 5), "'{outcome}' in {seen:#?}");
@@ -94,6 +96,9 @@ fn outcomes(story: &Story) -> Vec<String> {
         Expected::Refused { faults, stone } => {
             let mut outcomes: Vec<_> = faults.iter().map(|(_, code)| format!("{line}: {code}")).collect();
             let tip = &story.nodes[story.tip];
+            if faults.iter().any(|(at, code)| *at != story.tip && *code == Code::FutureCommit) {
+                outcomes.push("stone: waited for".to_owned());
+            }
             if let Some(stone) = stone {
                 let near = tip.parents.first() == Some(&stone);
                 outcomes.push(if near { "stone: the next" } else { "stone: further down" }.to_owned());

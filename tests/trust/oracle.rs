@@ -270,10 +270,30 @@ pub fn expected(story: &Story) -> Expected {
     if faults.is_empty() && story.previous.is_some_and(|(same, time)| !same && date <= time) {
         faults = at_tip(Code::TestRollback);
     }
-    match faults.is_empty() {
-        true => Expected::Accepted(new.len()),
-        false => Expected::Refused { stone: stone(story, &new), faults },
+    if faults.is_empty() {
+        return Expected::Accepted(new.len());
     }
+    let stone = stone(story, &new);
+    // Where the clock speaks against what would come first, no verdict lasts.
+    if stone.is_none()
+        && let Some((at, codes)) = waiting(story, &new)
+    {
+        faults.retain(|(_, code)| !code.is_final());
+        faults.extend(codes.into_iter().map(|code| (at, code)));
+    }
+    Expected::Refused { stone, faults }
+}
+
+/// The nearest commit below the tip, by first parents, that time alone keeps from being accepted itself, and what it is
+/// refused for.
+fn waiting(story: &Story, new: &BTreeSet<usize>) -> Option<(usize, BTreeSet<Code>)> {
+    let line = first_parents(story, story.tip).into_iter().skip(1).take_while(|at| new.contains(at));
+    let mut alone = line.filter(|_| !story.test).filter_map(|at| {
+        let story = Story { tip: at, ..story.clone() };
+        let sound = new_ones(&story)?.iter().all(|at| fault(&story.nodes[*at]).is_none());
+        sound.then(|| (at, tip_faults(&story)))
+    });
+    alone.find(|(_, codes)| !codes.is_empty() && codes.iter().all(|code| !code.is_final()))
 }
 
 /// The nearest commit below the tip, by first parents, that is new and would be accepted itself.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 
 use pullagent::model::Oid;
-use pullagent::trust::{self, Accepted, AnchorFacts, Code, Merges, Policy, Refusal, Rules};
+use pullagent::trust::{self, Accepted, AnchorFacts, Code, Context, Merges, Policy, Refusal, Rules};
 use sha2::{Digest as _, Sha256};
 
 use super::forge::{Forge, MAIN, NOW, TEST};
@@ -46,6 +46,30 @@ fn what_a_poll_in_between_would_have_accepted_comes_first() {
         assert_eq!(code(forge.offer(&good)), Ok(2));
         assert_eq!(stone(offer_after(&forge, &after(&good), &tip), *expected), None);
     }
+}
+
+/// A clock that is wrong must not make the verdict over a tip last: below it something will be acceptable.
+#[test]
+fn a_stone_that_only_the_clock_refuses_is_waited_for() {
+    let forge = Forge::new();
+    forge.signed_at(NOW, "alice", "Lists mallory's key");
+    let tip = forge.signed_at(NOW, "mallory", "Signed with it");
+    let at = |now| {
+        let context = Context { now, ..MAIN };
+        trust::verify_main(&mut forge.read(), &tip, &forge.anchor(), &forge.policy(), &context).unwrap_err()
+    };
+    let refusal = at(0);
+    assert_eq!((refusal.code, &refusal.stepping_stone), (Code::FutureCommit, &None));
+    assert!(!refusal.code.is_final() && refusal.text.contains("; and below it, commit "), "{refusal}");
+    let refusal = at(NOW);
+    assert_eq!((refusal.code, refusal.stepping_stone.is_some()), (Code::UnknownKey, true));
+    // What can't become one does not keep the verdict from lasting, wherever the clock is.
+    let forge = Forge::new();
+    forge.signed_at(NOW, "bob", "By a contributor");
+    let tip = forge.unsigned("By nobody");
+    let context = Context { now: 0, ..MAIN };
+    let verdict = trust::verify_main(&mut forge.read(), &tip, &forge.anchor(), &forge.policy(), &context);
+    assert_eq!(stone(verdict, Code::Unsigned), None);
 }
 
 #[test]

@@ -222,7 +222,7 @@ pub async fn wait(dir: &Path, limit: Duration) -> Result<JobState, JobError> {
         if due {
             look_at = clock + UNIT_LOOK.as_millis() as u64;
         }
-        if let (JobState::Ended(_), Some(unit)) = (&now, &unit) {
+        if let (JobState::Ended(_) | JobState::Lost, Some(unit)) = (&now, &unit) {
             // What it came to is told by us; to systemd it is no failure of the host.
             systemd::forget(unit).await;
         }

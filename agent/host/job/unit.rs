@@ -28,6 +28,8 @@ pub struct UnitSpec {
     pub kind: Kind,
     /// Further properties, as `Name=value`.
     pub properties: Vec<OsString>,
+    /// What to run when the unit's program has ended, whatever it died of and once that is recorded; empty for nothing.
+    pub then: Vec<OsString>,
 }
 
 /// What the job's directory says about its unit.
@@ -57,6 +59,11 @@ pub(super) async fn start(spec: &JobSpec, unit: &UnitSpec) -> Result<(), JobErro
     files::write_atomic(&spec.dir.join(FILE), &json, files::PRIVATE)?;
     let mut properties = unit.properties.clone();
     properties.extend(own_properties(spec)?);
+    if !unit.then.is_empty() {
+        let mut then = OsString::from("ExecStopPost=-+:");
+        then.push(line(unit.then.iter().map(OsString::as_os_str)));
+        properties.push(then);
+    }
     let transient =
         Transient { unit: &unit.name, kind: unit.kind, properties, env: &spec.env, argv: &spec.argv };
     match systemd::start(&transient).await {
@@ -71,19 +78,19 @@ pub(super) async fn start(spec: &JobSpec, unit: &UnitSpec) -> Result<(), JobErro
 fn own_properties(spec: &JobSpec) -> Result<[OsString; 3], FileError> {
     let dir = &spec.dir;
     let own = own_program()?;
-    // With all privileges, whatever the unit itself may do; and nothing in it is expanded.
-    let mut record = OsString::from("ExecStopPost=+:");
-    for (n, word) in
-        [own.as_os_str(), "record-exit".as_ref(), "--dir".as_ref(), dir.as_os_str()].into_iter().enumerate()
-    {
-        record.push(if n == 0 { "" } else { " " });
-        record.push(quoted(word));
-    }
+    // With all privileges, whatever the unit itself may do; and nothing in it is expanded. The unit does not fail over it:
+    // where nobody waits for the end any more, the directory for it may be gone.
+    let mut record = OsString::from("ExecStopPost=-+:");
+    record.push(line([own.as_os_str(), "record-exit".as_ref(), "--dir".as_ref(), dir.as_os_str()]));
     let limit = OsString::from(format!("RuntimeMaxSec={}ms", spec.limit.as_millis().max(1)));
     // One that was found lost, and is started late all the same, must not run any more.
     let mut not_lost = OsString::from("ConditionPathExists=!");
     not_lost.push(dir.join("lost"));
     Ok([record, limit, not_lost])
+}
+
+fn line<'a>(words: impl IntoIterator<Item = &'a OsStr>) -> OsString {
+    words.into_iter().map(quoted).collect::<Vec<_>>().join(OsStr::new(" "))
 }
 
 /// Writes a word so that systemd reads it as one (systemd.syntax(7), "Quoting"), without specifiers.

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::command::{self, Command, CommandError, Limits, Output};
+use super::command::{self, Command, CommandError, Ending, Limits, Output};
 use super::files;
 use super::manager::Manager;
 use super::text::printable;
@@ -18,6 +18,8 @@ use crate::model::{Oid, StorePath};
 
 /// Time limit of calls that only ask or register something.
 const SHORT_TIME: Duration = Duration::from_secs(120);
+/// How long reading two toplevels may take; their files are few and small.
+const VERIFY_TIME: Duration = SHORT_TIME;
 /// Time limit of copying a source tree to the store.
 const ADD_TIME: Duration = Duration::from_secs(15 * 60);
 /// How much of Nix's messages is looked at, from the end.
@@ -272,6 +274,21 @@ impl Nix {
         }
     }
 
+    /// Asks Nix whether what `paths`, which must be valid, hold is what they held when they were made; says what is not.
+    pub async fn damaged(&self, paths: &[&StorePath]) -> Result<Option<String>, NixError> {
+        let names = paths.iter().map(|path| path.as_str());
+        let call = self.classic("nix-store").arg("--verify-path").args(names).time_limit(VERIFY_TIME);
+        match call.run().await {
+            Ok(_) => Ok(None),
+            Err(CommandError::Failed { end: Ending::Code(1), stderr, .. })
+                if stderr.contains("was modified") =>
+            {
+                Ok(Some(stderr.lines().last().unwrap_or_default().to_owned()))
+            }
+            Err(e) => Err(messages::store_failure(&e).unwrap_or(NixError::Command(e))),
+        }
+    }
+
     /// Protects `path`, which must be valid or obtainable, from garbage collection by the link `root`.
     pub async fn add_root(&self, path: &StorePath, root: &Path) -> Result<(), NixError> {
         let call = self.realise_call(path, root)?.time_limit(SHORT_TIME);
@@ -287,6 +304,17 @@ impl Nix {
         let dir = files::parent(profile);
         std::fs::create_dir_all(dir).map_err(files::io_error("make directory", dir))?;
         let call = self.classic("nix-env").arg("-p").arg(profile).args(["--set", path.as_str()]);
+        call.time_limit(SHORT_TIME).run().await.map(drop).map_err(messages::realise_failure)
+    }
+
+    /// Removes generations of a profile by their numbers; those that are gone already are no error. Nix itself refuses to
+    /// remove the current one, and collects no garbage here.
+    ///
+    /// # Errors
+    /// As [`Nix::set_profile`].
+    pub async fn delete_generations(&self, profile: &Path, numbers: &[u64]) -> Result<(), NixError> {
+        let numbers = numbers.iter().map(u64::to_string);
+        let call = self.classic("nix-env").arg("-p").arg(profile).arg("--delete-generations").args(numbers);
         call.time_limit(SHORT_TIME).run().await.map(drop).map_err(messages::realise_failure)
     }
 

@@ -1,6 +1,8 @@
 //! The health phase: the new system must be green in one go for the soak time, within the window, and the host must
 //! still be updatable from it (`reach.rs`).
 
+mod again;
+mod answer;
 mod scripts;
 mod units;
 mod watch;
@@ -21,11 +23,13 @@ use crate::guard::{self, GuardPlan};
 use crate::host::manager::Manager;
 use crate::host::{self, clock, facts};
 use crate::model::{
-    Arbiter, Class, Decision, Deployment, Happened, Sighting, Stage, Trial, UNITS, UPDATABLE,
+    Arbiter, Class, Decision, Deployment, DeploymentId, Happened, Sighting, Stage, Trial, UNITS, UPDATABLE,
 };
 
 /// How often the host itself is looked at between the checks.
 const LOOK: Duration = Duration::from_millis(500);
+/// The same where the soak time is shorter than that.
+const LOOK_MIN: Duration = Duration::from_millis(50);
 /// How the built-in check that the host can still be updated is taken. It has more patience than others, since a remote that
 /// is being restarted must not roll back its hosts, and since what the network needs may still be starting.
 const UPDATABLE_TERMS: Terms = Terms {
@@ -87,16 +91,33 @@ impl Steps {
         self.link.watch(link::sources(new.as_ref().unwrap_or(&self.settings))).await;
         let remotes = new.iter().flat_map(|new| new.remotes.iter().map(|r| r.name.clone())).collect();
         let reach = self.reach(&d.desired.tip.revision, remotes);
-        let verdict = self.watch(d, trial, &subjects, &mut watches, &reach).await;
+        let times = Times {
+            began: clock::boottime_ms(),
+            over: self.health_over(d, trial),
+            soak: millis(self.settings.activation.soak.0),
+        };
+        let judge = |watches: &[Watch], now| self.disturbed(d, trial).or_else(|| judge(watches, times, now));
+        let verdict = self.watch(&d.id, &subjects, &mut watches, &reach, judge).await;
         self.link.watch(link::sources(&self.settings)).await;
         match verdict {
-            Verdict::Healthy => self.decide(d, &Decision::Confirm, soft_failures(&watches)),
+            Verdict::Healthy => match self.answer_within(d) {
+                Some(within) => self.ask(d, within, soft_failures(&watches)).await,
+                None => self.decide(d, &Decision::Confirm, soft_failures(&watches)),
+            },
             Verdict::Unhealthy { reason, failures, class } => {
-                self.decide(d, &roll_back(reason, class), failures)
+                let red = Some(again::red(&subjects, &watches));
+                self.decide_knowing(d, &roll_back(reason, class), failures, red)
             }
             Verdict::Superseded => self.decide(d, &Decision::Superseded, vec![]),
             Verdict::Decided(decision) => self.decide(d, &decision, failures(&watches)),
         }
+    }
+
+    /// Returns when the health phase is over, in milliseconds since boot. Its timer waits longer where somebody has to
+    /// answer afterwards.
+    fn health_over(&self, d: &Deployment, trial: &Trial) -> u64 {
+        let after = self.answer_within(d).unwrap_or_default() + GUARD_MARGIN;
+        trial.deadline_boottime_ms.saturating_sub(millis(after))
     }
 
     /// Tries what both systems check, as the old one has it, before the switch, and returns what is red already: it can't
@@ -160,20 +181,17 @@ impl Steps {
         watches
     }
 
-    async fn watch(
+    /// Tries checks again and again until `judge` has a verdict; it is asked at least as often as [`LOOK`] says.
+    async fn watch<T>(
         &self,
-        d: &Deployment,
-        trial: &Trial,
+        id: &DeploymentId,
         subjects: &[Subject],
         watches: &mut [Watch],
         reach: &Reach<'_>,
-    ) -> Verdict {
-        let times = Times {
-            began: clock::boottime_ms(),
-            over: trial.deadline_boottime_ms.saturating_sub(millis(GUARD_MARGIN)),
-            soak: millis(self.settings.activation.soak.0),
-        };
-        let pause = LOOK.min(Duration::from_millis(times.soak.max(50)));
+        judge: impl Fn(&[Watch], u64) -> Option<T>,
+    ) -> T {
+        let began = clock::boottime_ms();
+        let pause = LOOK.min(self.settings.activation.soak.0.max(LOOK_MIN));
         // Each on its own: one that takes its time holds up no other.
         let mut tries = FuturesUnordered::new();
         loop {
@@ -184,14 +202,13 @@ impl Steps {
             }
             tokio::select! {
                 Some((n, result)) = tries.next() => {
-                    watches[n].learn(result, times.began, clock::boottime_ms());
+                    watches[n].learn(result, began, clock::boottime_ms());
                     let checks = watches.iter().map(Watch::facts).collect();
-                    drop(self.tell.try_send(Sighting::Checked { id: d.id.clone(), checks }));
+                    drop(self.tell.try_send(Sighting::Checked { id: id.clone(), checks }));
                 }
                 () = tokio::time::sleep(pause) => {}
             }
-            let verdict = self.disturbed(d, trial).or_else(|| judge(watches, times, clock::boottime_ms()));
-            if let Some(verdict) = verdict {
+            if let Some(verdict) = judge(watches, clock::boottime_ms()) {
                 return verdict;
             }
         }

@@ -56,9 +56,14 @@ impl Watch {
     pub fn new(name: &str, terms: Terms, trial: &Trial) -> Watch {
         // What was red before the switch can't speak against the new system.
         let hard = terms.hard && !trial.red_before.iter().any(|red| red == name);
+        Watch::on_its_own(name, Terms { hard, ..terms })
+    }
+
+    /// The same outside of a probation.
+    pub fn on_its_own(name: &str, terms: Terms) -> Watch {
         Watch {
             name: name.to_owned(),
-            terms: Terms { hard, ..terms },
+            terms,
             green_since: None,
             successes: 0,
             failures: 0,
@@ -92,6 +97,26 @@ impl Watch {
         if !result.not_yet && !starting {
             self.failures += 1;
         }
+    }
+
+    /// Tells whether it fails now, as far as that counts.
+    pub fn is_red(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Tells whether it is green now.
+    pub fn is_green(&self) -> bool {
+        self.green_since.is_some()
+    }
+
+    /// Tells whether it failed too often.
+    pub fn is_given_up(&self) -> bool {
+        self.failures >= self.terms.failures_max
+    }
+
+    /// Tells whether its failure rolls back.
+    pub fn is_hard(&self) -> bool {
+        self.terms.hard
     }
 
     pub fn facts(&self) -> CheckFacts {
@@ -131,9 +156,8 @@ pub(super) struct Times {
 /// Says what the checks have come to by `now`, if they have.
 pub(super) fn judge(watches: &[Watch], times: Times, now: u64) -> Option<Verdict> {
     let unhealthy = |reason, class| Some(Verdict::Unhealthy { reason, failures: failures(watches), class });
-    if let Some(w) = watches.iter().find(|w| w.terms.hard && w.failures >= w.terms.failures_max) {
-        let reason = format!("check '{}' failed {} times in a row: {}", w.name, w.failures, w.last);
-        return unhealthy(reason, blame(watches, |w| w.failures > 0));
+    if let Some(verdict) = given_up(watches) {
+        return Some(verdict);
     }
     let green_since = |w: &Watch| if w.terms.hard { w.green_since } else { Some(times.began) };
     let since = watches.iter().map(green_since).try_fold(times.began, |latest, s| s.map(|s| s.max(latest)));
@@ -150,6 +174,23 @@ pub(super) fn judge(watches: &[Watch], times: Times, now: u64) -> Option<Verdict
         ),
         None => unhealthy("the checks were not green for long enough in one go".to_owned(), Class::Target),
     }
+}
+
+/// Says what the checks of a system that proved healthy have come to by `now`, while somebody's word is waited for.
+pub(super) fn judge_waiting(watches: &[Watch], until: u64, now: u64) -> Option<Verdict> {
+    let late = || {
+        let reason = "it proved healthy, and nobody confirmed it in time".to_owned();
+        Verdict::Unhealthy { reason, failures: vec![], class: Class::Target }
+    };
+    given_up(watches).or_else(|| (now >= until).then(late))
+}
+
+/// Returns the verdict if a check failed too often.
+fn given_up(watches: &[Watch]) -> Option<Verdict> {
+    let w = watches.iter().find(|w| w.terms.hard && w.failures >= w.terms.failures_max)?;
+    let reason = format!("check '{}' failed {} times in a row: {}", w.name, w.failures, w.last);
+    let class = blame(watches, |w| w.failures > 0);
+    Some(Verdict::Unhealthy { reason, failures: failures(watches), class })
 }
 
 /// Tells whether the new system is to blame. It is not if nothing but the way to the remotes is `bad`: that may lie with
@@ -180,8 +221,14 @@ mod tests {
             serde_json::from_value(serde_json::json!({ "http": "http://127.0.0.1/" })).unwrap();
         let red_before = red_before.iter().map(|&name| name.to_owned()).collect();
         let path = "/nix/store/rjy6ls6ckc5cfkyh8lvkgi6kkk24c1ir-old".parse().unwrap();
-        let trial =
-            Trial { old: path, boot_id: String::new(), deadline_boottime_ms: 0, red_before, reboot: None };
+        let trial = Trial {
+            old: path,
+            boot_id: String::new(),
+            deadline_boottime_ms: 0,
+            red_before,
+            reboot: None,
+            switch_repeats: 0,
+        };
         let mut watches = vec![
             Watch::new("web", Terms::of(&check), &trial),
             Watch::new(UPDATABLE, super::super::UPDATABLE_TERMS, &trial),

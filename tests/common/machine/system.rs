@@ -203,6 +203,13 @@ impl System {
         self.wanted_unit(&format!("{name}.service"), &["multi-user.target"], &text)
     }
 
+    /// Keeps a unit that nothing wants any more.
+    #[must_use]
+    pub fn unwanted(mut self, name: &str) -> System {
+        self.host.units.get_mut(name).unwrap().wanted_by.clear();
+        self
+    }
+
     /// Removes a unit.
     #[must_use]
     pub fn without_unit(mut self, name: &str) -> System {

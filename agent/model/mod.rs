@@ -1,6 +1,8 @@
 //! The nouns: revisions, targets and deployments; what may be done ([`Action`]), what may happen ([`Event`]), and what all
 //! of it adds up to ([`State`]). No effects: no clock, no file, no process, no task.
 
+mod acceptance;
+mod action;
 mod answer;
 mod event;
 mod facts;
@@ -17,8 +19,9 @@ mod target;
 mod transition;
 mod verdict;
 
+pub use action::{Action, Line, Verification};
 pub use answer::{Answer, REJECTED, UNCONFIRMED, Word};
-pub use event::{Action, Command, Event, Happened, Line, Sighting, SwitchEnd, Verification};
+pub use event::{Command, Event, Happened, Sighting, SwitchEnd};
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
 pub use generation::{Generation, RETENTION, Tidying};
 pub use id::{DeploymentId, IdError, Oid, StorePath};

@@ -167,6 +167,7 @@ pub struct Deployment {
 /// How far a deployment got.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "stage", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[expect(clippy::large_enum_variant, reason = "a state has no more than one")]
 pub enum Stage {
     /// Built; the host is untouched.
     Built,

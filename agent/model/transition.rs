@@ -1,17 +1,16 @@
 //! The one table of transitions: which event may meet which state, and what it makes of it. Replay runs the same table.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::event::{Event, SwitchEnd};
 use super::state::{
-    Awaiting, Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX,
-    REFUSALS_IN_HISTORY_MAX, REFUSED_MAX, ROLLBACKS_MAX, Resets, SWITCH_REPEATS_MAX, Settled, Stage, State,
-    Step, TestLine, TestProgress, Trial,
+    Awaiting, Deployment, Ended, Entered, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX, ROLLBACKS_MAX, Resets,
+    SWITCH_REPEATS_MAX, Settled, Stage, State, Step, TestProgress, Trial,
 };
-use super::verdict::{Class, Failure, Quarantined, Refusal};
+use super::verdict::{Class, Failure, Quarantined};
 use super::{
     AdoptedTrust, Answer, AwaitedReboot, Cause, Decision, DeploymentId, Desired, LOADER, NETWORK, Oid,
-    Operation, REJECTED, REVOKED_BYTES_MAX, Red, Tidying, Tip, UNCONFIRMED, Vouched, Why, Word, recheck,
+    Operation, REJECTED, Red, Tidying, UNCONFIRMED, Vouched, Why, Word, recheck,
 };
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
@@ -307,92 +306,6 @@ impl State {
         Ok(())
     }
 
-    /// Moves the anchor. What root named is judged by nothing that was held against it before.
-    fn accept_main(&mut self, tip: &Tip) {
-        self.pardon(tip);
-        match self.vouched.take() {
-            Some(vouched) if vouched.revision == tip.revision => {
-                self.refused.clear();
-                self.forgive(Some(&tip.revision));
-                self.vouched = Some(Vouched { anchored: true, ..vouched });
-            }
-            // Still to be fetched; what was accepted meanwhile does not change that.
-            Some(vouched) if !vouched.anchored => self.vouched = Some(vouched),
-            Some(_) | None => {}
-        }
-        self.main = Some(tip.clone());
-    }
-
-    /// What root named runs, so it is a revision like any other from now on.
-    fn end_vouching(&mut self, revision: &Oid) {
-        self.vouched = self.vouched.take().filter(|v| !v.anchored || v.revision != *revision);
-    }
-
-    /// Makes these settings the ones that count. What was revoked once stays so, whatever comes later.
-    fn adopt_trust(&mut self, trust: AdoptedTrust) {
-        self.revoke(trust.settings.revoked_keys());
-        self.trust = Some(trust);
-    }
-
-    /// Remembers revoked keys. When there is no room, those that came first stay: they may be listed nowhere else.
-    fn revoke(&mut self, keys: Vec<String>) {
-        let mut bytes: usize = self.revoked.iter().map(String::len).sum();
-        let mut known: HashSet<String> = self.revoked.iter().cloned().collect();
-        for key in keys {
-            if bytes + key.len() <= REVOKED_BYTES_MAX && known.insert(key.clone()) {
-                bytes += key.len();
-                self.revoked.push_back(key);
-            }
-        }
-    }
-
-    fn accept_test(&mut self, tip: &Tip, main: &Oid) {
-        let same = self.test.as_ref().filter(|t| t.tip.revision == tip.revision);
-        let progress = same.map_or(TestProgress::Accepted, |t| t.progress.clone());
-        self.test = Some(TestLine { tip: tip.clone(), main: main.clone(), progress });
-    }
-
-    /// Drops what was held against a tip that is accepted now: it was judged by other keys or another anchor.
-    fn pardon(&mut self, tip: &Tip) {
-        self.refused.retain(|r| r.revision != tip.revision || r.branch != tip.branch);
-    }
-
-    fn refuse(&mut self, refusal: &Refusal) {
-        // Nobody can vouch for what can't be exported.
-        self.vouched = self.vouched.take().filter(|v| v.anchored || v.revision != refusal.revision);
-        let known = self.refused.iter().any(|r| r.revision == refusal.revision && r.code == refusal.code);
-        self.refused.retain(|r| r.revision != refusal.revision || r.branch != refusal.branch);
-        push_bounded(&mut self.refused, refusal.clone(), REFUSED_MAX);
-        if known {
-            return;
-        }
-        let ended = Ended {
-            id: None,
-            revision: refusal.revision.clone(),
-            subject: String::new(),
-            signer: None,
-            branch: refusal.branch.clone(),
-            operation: refusal.operation,
-            why: Why::NewRevision,
-            toplevel: None,
-            outcome: Outcome::Refused { code: refusal.code.clone(), text: refusal.text.clone() },
-            began: refusal.at,
-            at: refusal.at,
-        };
-        self.make_room_for_refusal();
-        push_bounded(&mut self.history, ended, HISTORY_MAX);
-    }
-
-    /// Whoever may push could fill the history with what is refused, and what ran on this host would be forgotten.
-    fn make_room_for_refusal(&mut self) {
-        let is_refusal = |e: &Ended| matches!(e.outcome, Outcome::Refused { .. });
-        if self.history.iter().filter(|e| is_refusal(e)).count() >= REFUSALS_IN_HISTORY_MAX
-            && let Some(oldest) = self.history.iter().position(is_refusal)
-        {
-            self.history.remove(oldest);
-        }
-    }
-
     fn fail_build(&mut self, desired: &Desired, failure: &Failure, at: u64) {
         let q = Quarantined { target: desired.tip.target(), toplevel: None, failure: failure.clone(), at };
         push_bounded(&mut self.quarantine, q, QUARANTINE_MAX);
@@ -628,7 +541,7 @@ fn ended(desired: &Desired, outcome: Outcome, at: u64) -> Ended {
     }
 }
 
-fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
+pub(super) fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
     while queue.len() >= max {
         queue.pop_front();
     }

@@ -1,6 +1,7 @@
 //! State as people and machines read it: what `status.json` and `history.json` hold, and the text made of them.
 //! It reads snapshots and decides nothing; the files need no agent to be read.
 
+mod bad;
 mod snapshot;
 
 mod liveness;

@@ -243,7 +243,7 @@ pub fn each_edge_once(seed: u64) -> Vec<Case> {
 }
 
 /// Events that are no edge of a deployment's course, and why.
-const NO_EDGE: [(&str, &str); 14] = [
+const NO_EDGE: [(&str, &str); 17] = [
     ("refused", "nothing is begun"),
     ("build-failed", "nothing is begun"),
     ("adopted", "nothing is changed on the host"),
@@ -252,6 +252,9 @@ const NO_EDGE: [(&str, &str); 14] = [
     ("suspended", "nothing is changed on the host"),
     ("resumed", "nothing is changed on the host"),
     ("retry-requested", "nothing is changed on the host"),
+    ("staged", "the machine has no boot loader: tests/crash.rs, tests/uefi"),
+    ("trial-booted", "the machine has no boot loader: tests/crash.rs, tests/uefi"),
+    ("reboot-awaited", "nothing is changed on the host: tests/live/boot.rs"),
     ("switch-repeated", "what is run once more is a switch like the first: tests/live/switch.rs"),
     ("health-proven", "only where somebody is asked: tests/live/answer.rs strikes there"),
     ("answered", "only where somebody is asked: tests/live/answer.rs"),

@@ -16,7 +16,7 @@ use pullagent::model::{Oid, ROLLBACKS_MAX};
 use pullagent::plan::BREAKER;
 use pullagent::report::{BadKind, Headline, StageWord, Status};
 
-const KILLS_QUICK: u32 = 25;
+const KILLS_QUICK: u32 = 15;
 const KILLS_LONG: u32 = 400;
 const KILLS_PER_PUSH: u32 = 2;
 

@@ -40,9 +40,7 @@ impl FileError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, FileError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
-}
 
-impl FileError {
     /// Tells whether nobody can write there, for as long as the file system stays what it is.
     pub fn is_unwritable(&self) -> bool {
         // EIO has no kind of its own.

@@ -62,8 +62,7 @@ impl State {
     /// Notes which went, also in the history.
     pub(super) fn forget_generations(&mut self, numbers: &[u64]) {
         let Some(tidying) = self.tidying.take() else { return };
-        let ended = self.history.iter_mut().rfind(|e| e.id.as_ref() == Some(&tidying.id));
-        if let Some(Outcome::Confirmed { removed, .. }) = ended.map(|e| &mut e.outcome) {
+        if let Some(Outcome::Confirmed { removed, .. }) = self.outcome_mut(&tidying.id) {
             *removed = numbers.to_vec();
         }
     }

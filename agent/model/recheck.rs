@@ -89,8 +89,7 @@ impl State {
             failures.join("; ")
         );
         self.set_back(target, text.clone(), Cause::Environment, at);
-        let ended = self.history.iter_mut().rfind(|e| e.id.as_ref() == Some(&id));
-        if let Some(Outcome::RolledBack { reason, class, code, .. }) = ended.map(|e| &mut e.outcome) {
+        if let Some(Outcome::RolledBack { reason, class, code, .. }) = self.outcome_mut(&id) {
             *reason = format!("{reason}; {text}");
             (*class, *code) = (Class::Transient, Some(ENVIRONMENT.to_owned()));
         }

@@ -443,6 +443,16 @@ impl State {
         }
     }
 
+    /// Tells whether `revision` is what was made permanent last.
+    pub fn is_settled(&self, revision: &Oid) -> bool {
+        self.settled.as_ref().is_some_and(|s| s.tip.revision == *revision)
+    }
+
+    /// Returns how a deployment ended, to say more of it.
+    pub(super) fn outcome_mut(&mut self, id: &DeploymentId) -> Option<&mut Outcome> {
+        self.history.iter_mut().rfind(|e| e.id.as_ref() == Some(id)).map(|e| &mut e.outcome)
+    }
+
     /// Returns the quarantine entry that stands in the way of `target`, or of the system it built.
     pub fn quarantined(&self, target: &Target, toplevel: Option<&StorePath>) -> Option<&Quarantined> {
         let same =

@@ -17,6 +17,13 @@ pub struct Failure {
     pub text: String,
 }
 
+impl Failure {
+    /// Returns one that may pass by itself.
+    pub fn transient(code: &str, text: String) -> Failure {
+        Failure { class: Class::Transient, code: code.to_owned(), text }
+    }
+}
+
 /// Answers the plan's question: again, never again, or stop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

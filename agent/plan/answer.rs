@@ -30,7 +30,7 @@ pub fn hear(wish: Wish, state: &State) -> Result<Heard, String> {
     let Some(d) = &state.deployment else { return nothing_under_way(&wish, state) };
     let tried = &d.desired.tip.revision;
     if let Some(meant) = wish.revision.as_ref().filter(|meant| *meant != tried) {
-        if wish.word == Word::Confirm && is_settled(state, meant) {
+        if wish.word == Word::Confirm && state.is_settled(meant) {
             return Ok((None, format!("{} is confirmed already", meant.short())));
         }
         return Err(format!("{} is not being tried; {} is", meant.short(), tried.short()));
@@ -56,20 +56,16 @@ pub fn hear(wish: Wish, state: &State) -> Result<Heard, String> {
 fn nothing_under_way(wish: &Wish, state: &State) -> Result<Heard, String> {
     let last = state.history.back();
     match (wish.word, &wish.revision) {
-        (Word::Confirm, Some(meant)) if is_settled(state, meant) => {
+        (Word::Confirm, Some(meant)) if state.is_settled(meant) => {
             Ok((None, format!("{} is confirmed already", meant.short())))
         }
         (Word::Reject, Some(meant))
-            if last.is_some_and(|e| e.revision == *meant && is_settled(state, meant)) =>
+            if last.is_some_and(|e| e.revision == *meant && state.is_settled(meant)) =>
         {
             Err(format!("{} is confirmed already; to go back, push a commit that reverts it", meant.short()))
         }
         (_, _) => Err("nothing is being tried".to_owned()),
     }
-}
-
-fn is_settled(state: &State, revision: &Oid) -> bool {
-    state.settled.as_ref().is_some_and(|s| s.tip.revision == *revision)
 }
 
 fn is_decided(stage: &Stage) -> bool {

@@ -162,7 +162,7 @@ impl Facts {
             Event::RolledBack { at, .. } => {
                 let Some(d) = deployment.filter(|d| d.desired.why == Why::EndOfTest) else { return };
                 let text = "the way back from the test failed".to_owned();
-                let failure = Failure { class: Class::Transient, code: "health".to_owned(), text };
+                let failure = Failure::transient("health", text);
                 let revision = d.desired.tip.revision.clone();
                 self.see(Sighting::Failed { revision, remote: None, failure, at: *at });
             }
@@ -231,10 +231,15 @@ impl Facts {
 
     /// Holds it against all remotes that name `revision`.
     fn blame_all(&mut self, revision: &Oid) {
-        let names = |r: &RemoteFacts| r.heads.iter().flat_map(BTreeMap::values).any(|tip| tip == revision);
-        let naming: Vec<String> =
-            self.remotes.iter().filter(|(_, r)| names(r)).map(|(name, _)| name.clone()).collect();
+        let naming: Vec<String> = self.naming(revision).map(str::to_owned).collect();
         naming.into_iter().for_each(|remote| self.blame(remote));
+    }
+
+    /// Returns the remotes that name `revision`, on any branch.
+    pub(super) fn naming<'a>(&'a self, revision: &'a Oid) -> impl Iterator<Item = &'a str> {
+        let names =
+            move |r: &RemoteFacts| r.heads.iter().flat_map(BTreeMap::values).any(|tip| tip == revision);
+        self.remotes.iter().filter(move |(_, r)| names(r)).map(|(name, _)| name.as_str())
     }
 
     /// Returns how often what the remote named came to nothing lately.

@@ -97,7 +97,7 @@ pub fn withheld(state: &State, facts: &Facts, policy: &Policy) -> Option<Held> {
     let named_by_root = state.vouched.as_ref().is_some_and(|v| v.anchored && v.revision == *main);
     let runs = by_hand(state, host).filter(|_| !named_by_root && state.deployment.is_none())?;
     let kin = facts.kin(runs, main)?;
-    let owed = state.settled.as_ref().is_none_or(|s| s.tip.revision != *main);
+    let owed = !state.is_settled(main);
     let (runs, main) = (runs.short(), main.short());
     match kin {
         Kin::Newer if owed => Some(Held::new(

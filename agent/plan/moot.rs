@@ -1,9 +1,7 @@
 //! Whether what is under way goes on when something else would come first by now. Whoever may name commits, and no more,
 //! must not be able to keep a host from ever getting anything done.
 
-use std::collections::BTreeMap;
-
-use crate::model::{Action, Line, Oid};
+use crate::model::{Action, Line};
 
 use super::Facts;
 
@@ -23,17 +21,8 @@ pub fn is_moot(under_way: &Action, next: &Action, facts: &Facts) -> bool {
         }
         (Action::Verify(old), Action::Relate { revision, .. }) => {
             let failures = facts.failures_of(&old.candidate.remote);
-            naming(facts, revision).any(|remote| facts.failures_of(remote) < failures)
+            facts.naming(revision).any(|remote| facts.failures_of(remote) < failures)
         }
         _ => true,
     }
-}
-
-fn naming<'a>(facts: &'a Facts, revision: &'a Oid) -> impl Iterator<Item = &'a str> {
-    let names = move |heads: &BTreeMap<String, Oid>| heads.values().any(|tip| tip == revision);
-    facts
-        .remotes
-        .iter()
-        .filter(move |(_, r)| r.heads.as_ref().is_some_and(names))
-        .map(|(name, _)| name.as_str())
 }

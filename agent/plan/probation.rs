@@ -50,7 +50,7 @@ fn next_step(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts, pol
 fn begin(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts) -> Action {
     if let Some(foreign) = &state.foreign {
         let text = format!("the journal was written by a newer pullagent (event '{}')", foreign.event);
-        return Action::Abandon(d.clone(), transient("foreign", text));
+        return Action::Abandon(d.clone(), Failure::transient("foreign", text));
     }
     if let Some(bad) = state.quarantined(&d.desired.tip.target(), Some(&d.toplevel)) {
         let text = format!("it builds the same system as one that was bad before: {}", bad.failure.text);
@@ -65,7 +65,7 @@ fn begin(d: &Deployment, state: &State, facts: &Facts, host: &HostFacts) -> Acti
     if may_be_lifted(state, facts.now) {
         let text =
             "the host is suspended after too many rollbacks, and its retryNonce is that of before".to_owned();
-        return Action::Abandon(d.clone(), transient(SUSPENDED, text));
+        return Action::Abandon(d.clone(), Failure::transient(SUSPENDED, text));
     }
     if suspended(state, facts.now) {
         return Action::Wait { until: state.suspension.as_ref().and_then(|s| s.until) };
@@ -174,7 +174,7 @@ fn go_on(
                 Action::Abandon(d.clone(), failure)
             } else if late || moved || state.foreign.is_some() {
                 let text = "the preparations are out of date".to_owned();
-                Action::Abandon(d.clone(), transient("expired", text))
+                Action::Abandon(d.clone(), Failure::transient("expired", text))
             } else {
                 match reboot::route(d, trial.reboot.as_deref(), reboot::permission(facts, policy), policy) {
                     Route::Live => Action::Arm(d.clone()),
@@ -267,8 +267,4 @@ fn forced_decision(
         return Some(Decision::Superseded);
     }
     answer::rejected(state, d)
-}
-
-fn transient(code: &str, text: String) -> Failure {
-    Failure { class: Class::Transient, code: code.to_owned(), text }
 }

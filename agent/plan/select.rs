@@ -82,7 +82,7 @@ fn wanted(state: &State, facts: &Facts, host: &HostFacts, policy: &Policy) -> Op
             && (d.why != Why::NewRevision || withheld(state, facts, policy).is_none())
             && !reboot::waits(d, state, host, permission)
     };
-    // What somebody or the breaker suspended is built only to see whether it lifts the suspension.
+    // While the breaker suspends the host, a revision is built only to see whether it lifts that.
     let only_to_look = may_be_lifted(state, facts.now);
     let is_news = |d: &Desired| d.why == Why::NewRevision && state.peeked.as_ref() != Some(&d.tip.revision);
     let may_be_built = |d: &Desired| !only_to_look || (d.operation == Operation::Switch && is_news(d));
@@ -132,7 +132,7 @@ pub fn not_before(state: &State, target: &Target, now: u64) -> Option<u64> {
 fn adoption(state: &State, facts: &Facts, host: &HostFacts) -> Option<Event> {
     let main = state.main.as_ref()?;
     let running = host.running.as_ref().filter(|r| !host.is_torn() && host.profile.as_ref() == Some(*r))?;
-    let known = state.settled.as_ref().is_some_and(|s| s.tip.revision == main.revision);
+    let known = state.is_settled(&main.revision);
     // What root named may run already; then it has run its course.
     let named = state.vouched.as_ref().is_some_and(|v| v.anchored && v.revision == main.revision);
     if (known && !named) || state.entered.is_some() || host.running_revision.as_ref() != Some(&main.revision)
@@ -168,11 +168,7 @@ fn named_by_root_is_due(state: &State, facts: &Facts) -> bool {
     let failed = facts.retries.contains_key(&vouched.revision)
         || state.setback.as_ref().is_some_and(|s| s.target == target)
         || state.quarantined(&target, None).is_some();
-    !vouched.anchored || (!failed && !is_settled(state, &vouched.revision))
-}
-
-fn is_settled(state: &State, revision: &Oid) -> bool {
-    state.settled.as_ref().is_some_and(|s| s.tip.revision == *revision)
+    !vouched.anchored || (!failed && !state.is_settled(&vouched.revision))
 }
 
 /// Returns the test tip to verify. The first remote that answers has the word.

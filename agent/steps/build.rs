@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::prepare::CONFIG_IN_SYSTEM;
+use super::prepare::settings_of;
 use super::verify::VerifyError;
 use super::{Steps, TrustSeen, Verified, failed};
-use crate::config;
 use crate::host::clock;
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
 use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, Nonce, StorePath};
@@ -68,9 +67,8 @@ impl BuildError {
 
 impl Steps {
     fn nonce_of(&self, toplevel: &StorePath) -> Option<Nonce> {
-        let new = config::load(&toplevel.join(CONFIG_IN_SYSTEM)).ok()?.settings;
         let running = self.settings.activation.retry_nonce.clone();
-        Some(Nonce { running, built: new.activation.retry_nonce })
+        Some(Nonce { running, built: settings_of(toplevel)?.activation.retry_nonce })
     }
 
     pub(super) async fn build(&self, id: DeploymentId, desired: Desired) -> Happened {

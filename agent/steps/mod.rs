@@ -37,7 +37,7 @@ use crate::host::clock;
 use crate::host::facts::HostPaths;
 use crate::host::manager::Manager;
 use crate::host::nix::Nix;
-use crate::model::{Action, Class, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath};
+use crate::model::{Action, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath};
 use crate::plan::Policy;
 use crate::repo::Limits;
 use crate::{host, trust};
@@ -170,7 +170,7 @@ async fn wait(until: Option<u64>) -> Happened {
 
 /// Reports that a step failed in a way that may pass.
 fn failed(revision: &Oid, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {
-    let failure = Failure { class: Class::Transient, code: code.to_owned(), text: host::chain(error) };
+    let failure = Failure::transient(code, host::chain(error));
     tracing::warn!(revision = revision.short(), code, "{}", failure.text);
     let (revision, at) = (revision.clone(), clock::unix_secs());
     Happened::Saw(Sighting::Failed { revision, remote: None, failure, at })

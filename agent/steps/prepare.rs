@@ -167,8 +167,7 @@ impl Steps {
 
     fn check_machine(&self, new: &Settings) -> Result<(), Stop> {
         let Some(expected) = &new.expected_machine_id else { return Ok(()) };
-        let here = facts::observe(&self.host).ok().and_then(|f| f.machine_id);
-        if here.as_ref() == Some(expected) {
+        if self.machine_id().as_ref() == Some(expected) {
             return Ok(());
         }
         let text =
@@ -310,9 +309,7 @@ impl Steps {
         guard::selftest(&dir).await?;
         Ok(plan)
     }
-}
 
-impl Steps {
     /// How long the new system may be on trial if its agent never says a word: as long as either of the two agents would take.
     fn trial_limit(&self, new: Option<&Settings>) -> Duration {
         let window = |settings: &Settings| settings.activation.window.0;
@@ -326,6 +323,11 @@ impl Steps {
         let policy = serde_json::to_value(&self.settings.activation.reboot).unwrap_or_default();
         self.manager == Manager::Systemd && policy["policy"].as_str().is_some_and(|word| word != "never")
     }
+}
+
+/// Returns how the agent of `toplevel` is configured, if it has one that this version can read.
+pub(super) fn settings_of(toplevel: &StorePath) -> Option<Settings> {
+    config::load(&toplevel.join(CONFIG_IN_SYSTEM)).ok().map(|loaded| loaded.settings)
 }
 
 fn again(d: &Deployment, code: &str, error: &(dyn std::error::Error + 'static)) -> Stop {

@@ -102,7 +102,7 @@ impl Steps {
         TrustSeen { settings, revoked: found.revoked }
     }
 
-    fn machine_id(&self) -> Option<String> {
+    pub(super) fn machine_id(&self) -> Option<String> {
         facts::observe(&self.host).ok().and_then(|facts| facts.machine_id)
     }
 }

@@ -9,7 +9,7 @@ use crate::host::boot::partitions::{self, PartitionError, Partitions};
 use crate::host::boot::{self, Capability};
 use crate::host::files::{self, FileError};
 use crate::host::manager::Manager;
-use crate::model::{Class, Failure, Operation, StorePath};
+use crate::model::{Failure, Operation, StorePath};
 
 /// So many files must be free on each file system that is written to: those of a deployment, a journal and an activation are
 /// far fewer.
@@ -33,8 +33,8 @@ impl Steps {
         for dir in [self.state_directory.as_path(), store] {
             match shortage(dir, self.settings.activation.free_bytes_min) {
                 Ok(None) => {}
-                Ok(Some(text)) => return Err(transient("space", text)),
-                Err(e) => return Err(transient("space", host::chain(&e))),
+                Ok(Some(text)) => return Err(Failure::transient("space", text)),
+                Err(e) => return Err(Failure::transient("space", host::chain(&e))),
             }
         }
         match aim {
@@ -45,10 +45,6 @@ impl Steps {
             Operation::Test => Ok(()),
         }
     }
-}
-
-fn transient(code: &str, text: String) -> Failure {
-    Failure { class: Class::Transient, code: code.to_owned(), text }
 }
 
 /// Says what is lacking on the file system of `dir`, if anything.
@@ -81,8 +77,8 @@ async fn boot_shortage(
 ) -> Result<(), Failure> {
     match try_boot_shortage(root, manager, toplevel, installed).await {
         Ok(None) => Ok(()),
-        Ok(Some(text)) => Err(transient("space", text)),
-        Err(error) => Err(transient("bootloader", host::chain(&error))),
+        Ok(Some(text)) => Err(Failure::transient("space", text)),
+        Err(error) => Err(Failure::transient("bootloader", host::chain(&error))),
     }
 }
 
@@ -107,6 +103,7 @@ async fn try_boot_shortage(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Class;
     use std::fs;
 
     #[test]

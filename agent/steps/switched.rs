@@ -38,15 +38,14 @@ impl Seen<'_> {
 
     /// Says why nothing was changed.
     fn failure(&self, exit: Option<i32>, text: &str) -> Failure {
-        let transient = |code: &str, text| Failure { class: Class::Transient, code: code.to_owned(), text };
         match (exit, &self.bus_error) {
             (Some(EXIT_LOCKED), _) => {
-                transient("locked", "another switch of this host was under way".to_owned())
+                Failure::transient("locked", "another switch of this host was under way".to_owned())
             }
             (Some(EXIT_NEEDS_REBOOT), _) => {
-                transient("needs-reboot", format!("only a reboot leads to the new system: {text}"))
+                Failure::transient("needs-reboot", format!("only a reboot leads to the new system: {text}"))
             }
-            (_, Some(error)) => transient("dbus", without_bus(error)),
+            (_, Some(error)) => Failure::transient("dbus", without_bus(error)),
             (_, None) => {
                 let text = format!("the switch changed nothing: {text}");
                 Failure { class: blame(self.ended), code: "activation".to_owned(), text }

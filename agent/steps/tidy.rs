@@ -2,11 +2,10 @@
 //! own links; then the boot entries follow. Nothing is collected as garbage here.
 
 use super::{BOOT_MAX, Steps, failed};
-use crate::config::Settings;
 use crate::host::files::FileError;
 use crate::host::{clock, facts, profile, switch};
 use crate::model::{Event, Happened, RETENTION, Tidying};
-use crate::plan::{self, Retention};
+use crate::plan;
 
 impl Steps {
     /// Chooses what is to go; nothing of it is done before that is journaled.
@@ -57,12 +56,7 @@ impl Steps {
         let generations = profile::generations(&self.host.profile())?;
         let seen = [facts.running, facts.etc, facts.booted, facts.profile, facts.boot_default];
         let needed: Vec<_> = seen.into_iter().flatten().chain([tidying.old.clone()]).collect();
-        let rule = rule(&self.settings);
+        let rule = Steps::policy(&self.settings).retention;
         Ok(plan::removable(rule, &generations, current, &needed, clock::unix_secs()))
     }
-}
-
-/// Returns what the configuration says about generations.
-fn rule(settings: &Settings) -> Retention {
-    crate::report::policy(settings).retention
 }

@@ -72,8 +72,10 @@ fn is_quiet(status: &Value) -> bool {
     let nothing = |key: &str| status[key].is_null();
     // What is tried again in minutes is at rest until then.
     let now = status["agent"]["writtenAt"].as_u64().unwrap();
-    let soon = |retry: &Value| retry["notBefore"].as_u64().is_none_or(|at| at < now + 60);
-    let waits = status["retries"].as_array().unwrap().iter().any(soon);
+    // What has two reasons to wait waits for the later.
+    let retries = status["retries"].as_array().unwrap();
+    let late = |other: &Value| other["notBefore"].as_u64().is_some_and(|at| at >= now + 60);
+    let waits = retries.iter().any(|r| !retries.iter().any(|o| o["revision"] == r["revision"] && late(o)));
     !PASSING.contains(&word)
         && nothing("deployment")
         && nothing("doing")

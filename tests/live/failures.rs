@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::common::machine::{Fault, Managed, Step, System, Verb, Via, wait_until};
-use crate::host::{LIMIT, Look, boot_soaking, boot_with, web};
+use crate::host::{LIMIT, Look, boot_soaking, boot_with, next, put_state_on_tmpfs, web};
 
 /// Boots a machine that is in sync; `configure` changes what the first system's agent is told.
 fn boot(configure: impl FnOnce(&mut Value)) -> Option<Managed> {
@@ -23,11 +23,6 @@ fn runs_the_first(host: &Managed) {
     assert_eq!([&view.running, &view.profile, &view.boot_default], [&old; 3]);
     assert_eq!((view.etc, view.leftovers), (Some(host.machine.etc_of(&host.toplevel)), vec![]));
     assert_eq!(host.page(), "one");
-}
-
-/// Returns the first system with another page.
-fn next(host: &Managed, label: &str) -> System {
-    web(host.system.clone().label(label), label)
 }
 
 /// The next push goes through.
@@ -70,12 +65,7 @@ fn f02_a_system_that_cannot_be_built_changes_nothing() {
 
 /// Puts the agent's state on a file system of its own, as large as this.
 fn put_state_on(host: &Managed, megabytes: u32) {
-    let state = "/var/lib/pullagent";
-    host.machine.check(&format!(
-        "systemctl stop pullagent.service; cp -a {state} /tmp/kept
-         mount -t tmpfs -o size={megabytes}M,mode=700 tmpfs {state}
-         cp -a /tmp/kept/. {state}; systemctl start pullagent.service"
-    ));
+    put_state_on_tmpfs(host, &format!("size={megabytes}M"));
     wait_until("the agent", LIMIT, || host.word() == "in-sync");
 }
 
@@ -218,8 +208,12 @@ fn f55_what_was_switched_to_by_hand_stays_until_the_next_push() {
     deploys(&host, "next");
 }
 
+/// The demo's host has the same at each run: `tests/kill.rs`, `tests/crash.rs`.
 #[test]
 fn f63_three_bad_pushes_suspend_the_host() {
+    if !crate::is_long("row 63") {
+        return;
+    }
     let Some(host) = boot(|_| {}) else { return };
     for n in 0..3 {
         let bad = next(&host, &format!("bad-{n}")).service("job", "ExecStart=/usr/bin/false");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::common::machine::{Fault, Step, System, Verb, wait_until};
 use crate::common::machine::{Managed, Via};
-use crate::host::{LIMIT, Look, boot, web};
+use crate::host::{LIMIT, Look, boot, put_state_on_tmpfs, web};
 
 /// How late a guard may be: it has to switch a loaded machine back.
 const LATE: Duration = Duration::from_secs(60);
@@ -168,11 +168,7 @@ fn a_system_that_fills_the_disk_is_rolled_back() {
     let Some(host) = boot(Via::Https, "5s") else { return };
     wait_until("the first system to be in sync", LIMIT, || host.word() == "in-sync");
     let (machine, state) = (&host.machine, "/var/lib/pullagent");
-    machine.check(&format!(
-        "systemctl stop pullagent.service; cp -a {state} /tmp/kept
-         mount -t tmpfs -o size=100M,nr_inodes=2000,mode=700 tmpfs {state}
-         cp -a /tmp/kept/. {state}; systemctl start pullagent.service"
-    ));
+    put_state_on_tmpfs(&host, "size=100M,nr_inodes=2000");
     let fill = format!("dd if=/dev/zero bs=64k >> {state}/fill; touch {state}/fill$i; i=$((i + 1))");
     let fill = format!("ExecStart=/bin/sh -c 'i=0; while :; do {fill}; done 2> /dev/null'");
     let revision = host.push(&undecided(&host, "full").service("fill", &fill));

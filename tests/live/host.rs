@@ -10,6 +10,21 @@ use crate::common::machine::{System, wait_until};
 /// How long a host may take to come to rest, on a loaded machine.
 pub const LIMIT: Duration = Duration::from_secs(180);
 
+/// Returns the first system with another label, and a page that says so.
+pub fn next(host: &Managed, label: &str) -> System {
+    web(host.system.clone().label(label), label)
+}
+
+/// Puts the agent's state on a file system of its own, in memory and with these options of mount(8).
+pub fn put_state_on_tmpfs(host: &Managed, options: &str) {
+    let state = "/var/lib/pullagent";
+    host.machine.check(&format!(
+        "systemctl stop pullagent.service; cp -a {state} /tmp/kept
+         mount -t tmpfs -o {options},mode=700 tmpfs {state}
+         cp -a /tmp/kept/. {state}; systemctl start pullagent.service"
+    ));
+}
+
 /// Boots a machine that judges new systems within `window`, by a check called `web` which asks the page of the service
 /// `web`. Nothing where these tests are left out.
 pub fn boot(via: Via, window: &str) -> Option<Managed> {

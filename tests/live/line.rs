@@ -125,7 +125,10 @@ fn the_line_over_https() {
     the_line(Via::Https);
 }
 
+/// What differs is the transport, which `tests/ssh.rs` and `tests/machine` have with a real sshd.
 #[test]
 fn the_line_over_ssh() {
-    the_line(Via::Ssh);
+    if crate::is_long("the line over SSH") {
+        the_line(Via::Ssh);
+    }
 }

@@ -19,3 +19,12 @@ mod reach;
 mod rescue;
 mod retention;
 mod switch;
+
+/// Tells whether to run a test that is slow, and whose parts others have. What is left out is said.
+fn is_long(test: &str) -> bool {
+    let long = std::env::var_os("PULLAGENT_TEST_LONG").is_some_and(|long| long == "1");
+    if !long {
+        eprintln!("{test} is left out; it runs with PULLAGENT_TEST_LONG=1");
+    }
+    long
+}

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::common::machine::{Fault, Managed, Step, System, Verb, Via, wait_until};
 use crate::guard::{deadlines, on_probation, runs_old_again, undecided};
-use crate::host::{LIMIT, Look, boot, boot_with, web};
+use crate::host::{LIMIT, Look, boot, boot_with, put_state_on_tmpfs, web};
 
 const KILL: &str = "systemctl kill --signal=KILL 'pullagent-guard-*-fire-*.service'";
 
@@ -81,10 +81,7 @@ fn a_read_only_disk_does_not_keep_the_guard_from_rolling_back() {
     let Some(host) = boot(Via::Https, "15s") else { return };
     wait_until("the first system to be in sync", LIMIT, || host.word() == "in-sync");
     let (machine, state) = (&host.machine, "/var/lib/pullagent");
-    machine.check(&format!(
-        "systemctl stop pullagent.service; cp -a {state} /tmp/kept
-         mount -t tmpfs -o mode=700 tmpfs {state}; cp -a /tmp/kept/. {state}; systemctl start pullagent.service"
-    ));
+    put_state_on_tmpfs(&host, "size=50%");
     let volatile = || host.status().is_some_and(|s| s["alarms"].to_string().contains("volatile-state"));
     wait_until("the word that nothing there survives a reboot", LIMIT, volatile);
     let (revision, _) = on_probation(&host, &undecided(&host, "undecided"));

@@ -3,14 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::common::machine::{Fault, Managed, Step, System, Verb, Via, wait_until};
-use crate::host::{LIMIT, Look, boot, boot_with, web};
+use crate::host::{LIMIT, Look, boot, boot_with, next};
 
 fn in_sync(host: &Managed) {
     wait_until("the first system to be in sync", LIMIT, || host.word() == "in-sync");
-}
-
-fn next(host: &Managed, label: &str) -> System {
-    web(host.system.clone().label(label), label)
 }
 
 /// Returns how often a system was switched to.

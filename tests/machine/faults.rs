@@ -68,13 +68,14 @@ fn a_switch_hangs_dies_and_waits_on_demand() {
     let etc_new = machine.etc_of(&new);
 
     // Meanwhile it holds the lock, and its unit's time limit ends it.
-    let unit = |limit: &str| {
-        let run = format!("systemd-run --quiet --unit=switch-{limit} -p Type=exec -p RuntimeMaxSec={limit}");
+    let unit = |name: &str, limit: &str| {
+        let run = format!("systemd-run --quiet --unit=switch-{name} -p Type=exec -p RuntimeMaxSec={limit}");
         machine.check(&format!("{run} -p TimeoutStopSec=1 {}", switch_command(&new, Verb::Test)));
-        format!("switch-{limit}.service")
+        format!("switch-{name}.service")
     };
     machine.fault(&new, Verb::Test, Step::CurrentSystem, Fault::Hang);
-    let hanging = unit("2");
+    // Long enough for a loaded machine to look at it first.
+    let hanging = unit("hanging", "20");
     machine.wait_for_step(&new, Verb::Test, Step::CurrentSystem);
     assert_eq!(code(&machine.switch(&old, Verb::Test)), Some(11));
     let view = machine.view();
@@ -86,9 +87,12 @@ fn a_switch_hangs_dies_and_waits_on_demand() {
     assert_eq!(code(&machine.switch(&old, Verb::Test)), Some(0));
 
     // What cannot be asked to end is killed.
+    machine.check("rm /var/log/switch.log");
     machine.fault(&new, Verb::Test, Step::Stop, Fault::Stuck);
-    let stuck = unit("1");
-    machine.wait_for(&format!("systemctl --quiet is-failed {stuck}"));
+    let stuck = unit("stuck", "infinity");
+    machine.wait_for_step(&new, Verb::Test, Step::Stop);
+    machine.check(&format!("systemctl stop {stuck}"));
+    assert_eq!(machine.property(&stuck, "Result"), "timeout");
     assert_eq!(machine.property(&stuck, "ExecMainStatus"), "9");
     assert_eq!(code(&machine.switch(&old, Verb::Test)), Some(0));
 

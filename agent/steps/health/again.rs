@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::units::Units;
 use super::watch::{Terms, Watch, failures};
 use super::{Subject, UNITS_TERMS, UPDATABLE_TERMS, checks};
-use crate::config::{self, Baseline, Check, Settings};
+use crate::config::{Baseline, Check, Settings};
 use crate::guard;
 use crate::host::{clock, facts};
 use crate::model::{Event, Happened, Recheck, Red, StorePath, UNITS, UPDATABLE};
@@ -53,7 +53,7 @@ impl Steps {
     }
 
     async fn try_old(&self, recheck: &Recheck) -> (bool, Vec<String>) {
-        let old = settings_of(&recheck.old);
+        let old = prepare::settings_of(&recheck.old);
         let old = old.as_ref().unwrap_or(&self.settings);
         let Some(watches) = self.watches_of_old(recheck, old) else { return (false, vec![]) };
         let (subjects, mut watches): (Vec<_>, Vec<_>) = watches.into_iter().unzip();
@@ -86,8 +86,4 @@ impl Steps {
     fn runs(&self, toplevel: &StorePath) -> bool {
         facts::observe(&self.host).is_ok_and(|facts| facts.running.as_ref() == Some(toplevel))
     }
-}
-
-fn settings_of(toplevel: &StorePath) -> Option<Settings> {
-    config::load(&toplevel.join(prepare::CONFIG_IN_SYSTEM)).ok().map(|loaded| loaded.settings)
 }

@@ -187,9 +187,9 @@ pub(super) fn judge_waiting(watches: &[Watch], until: u64, now: u64) -> Option<V
 
 /// Returns the verdict if a check failed too often.
 fn given_up(watches: &[Watch]) -> Option<Verdict> {
-    let w = watches.iter().find(|w| w.terms.hard && w.failures >= w.terms.failures_max)?;
+    let w = watches.iter().find(|w| w.is_hard() && w.is_given_up())?;
     let reason = format!("check '{}' failed {} times in a row: {}", w.name, w.failures, w.last);
-    let class = blame(watches, |w| w.failures > 0);
+    let class = blame(watches, Watch::is_red);
     Some(Verdict::Unhealthy { reason, failures: failures(watches), class })
 }
 

@@ -17,6 +17,8 @@ pub enum Behaviour {
     Torn,
     /// So does it, but goes on and gets through if it is run once more.
     TornOnce,
+    /// The switch to it is killed half-way, twice.
+    Killed,
     /// The switch says no before it changes anything, for good.
     Refusing,
     /// Activating it resets the host, each time.

@@ -131,6 +131,7 @@ pub fn scripts() -> Vec<Script> {
         one("unhealthy", Unhealthy),
         one("torn switch", Torn),
         one("torn switch that gets through", TornOnce),
+        one("killed switch", Killed),
         one("refusing switch", Refusing),
         one("hanging switch", Hanging),
         one("health phase outlasts the guard", Sluggish),

@@ -107,7 +107,8 @@ fn without_way_back(policy: &'static str) -> Option<(Managed, String)> {
     let host = boot_with(Via::Https, "20s", |system| system)?;
     wait_until("the first system to be in sync", LIMIT, || host.word() == "in-sync");
     let mut settings = host.settings.clone();
-    settings["activation"]["reboot"] = json!({ "policy": policy, "window": [] });
+    // The machine sees the disks of the one that it runs on.
+    settings["activation"]["reboot"] = json!({ "policy": policy, "unattendedUnlock": true });
     let old = |system: System| web(system.label("old").agent(&host.package, &settings), "old");
     let old = old(host.system.clone());
     let revision = host.push(&old);

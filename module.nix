@@ -64,6 +64,11 @@ let
       '';
     };
     interval = mkDuration "60s" "How often the remote is asked for its branches; `1s` or more.";
+    intervalWhileHinted = mkNullable duration ''
+      How often the remote is asked while a source of {option}`services.pullagent.settings.hints` is connected that is for
+      it. `null` means ten times {option}`interval`, and `15m` at most. So much is what a source of hints that lies about
+      being there can delay a deployment.
+    '';
     username = mkOption {
       type = types.str;
       default = "pullagent";
@@ -86,6 +91,62 @@ let
     caFile = mkNullable types.path ''
       PEM file of certificate authorities that this remote may also use, besides the system's own. Like
       {option}`knownHostsFile`, it must be readable by everybody, and not lie in a home directory.
+    '';
+  };
+
+  hint = record {
+    name = mkOption {
+      type = types.strMatching "[A-Za-z0-9._-]{1,64}";
+      example = "nchan";
+      description = "Name of the source of hints in status and log. Used once.";
+    };
+    kind = mkOption {
+      type = types.enum [
+        "sse"
+        "long-poll"
+        "exec"
+      ];
+      description = ''
+        How to listen. `sse`: to a stream of server-sent events, as nchan, ntfy and Mercure give it; each message is a hint.
+        `long-poll`: by a request that is answered when there is something new. `exec`: to a program that prints a line for
+        each hint.
+      '';
+    };
+    url = mkNullable types.str ''
+      Where to listen: `https://…`, or `http://` on loopback. Every user of the host can read it, so it must hold no secret.
+      Not for `exec`.
+    '';
+    tokenFile = mkNullable types.path ''
+      File on the host that holds an access token for that service, sent as `Authorization: Bearer`. It is handed to the
+      gateway as the one of a remote is.
+    '';
+    caFile = mkNullable types.path ''
+      PEM file of certificate authorities that this service may also use, besides the system's own. It must be readable by
+      everybody.
+    '';
+    command = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = lib.literalExpression ''[ "''${pkgs.mosquitto}/bin/mosquitto_sub" "-h" "broker.example.org" "-t" "infra" ]'';
+      description = ''
+        For `exec`: a program, as an absolute path, and its arguments. It runs in the sandbox of the gateway, which lets it
+        reach the network, and read the tokens and keys of the remotes. It is started again when it ends, and once a day.
+      '';
+    };
+    remotes = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "origin" ];
+      description = "Names of the remotes that are asked when a hint comes. None means all of them.";
+    };
+    filter = mkNullable types.str "Text that a hint must contain to count, such as the name of a repository.";
+    splay = mkDuration "2s" ''
+      The remotes are asked within this time after a hint, at random, so that a fleet does not ask them all at once. `10m` or
+      less; for more than a thousand hosts, `30s`.
+    '';
+    idleTimeout = mkDuration "90s" ''
+      How long the service may be silent before its connection counts as dead. Most services say something every 45 s or
+      less; nchan has to be told to. Not for `exec`.
     '';
   };
 
@@ -267,24 +328,36 @@ let
     "tokenFile"
     "sshKeyFile"
   ];
-  credentialName = r: key: "${r.name}.${key}";
-  secretsOf = r: lib.filter (key: r.${key} != null) credentialKeys;
-  secrets = lib.concatMap (
-    r:
-    map (key: {
-      name = credentialName r key;
-      path = toString r.${key};
-      option = "services.pullagent.settings.remotes (${r.name}).${key}";
-    }) (secretsOf r)
-  ) cfg.settings.remotes;
-
-  rendered = cfg.settings // {
-    remotes = map (
-      r:
-      r
-      // lib.genAttrs (secretsOf r) (key: "/run/credentials/pullagent-gateway.service/${credentialName r key}")
-    ) cfg.settings.remotes;
+  secretsOf = r: lib.filter (key: (r.${key} or null) != null) credentialKeys;
+  # No remote has such a name.
+  credentialNames = {
+    remotes = r: key: "${r.name}.${key}";
+    hints = h: key: "hint@${h.name}.${key}";
   };
+  secretsIn =
+    list:
+    lib.concatMap (
+      r:
+      map (key: {
+        name = credentialNames.${list} r key;
+        path = toString r.${key};
+        option = "services.pullagent.settings.${list} (${r.name}).${key}";
+      }) (secretsOf r)
+    ) cfg.settings.${list};
+  secrets = secretsIn "remotes" ++ secretsIn "hints";
+
+  rendered =
+    cfg.settings
+    // lib.genAttrs (lib.attrNames credentialNames) (
+      list:
+      map (
+        r:
+        r
+        // lib.genAttrs (secretsOf r) (
+          key: "/run/credentials/pullagent-gateway.service/${credentialNames.${list} r key}"
+        )
+      ) cfg.settings.${list}
+    );
   written = json.generate "pullagent-config.json" rendered;
   program = "${cfg.package}/bin/pullagent";
 
@@ -369,6 +442,18 @@ in
           type = types.listOf remote;
           default = [ ];
           description = "Git remotes in order of preference; any of them may answer. At least one.";
+        };
+        hints = mkOption {
+          type = types.listOf hint;
+          default = [ ];
+          example = lib.literalExpression ''
+            [ { name = "nchan"; kind = "sse"; url = "https://push.example.org/infra"; } ]
+          '';
+          description = ''
+            Who says that something was pushed, so that a deployment does not wait for the next poll. Eight at most. None of
+            them is trusted: a hint has remotes polled, at most once in 5 s and ten times a minute for each source, and
+            nothing in it is used for anything else.
+          '';
         };
         branches = mkOption {
           type = types.listOf branch;

@@ -8,6 +8,7 @@
 mod check;
 mod fetch;
 mod health;
+mod hint;
 mod keys;
 mod reboot;
 mod retention;
@@ -25,6 +26,7 @@ use crate::trust;
 
 pub use fetch::Fetch;
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
+pub use hint::{HINTS_MAX, Hint, HintKind};
 pub use keys::{TrustIn, trust_in};
 pub use reboot::Reboot;
 pub use retention::{Generations, Retention};
@@ -110,9 +112,9 @@ pub struct Settings {
     /// What is kept of what was deployed.
     #[serde(default)]
     pub retention: Retention,
-    /// Reserved for push hints.
+    /// Who says when something may have been pushed.
     #[serde(default)]
-    pub hints: Vec<serde_json::Value>,
+    pub hints: Vec<Hint>,
     /// Reserved for webhooks.
     #[serde(default)]
     pub webhooks: BTreeMap<String, serde_json::Value>,
@@ -136,6 +138,10 @@ pub struct Remote {
     /// How often it is asked; 1 s or more.
     #[serde(default = "default_interval")]
     pub interval: Span,
+    /// How often it is asked while a source of hints for it is connected, at least; `null`: ten times the interval, and
+    /// 15 min at most. Never more often than without.
+    #[serde(default)]
+    pub interval_while_hinted: Option<Span>,
     /// The user name that goes with the token.
     #[serde(default = "default_username")]
     pub username: String,

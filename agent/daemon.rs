@@ -160,7 +160,7 @@ async fn deploy(
         compared: RefCell::default(),
         host: host.clone(),
         state_directory: state.to_owned(),
-        link: Link::new(link::sources(settings)),
+        link: Link::new(link::sources(settings), link::hints(settings)),
         gateway_unit: door.filter(|_| manager == Manager::Systemd).map(|_| units::GATEWAY),
         nix,
         manager,

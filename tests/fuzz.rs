@@ -72,6 +72,11 @@ fn frames() {
 }
 
 #[test]
+fn hints() {
+    replay("sse", bodies::sse::seeds(), bodies::sse::check);
+}
+
+#[test]
 fn orders() {
     replay("control", bodies::control::seeds(), bodies::control::check);
 }

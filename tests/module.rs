@@ -123,7 +123,7 @@ fn every_key_that_means_something_is_an_option() {
     let whole = serde_json::to_value(read(&rendered).settings).unwrap();
     let mut missing = lacking(&whole, &rendered, "");
     missing.sort();
-    let reserved = ["exporter", "hints", "hooks", "webhooks"];
+    let reserved = ["exporter", "hooks", "webhooks"];
     assert_eq!(missing, reserved);
     let schema = config::schema().to_string();
     let said = schema.matches("\"Reserved").count();
@@ -346,7 +346,11 @@ fn a_host_can_add_to_the_units() {
 fn secrets_are_credentials_and_stay_out_of_the_file() {
     let secret = eval("secret");
     assert_eq!(secret["failures"], json!([]));
-    let credentials = ["origin.tokenFile:/run/keys/token", "deploy.sshKeyFile:/run/keys/deploy"];
+    let credentials = [
+        "origin.tokenFile:/run/keys/token",
+        "deploy.sshKeyFile:/run/keys/deploy",
+        "hint@nchan.tokenFile:/run/keys/push",
+    ];
     let services = &secret["units"]["services"];
     assert_eq!(services["pullagent-gateway"]["serviceConfig"]["LoadCredential"], json!(credentials));
     assert_eq!(
@@ -365,13 +369,23 @@ fn secrets_are_credentials_and_stay_out_of_the_file() {
         Some(Path::new("/run/credentials/pullagent-gateway.service/deploy.sshKeyFile"))
     );
     assert_eq!(hosts.as_deref(), Some(Path::new("/etc/ssh/ssh_known_hosts")), "no secret");
+    let [nchan, broker] = &settings.hints[..] else { unreachable!("{:?}", settings.hints) };
+    let token = Path::new("/run/credentials/pullagent-gateway.service/hint@nchan.tokenFile");
+    assert_eq!(nchan.token_file.as_deref(), Some(token));
+    assert_eq!((nchan.splay, nchan.idle_timeout), (Span::secs(2), Span::secs(90)));
+    assert_eq!((broker.kind, broker.splay), (config::HintKind::Exec, Span::secs(30)));
+    assert_eq!(broker.command, ["/bin/mosquitto_sub"]);
 }
 
 #[test]
 fn a_secret_in_the_store_is_refused() {
     let path = "/nix/store/00000000000000000000000000000000-secret";
-    for key in ["tokenFile", "sshKeyFile"] {
-        let failures = try_eval("secret.failures", &[(key, path)]).unwrap();
+    for (argument, key) in [
+        ("tokenFile", "tokenFile"),
+        ("sshKeyFile", "sshKeyFile"),
+        ("hintTokenFile", "hints (nchan).tokenFile"),
+    ] {
+        let failures = try_eval("secret.failures", &[(argument, path)]).unwrap();
         assert!(failures.to_string().contains(&format!("{key} lies in the Nix store")), "{failures}");
     }
 }

@@ -6,7 +6,7 @@ use super::status::{
     RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
     TrustStatus,
 };
-use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health, reboot};
+use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health, hint, reboot};
 use crate::config::Settings;
 use crate::model::{
     AdoptedTrust, Deployment, HostFacts, Oid, Operation, Setback, Stage, Step, StorePath, Suspension,
@@ -29,6 +29,7 @@ impl Status {
             booted: describe(host.and_then(|h| h.booted.as_ref())),
             drift: has_drifted(snapshot),
             remotes: remotes(snapshot, settings),
+            hints: hint::of(snapshot, settings),
             stale_after_secs: settings.trust.stale_after.0.as_secs(),
             doing: snapshot.doing.as_ref().and_then(act),
             deployment: snapshot.state.deployment.as_ref().map(|d| deployment(snapshot, settings, d)),

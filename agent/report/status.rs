@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Agent;
+use super::{Agent, HintStatus};
 use crate::model::{
     Answer, CheckFacts, DeploymentId, Oid, Operation, RebootPolicy, StorePath, Suspension, Why,
 };
@@ -34,6 +34,9 @@ pub struct Status {
     pub drift: bool,
     /// The remotes, in the order of the configuration.
     pub remotes: Vec<RemoteStatus>,
+    /// Who says that something was pushed, in the order of the configuration.
+    #[serde(default)]
+    pub hints: Vec<HintStatus>,
     /// After how many seconds without any answer the host counts as stale.
     pub stale_after_secs: u64,
     /// The action under way, if it is one that takes time.

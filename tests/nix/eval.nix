@@ -6,6 +6,7 @@
   duration ? "60s",
   tokenFile ? "/run/keys/token",
   sshKeyFile ? "/run/keys/deploy",
+  hintTokenFile ? "/run/keys/push",
   key ? builtins.head (lib.importJSON ../fixtures/config.json).trust.signers.alice.keys,
 }:
 
@@ -93,6 +94,21 @@ let
           url = "git@git.example.org:me/infra.git";
           inherit sshKeyFile;
           knownHostsFile = "/etc/ssh/ssh_known_hosts";
+        }
+      ];
+      hints = [
+        {
+          name = "nchan";
+          kind = "sse";
+          url = "https://push.example.org/infra";
+          tokenFile = hintTokenFile;
+        }
+        {
+          name = "broker";
+          kind = "exec";
+          command = [ "/bin/mosquitto_sub" ];
+          remotes = [ "origin" ];
+          splay = "30s";
         }
       ];
     };

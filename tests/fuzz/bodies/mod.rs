@@ -18,6 +18,7 @@ pub mod remote;
 pub mod scripted;
 #[path = "../../trust/sshsig.rs"]
 pub mod sign;
+pub mod sse;
 pub mod sshsig;
 pub mod tree;
 pub mod wire;

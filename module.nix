@@ -568,6 +568,15 @@ in
                 goes on past midnight; its days are those on which it begins. Without days it is every day.
               '';
             };
+            unattendedUnlock = mkOption {
+              type = types.bool;
+              default = false;
+              description = ''
+                Whether this host's encrypted disks are unlocked at boot without anybody's hands: by a TPM, a key file or a
+                server. Without it the agent never reboots a host that has a disk encrypted by LUKS or BitLocker, not even
+                to rescue it, for nobody may be there to type a passphrase.
+              '';
+            };
           };
           freeBytesMin = mkOption {
             type = types.ints.unsigned;

@@ -264,9 +264,9 @@ fn compare(script: &Script, clean: &End, cuts: &[(u32, Cut)], ran: &Ran) -> Resu
         // A test is entered at most once: after a reset nobody finds out any more how unhealthy it was.
         end.quarantined = clean.quarantined.clone();
     }
-    if script.name.starts_with("trial boot") && cuts.iter().any(|(_, c)| matches!(c, Cut::Power)) {
-        // A system that was booted for a trial and went down before its agent had a word counts as one that does not come
-        // up, whoever took the power; and after a cut nobody finds out any more what became of a bad one.
+    let resets = cuts.iter().filter(|(_, c)| matches!(c, Cut::Power)).count();
+    if script.name.starts_with("trial boot") && resets > 1 {
+        // A system is blamed for the second reset in its trial, whoever took the power.
         end.quarantined = clean.quarantined.clone();
     }
     if cuts.iter().any(|(_, c)| matches!(c, Cut::LongKill)) {
@@ -310,7 +310,9 @@ fn undisturbed_runs_end_as_they_should() {
             | "nobody answers"
             | "rejected unasked"
             | "revocation rolled back"
+            | "trial boot goes down"
             | "trial boot hangs"
+            | "trial boot at night is unhealthy"
             | "trial boot is unhealthy"
             | "unhealthy test branch" => vec![oid(0x2000)],
             "test branch turns unhealthy" => vec![oid(0x2100)],

@@ -19,6 +19,9 @@ pub struct Reboot {
     /// When, for the policy `window`, by the host's own clock: `02:00-05:00`, `Sat,Sun 22:00-04:00`.
     #[schemars(with = "Vec<String>")]
     pub window: Vec<Window>,
+    /// Whether this host's encrypted disks are unlocked at boot without anybody's hands: by a TPM, a key file, a server.
+    /// Without it a host that has one is never rebooted by the agent.
+    pub unattended_unlock: bool,
 }
 
 impl Reboot {

@@ -28,7 +28,7 @@ pub use id::{DeploymentId, IdError, Oid, StorePath};
 pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_BYTES_MAX, TrustSettings, Vouched, without_comment};
 pub use nonce::{BREAKER, Nonce};
 pub use reboot::{AwaitedReboot, LOADER, NEEDS_REBOOT, RebootNeed, RebootPolicy, Window, WindowError};
-pub use recheck::{Cause, ENVIRONMENT, NETWORK, Recheck, Red};
+pub use recheck::{Cause, ENVIRONMENT, INTERRUPTED, NETWORK, Recheck, Red};
 pub use remote::RemoteFailure;
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{

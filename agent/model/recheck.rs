@@ -11,6 +11,8 @@ use super::{DeploymentId, Oid, StorePath, Target, UPDATABLE};
 pub const ENVIRONMENT: &str = "environment";
 /// The word for a rollback that only checks across the network asked for.
 pub const NETWORK: &str = "network-checks";
+/// The word for a rollback from a system whose switch was killed, which says nothing about the system.
+pub const INTERRUPTED: &str = "interrupted";
 
 /// The hard checks that spoke against a new system.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,8 @@ pub enum Cause {
     Network,
     /// The old system fails the same checks.
     Environment,
+    /// The switch to it was killed.
+    Interrupted,
 }
 
 impl Cause {
@@ -58,6 +62,16 @@ impl Cause {
             Cause::UpdatePath => UPDATABLE,
             Cause::Network => NETWORK,
             Cause::Environment => ENVIRONMENT,
+            Cause::Interrupted => INTERRUPTED,
+        }
+    }
+
+    /// Returns the cause that a rollback's code stands for, if that may pass.
+    pub(super) fn of(code: &str) -> Cause {
+        match code {
+            NETWORK => Cause::Network,
+            INTERRUPTED => Cause::Interrupted,
+            _ => Cause::UpdatePath,
         }
     }
 }

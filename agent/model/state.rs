@@ -242,7 +242,8 @@ pub enum Step {
         /// Whether the target is to blame.
         #[serde(default, skip_serializing_if = "Class::is_target")]
         class: Class,
-        /// A stable word for the cause, where it is another than a check: [`super::REJECTED`], [`super::UNCONFIRMED`].
+        /// A stable word for the cause, where it is another than a check: [`super::REJECTED`], [`super::UNCONFIRMED`],
+        /// [`super::INTERRUPTED`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<String>,
         /// The hard checks that spoke against it.

@@ -9,8 +9,8 @@ use super::state::{
 };
 use super::verdict::{Class, Failure, Quarantined};
 use super::{
-    AdoptedTrust, Answer, AwaitedReboot, Cause, Decision, DeploymentId, Desired, LOADER, NETWORK, Oid,
-    Operation, REJECTED, Red, Tidying, UNCONFIRMED, Vouched, Why, Word, recheck,
+    AdoptedTrust, Answer, AwaitedReboot, Cause, Decision, DeploymentId, Desired, INTERRUPTED, LOADER,
+    NETWORK, Oid, Operation, REJECTED, Red, Tidying, UNCONFIRMED, Vouched, Why, Word, recheck,
 };
 
 /// An event that the state it met does not allow: a bug, or a journal that was put together by hand.
@@ -217,7 +217,7 @@ impl State {
                                 reason: reason.clone(),
                                 failures: failures.clone(),
                                 class: *class,
-                                code: cause(answer.as_ref(), step, failures),
+                                code: cause(answer.as_ref(), step, *class, failures),
                                 red: red.clone(),
                             },
                             // The end follows as its own event, which the guard's directory gives rise to.
@@ -276,7 +276,7 @@ impl State {
                 self.end(&d, Outcome::RolledBack { reason, failures, class, code }, *at);
             }
             (Event::RollbackFailed { text, at, .. }, Some(Step::RollingBack { reason, class, code, .. })) => {
-                self.roll_back(&d, failure(class, code.as_deref(), &reason), true, Cause::UpdatePath, *at);
+                self.roll_back(&d, failure(class, code.as_deref(), &reason), true, *at);
                 self.end(&d, Outcome::RollbackFailed { reason, text: text.clone(), class }, *at);
             }
             (Event::Superseded { at, .. }, Some(_)) => {
@@ -420,16 +420,16 @@ impl State {
         // The way back to the confirmed line is never given up: it is tried again later.
         let may_be_given_up = d.desired.why != Why::EndOfTest;
         if verdict.class == Class::Target && may_be_given_up && self.may_be_the_network(d, red) {
-            self.roll_back(d, Failure { class: Class::Transient, ..verdict }, true, Cause::Network, at);
+            self.roll_back(d, Failure::transient(NETWORK, verdict.text), true, at);
             return (Class::Transient, Some(NETWORK.to_owned()));
         }
         let class = verdict.class;
-        self.roll_back(d, verdict, may_be_given_up, Cause::UpdatePath, at);
+        self.roll_back(d, verdict, may_be_given_up, at);
         (class, code)
     }
 
     /// Counts a rollback and holds it against the target, if it is to blame and may be given up.
-    fn roll_back(&mut self, d: &Deployment, failure: Failure, may_be_given_up: bool, cause: Cause, at: u64) {
+    fn roll_back(&mut self, d: &Deployment, failure: Failure, may_be_given_up: bool, at: u64) {
         push_bounded(&mut self.rollbacks, at, ROLLBACKS_MAX);
         self.unsettle(d);
         match failure.class {
@@ -438,7 +438,7 @@ impl State {
             Class::Transient => {
                 // A test is entered at most once, whatever ended it.
                 self.end_test_if(&d.desired, &failure.text);
-                self.set_back(d.desired.tip.target(), failure.text, cause, at);
+                self.set_back(d.desired.tip.target(), failure.text, Cause::of(&failure.code), at);
             }
         }
     }
@@ -503,12 +503,14 @@ impl State {
 }
 
 /// Names the cause of a rollback that was decided in `step`, where it is another than a check.
-fn cause(answer: Option<&Answer>, step: &Step, failures: &[String]) -> Option<String> {
-    let unanswered = matches!(step, Step::Proven { .. }) && failures.is_empty();
-    match answer.map(|a| a.word) {
-        Some(Word::Reject) => Some(REJECTED.to_owned()),
-        Some(Word::Confirm) | None => unanswered.then(|| UNCONFIRMED.to_owned()),
-    }
+fn cause(answer: Option<&Answer>, step: &Step, class: Class, failures: &[String]) -> Option<String> {
+    let word = match (answer.map(|a| a.word), step) {
+        (Some(Word::Reject), _) => REJECTED,
+        (_, Step::Proven { .. }) if failures.is_empty() => UNCONFIRMED,
+        (_, Step::Activated { .. }) if class == Class::Transient => INTERRUPTED,
+        _ => return None,
+    };
+    Some(word.to_owned())
 }
 
 fn failure(class: Class, code: Option<&str>, text: &str) -> Failure {

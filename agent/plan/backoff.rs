@@ -25,17 +25,20 @@ const NETWORK_SECS: u64 = 30 * 60;
 /// No target waits longer than so many seconds for such a reason.
 const ROLLBACK_MAX_SECS: u64 = 6 * 3600;
 
-/// Returns how many seconds to wait after the `count`-th such rollback of one target: 10 min, doubled each time, up to
-/// 6 h. No jitter: the remote that could not be reached is one of many things such a try needs.
-pub fn after_rollback_secs(count: u32) -> u64 {
+/// Seconds before a target is tried again whose switch was killed.
+const INTERRUPTED_FIRST_SECS: u64 = 60;
+
+/// Doubled each time, up to 6 h. No jitter: the remote that could not be reached is one of many things such a try needs.
+fn after_rollback_secs(first: u64, count: u32) -> u64 {
     let doublings = count.saturating_sub(1).min(DOUBLINGS_MAX);
-    (ROLLBACK_FIRST_SECS << doublings).min(ROLLBACK_MAX_SECS)
+    (first << doublings).min(ROLLBACK_MAX_SECS)
 }
 
 /// Returns how many seconds to wait before a target is tried again, after the `count`-th rollback for this cause.
 pub fn after_setback_secs(cause: Cause, count: u32) -> u64 {
     match cause {
-        Cause::UpdatePath | Cause::Environment => after_rollback_secs(count),
+        Cause::UpdatePath | Cause::Environment => after_rollback_secs(ROLLBACK_FIRST_SECS, count),
+        Cause::Interrupted => after_rollback_secs(INTERRUPTED_FIRST_SECS, count),
         Cause::Network => NETWORK_SECS,
     }
 }
@@ -120,8 +123,9 @@ mod tests {
 
     #[test]
     fn a_target_waits_longer_and_longer() {
-        let minutes = [1, 2, 3, 5, 6, 7, u32::MAX].map(|count| after_rollback_secs(count) / 60);
-        assert_eq!(minutes, [10, 20, 40, 160, 320, 360, 360]);
+        let minutes = |cause| [1, 2, 3, 5, 6, 7, u32::MAX].map(|count| after_setback_secs(cause, count) / 60);
+        assert_eq!(minutes(Cause::UpdatePath), [10, 20, 40, 160, 320, 360, 360]);
+        assert_eq!(minutes(Cause::Interrupted), [1, 2, 4, 16, 32, 64, 360]);
     }
 
     proptest! {

@@ -118,15 +118,17 @@ fn after_reset(
         | Step::BootTrial
         | Step::Soaking
         | Step::Proven { .. } => {
+            let (limit, when) = match step {
+                Step::Staged { .. } | Step::BootTrial => (trial::LOST_MAX, "tried by a boot"),
+                _ => (RESETS_MAX, "on probation"),
+            };
             let target = d.desired.tip.target();
             let before = state.resets.as_ref().filter(|r| r.target == target).map_or(0, |r| r.count);
-            let class = if before + 1 >= RESETS_MAX { Class::Target } else { Class::Transient };
-            let text = match class {
-                Class::Target => {
-                    format!("the host was reset {RESETS_MAX} times while this system was on probation")
-                }
-                Class::Transient => "the host was reset while this system was on probation".to_owned(),
+            let (class, times) = match before + 1 {
+                count if count >= limit => (Class::Target, format!(" {count} times")),
+                _ => (Class::Transient, String::new()),
             };
+            let text = format!("the host was reset{times} while this system was {when}");
             Action::Abandon(d.clone(), Failure { class, code: "reset".to_owned(), text })
         }
     }

@@ -13,18 +13,19 @@
 //!             (phase `boot-trial`)                    ── Decided ──▶
 //! Confirming  profile, boot default := NEW; guard and trial profile go   either boots; NEW was healthy
 //! RollingBack the pinned OLD binary reboots: the default is OLD          OLD boots
-//!  booted OLD decided against by the guard, or left a trace: the new system's fault. No trace, or the one-shot still set:
-//!             the loader's or the firmware's; once more, then it waits for somebody
+//!  booted OLD decided against by the guard: the new system's fault. It left a trace and nobody decided: a reset, which is
+//!             the new system's fault the second time. No trace, or the one-shot still set: the loader's or the
+//!             firmware's; once more, then it waits for somebody
 //! ```
 //! The guard decides at its deadline, whoever is alive; nobody but NEW's own agent decides for NEW.
 
 use super::reboot::{self, Permission};
 use super::{Facts, Policy};
 use crate::model::{
-    Action, AwaitedReboot, Class, Deployment, Event, Failure, HostFacts, LOADER, RebootNeed, State, Trial,
+    Action, AwaitedReboot, Deployment, Event, Failure, HostFacts, LOADER, RebootNeed, State, Trial,
 };
 
-/// How often the loader may lose a trial before it is given up.
+/// How often the loader may lose a trial before it is given up, and the host be reset in one before the new system is blamed.
 pub const LOST_MAX: u32 = 2;
 
 /// The trial is set up and the host was not rebooted yet.
@@ -54,17 +55,12 @@ pub(super) fn after_boot(
     if host.booted.as_ref() == Some(&d.toplevel) {
         return Some(Action::EnterTrial(d.clone()));
     }
-    // That it ran says its journal; a reset after that is one like any other.
-    (!entered).then(|| fell_back(d, trial, state, facts))
+    // That it ran says its journal, or the guard's mark; a reset after that is one like any other.
+    (!entered && !facts.guard.trial_seen).then(|| fell_back(d, trial, state, facts))
 }
 
-/// The old system was booted instead of the new one, and nobody decided that.
+/// The old system was booted instead of the new one, which has left no trace.
 fn fell_back(d: &Deployment, trial: &Trial, state: &State, facts: &Facts) -> Action {
-    if facts.guard.trial_seen {
-        let text =
-            "the new system was booted for a trial and did not come up, so the host fell back".to_owned();
-        return Action::Abandon(d.clone(), Failure { class: Class::Target, code: "boot".to_owned(), text });
-    }
     let what = match facts.guard.one_shot_left {
         true => {
             "the firmware or the boot loader has not taken the one-shot entry of the new system, which is still set"
@@ -78,8 +74,7 @@ fn fell_back(d: &Deployment, trial: &Trial, state: &State, facts: &Facts) -> Act
     if before.map_or(0, |lost| lost.count) + 1 >= LOST_MAX {
         return Action::AwaitReboot(d.clone(), awaited(trial, format!("{what}, {LOST_MAX} times"), true));
     }
-    let failure = Failure { class: Class::Transient, code: LOADER.to_owned(), text: what.to_owned() };
-    Action::Abandon(d.clone(), failure)
+    Action::Abandon(d.clone(), Failure::transient(LOADER, what.to_owned()))
 }
 
 fn awaited(trial: &Trial, why: String, given_up: bool) -> AwaitedReboot {

@@ -13,7 +13,9 @@ use crate::host::files::FileError;
 use crate::host::manager::Manager;
 use crate::host::unit_states::{self, UnitState};
 use crate::host::{self, clock, facts, switch, switch_lock};
-use crate::model::{Class, Deployment, Event, Failure, Happened, RebootNeed, StorePath, UNITS, Why};
+use crate::model::{
+    Class, Deployment, Event, Failure, Happened, RebootNeed, RebootPolicy, StorePath, UNITS, Why,
+};
 use crate::repo::{import, store::Store};
 
 /// How long the new system's pre-switch checks may take.
@@ -320,8 +322,9 @@ impl Steps {
 
     /// Tells whether the host may be rebooted where nothing else brings the old system back.
     pub(super) fn may_reboot(&self) -> bool {
-        let policy = serde_json::to_value(&self.settings.activation.reboot).unwrap_or_default();
-        self.manager == Manager::Systemd && policy["policy"].as_str().is_some_and(|word| word != "never")
+        self.manager == Manager::Systemd
+            && self.settings.activation.reboot.policy != RebootPolicy::Never
+            && matches!(self.locked_disk(), Ok(None))
     }
 }
 

@@ -11,7 +11,8 @@ use super::{BOOT_MAX, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::guard;
 use crate::host::boot::bootctl::{self, SetError};
 use crate::host::boot::predict::{Loader, NextBoot};
-use crate::host::boot::{self, Capability};
+use crate::host::boot::{self, Capability, unlock};
+use crate::host::files::FileError;
 use crate::host::manager::Manager;
 use crate::host::systemd::{self, Force};
 use crate::host::{self, facts, files, switch};
@@ -62,6 +63,12 @@ impl Steps {
             }
             Capability::None(reason) => return Ok(Some(reason)),
         }
+        if let Some(disk) = self.locked_disk()? {
+            return Ok(Some(format!(
+                "the disk '{disk}' is encrypted, and a boot may wait for somebody to unlock it; if that takes no hands, set \
+                 activation.reboot.unattendedUnlock"
+            )));
+        }
         let state = &self.state_directory;
         if FORGETFUL.contains(&statfs(state)?.f_type) {
             let text =
@@ -76,6 +83,14 @@ impl Steps {
         Ok(fixed.map(|choice| {
             format!("what is booted can't be changed: '{}' comes first, because {}", choice.file, choice.why)
         }))
+    }
+
+    /// Returns a disk of this host that somebody may have to unlock at boot.
+    pub(super) fn locked_disk(&self) -> Result<Option<String>, FileError> {
+        match self.settings.activation.reboot.unattended_unlock {
+            true => Ok(None),
+            false => unlock::encrypted_disk(self.host.root()),
+        }
     }
 
     async fn loader(&self) -> Result<Loader, boot::BootError> {

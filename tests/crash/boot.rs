@@ -53,6 +53,10 @@ impl Inner {
             return;
         }
         self.come_up(booted);
+        if behaviour == Some(Behaviour::Falls) {
+            self.go_down();
+            self.come_up(self.boot_default.clone());
+        }
         if behaviour == Some(Behaviour::Hangs) {
             // Only the boot guard lives in it.
             self.now_ms = BOOT_DEADLINE_MS;
@@ -98,7 +102,12 @@ impl World {
         let now = self.now();
         self.inner.borrow_mut().check_patience(&d.desired.tip.revision, now);
         self.point().await;
-        self.with_guard(&d, |guard| guard.boots = true);
+        self.with_guard(&d, |guard| {
+            guard.boots = true;
+            // What runs for good is no longer what boots, until its boot is confirmed.
+            let profile = guard.permanent.take().map(|(profile, _)| profile);
+            guard.permanent = profile.map(|profile| (profile, trial.old.clone()));
+        });
         self.point().await;
         self.inner.borrow_mut().trial_profile = Some(d.toplevel.clone());
         self.point().await;

@@ -17,6 +17,8 @@ pub enum Behaviour {
     Torn,
     /// So does it, but goes on and gets through if it is run once more.
     TornOnce,
+    /// The switch to it is killed half-way, twice.
+    Killed,
     /// The switch says no before it changes anything, for good.
     Refusing,
     /// Activating it resets the host, each time.
@@ -55,6 +57,8 @@ pub enum Behaviour {
     Inhibited,
     /// It has another kernel, which panics before anything else runs.
     Panics,
+    /// It has another kernel; its system comes up, and goes down before its agent can say a word.
+    Falls,
     /// It has another kernel, and hangs when it is booted.
     Hangs,
     /// It has another kernel; booted, it is unhealthy.
@@ -68,8 +72,8 @@ pub enum Behaviour {
 impl Behaviour {
     /// Whether its kernel is not that of the others.
     pub fn has_own_kernel(self) -> bool {
-        use Behaviour::{Hangs, Inhibited, LosesEntry, NewKernel, Panics, SickKernel};
-        matches!(self, NewKernel | Inhibited | Panics | Hangs | SickKernel | LosesEntry)
+        use Behaviour::{Falls, Hangs, Inhibited, LosesEntry, NewKernel, Panics, SickKernel};
+        matches!(self, NewKernel | Inhibited | Panics | Falls | Hangs | SickKernel | LosesEntry)
     }
 }
 
@@ -195,7 +199,7 @@ pub fn policy(reboots: RebootPolicy) -> Policy {
         arming_margin_ms: 1_000_000,
         tolerate_activation_errors: false,
         stale_after_secs: 24 * 3600,
-        reboots: Reboots { policy: reboots, windows: vec![] },
+        reboots: Reboots { policy: reboots, windows: vec!["02:00-05:00".parse().unwrap()] },
         retention: Retention { keep: Some(1), age_max_secs: None },
     }
 }

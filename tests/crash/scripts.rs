@@ -45,6 +45,11 @@ pub fn booted(name: &'static str, behaviour: Behaviour) -> Script {
     Script { reboots: RebootPolicy::Immediate, ..one(name, behaviour) }
 }
 
+/// As [`one`], on a host that the agent may reboot at night.
+fn booted_at_night(name: &'static str, behaviour: Behaviour) -> Script {
+    Script { reboots: RebootPolicy::Window, ..one(name, behaviour) }
+}
+
 /// A commit that is cut off has the host suspend itself, and the next one lifts that.
 fn lifted() -> Script {
     let mut script = one("cut off and lifted", Behaviour::CutOff);
@@ -126,6 +131,7 @@ pub fn scripts() -> Vec<Script> {
         one("unhealthy", Unhealthy),
         one("torn switch", Torn),
         one("torn switch that gets through", TornOnce),
+        one("killed switch", Killed),
         one("refusing switch", Refusing),
         one("hanging switch", Hanging),
         one("health phase outlasts the guard", Sluggish),
@@ -147,9 +153,13 @@ pub fn scripts() -> Vec<Script> {
         booted("trial boot", NewKernel),
         booted("trial boot, can't be switched to", Inhibited),
         booted("trial boot panics", Panics),
+        booted("trial boot goes down", Falls),
         booted("trial boot hangs", Hangs),
         booted("trial boot is unhealthy", SickKernel),
         booted("trial boot is lost", LosesEntry),
+        booted_at_night("trial boot at night", NewKernel),
+        booted_at_night("trial boot at night, can't be switched to", Inhibited),
+        booted_at_night("trial boot at night is unhealthy", SickKernel),
         test_branch("test branch", Good),
         test_branch("unhealthy test branch", Unhealthy),
         test_branch("test branch is cut off", CutOff),

@@ -50,6 +50,8 @@ pub(super) const GUARD_LONG_MS: u64 = 1_500_000;
 const GUARD_SHORT_MS: u64 = 400_000;
 /// How often the remote can't be reached from a commit that is offline for a while.
 const OFFLINE_TRIES: u32 = 2;
+/// How often the switch is killed that is killed for a while.
+const KILLS: u32 = 2;
 const SWITCH_MS: u64 = 10_000;
 const SWITCH_MAX_MS: u64 = 900_000;
 const SOAK_MS: u64 = 60_000;
@@ -80,6 +82,8 @@ pub struct Inner {
     pub generations: [BTreeSet<u64>; 2],
     pub commits: BTreeMap<Oid, Commit>,
     pub(super) flaky_tries: BTreeMap<Oid, u32>,
+    /// How often the switch to each commit was killed.
+    kills: BTreeMap<Oid, u32>,
     pub(super) operator_came: bool,
     pub(super) guards: BTreeMap<String, Guard>,
     pub points: u32,
@@ -136,6 +140,7 @@ impl World {
             generations: [BTreeSet::from([1]), BTreeSet::from([1])],
             commits: BTreeMap::new(),
             flaky_tries: BTreeMap::new(),
+            kills: BTreeMap::new(),
             operator_came: false,
             guards: BTreeMap::new(),
             points: 0,
@@ -483,9 +488,13 @@ impl World {
             }
             return;
         }
+        let kills = w.kills.entry(d.desired.tip.revision.clone()).or_default();
+        let killed = behaviour == Behaviour::Killed && *kills < KILLS;
+        *kills += u32::from(killed);
         let (etc_at, runs_at, ends_at) = match behaviour {
             Behaviour::TornOnce if guard.switches > 0 => (NEVER, now + SWITCH_MS, now + SWITCH_MS),
             Behaviour::Torn | Behaviour::TornOnce => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MS),
+            _ if killed => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MS),
             Behaviour::Refusing => (NEVER, NEVER, now + SWITCH_MS),
             Behaviour::Hanging => (now + SWITCH_MS / 2, NEVER, now + SWITCH_MAX_MS),
             _ => (now + SWITCH_MS / 2, now + SWITCH_MS, now + SWITCH_MS),
@@ -505,9 +514,11 @@ impl World {
         if w.running == d.toplevel && w.etc == d.toplevel {
             SwitchEnd::Complete { exit: Some(0), text: String::new() }
         } else if w.running != w.etc {
-            // A switch that hangs does not end by itself.
-            let resumable = self.behaviour(&d.desired.tip.revision) != Behaviour::Hanging;
-            SwitchEnd::Torn { text, resumable, class: Class::Target }
+            // A switch that hangs does not end by itself; one that was killed says nothing about the system.
+            let behaviour = self.behaviour(&d.desired.tip.revision);
+            let resumable = !matches!(behaviour, Behaviour::Hanging | Behaviour::Killed);
+            let class = if behaviour == Behaviour::Killed { Class::Transient } else { Class::Target };
+            SwitchEnd::Torn { text, resumable, class }
         } else {
             SwitchEnd::Unchanged {
                 failure: Failure { class: Class::Target, code: "activation".to_owned(), text },

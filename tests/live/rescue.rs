@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::common::machine::{Fault, Managed, Step, System, Verb, Via, wait_until};
 use crate::guard::{deadlines, on_probation, runs_old_again, undecided};
-use crate::host::{LIMIT, Look, boot, boot_with, put_state_on_tmpfs, web};
+use crate::host::{LIMIT, Look, boot, boot_with, next, put_state_on_tmpfs, web};
 
 const KILL: &str = "systemctl kill --signal=KILL 'pullagent-guard-*-fire-*.service'";
 
@@ -107,7 +107,8 @@ fn without_way_back(policy: &'static str) -> Option<(Managed, String)> {
     let host = boot_with(Via::Https, "20s", |system| system)?;
     wait_until("the first system to be in sync", LIMIT, || host.word() == "in-sync");
     let mut settings = host.settings.clone();
-    settings["activation"]["reboot"] = json!({ "policy": policy, "window": [] });
+    // The machine sees the disks of the one that it runs on.
+    settings["activation"]["reboot"] = json!({ "policy": policy, "unattendedUnlock": true });
     let old = |system: System| web(system.label("old").agent(&host.package, &settings), "old");
     let old = old(host.system.clone());
     let revision = host.push(&old);
@@ -149,4 +150,30 @@ fn a_rollback_that_fails_twice_needs_somebody_where_reboots_are_not_allowed() {
     let next = host.push(&web(host.system.clone().label("next"), "next"));
     host.wait_for_outcome(&next, "confirmed");
     assert_eq!(host.page(), "next");
+}
+
+/// Row 40: a reload of systemd hangs, as generators do whose file system is gone. All that time it answers nobody and no timer
+/// of a guard goes off; then it goes on by itself.
+#[test]
+fn f40_while_systemd_does_not_answer_nothing_is_lost() {
+    if !crate::is_long("row 40") {
+        return;
+    }
+    let Some(host) = boot(Via::Https, "20s") else { return };
+    wait_until("the first system to be in sync", LIMIT, || host.word() == "in-sync");
+    let generator = "/usr/local/lib/systemd/system-generators/hang";
+    host.machine.write_file(generator, "#!/bin/sh\nwhile [ -e /run/hang ]; do sleep 1; done\n");
+    host.machine.check(&format!("chmod 755 {generator}; touch /run/hang"));
+    let revision = host.push(&next(&host, "new"));
+    let ended = || host.history().into_iter().rfind(|d| d["revision"] == revision.as_str());
+    wait_until("its end", 8 * LIMIT, || ended().is_some());
+    let (ended, view) = (ended().unwrap(), host.machine.view());
+    println!("while reloads hung: {ended}");
+    assert_eq!(view.etc, view.running.as_deref().map(|running| host.machine.etc_of(running)), "{ended}");
+    assert_eq!(view.running.as_deref() == Some(&*host.toplevel), ended["outcome"] != "confirmed", "{ended}");
+    assert!(view.leftovers.is_empty() && host.machine.is_active("web.service"), "{ended}");
+    host.machine.check("rm /run/hang");
+    let good = host.push(&next(&host, "good"));
+    host.wait_for_outcome(&good, "confirmed");
+    assert_eq!(host.page(), "good");
 }

@@ -86,8 +86,8 @@ fn a_system_that_takes_a_reboot_is_not_to_blame() {
     in_sync(&host);
     for system in [next(&host, "inhibited").inhibitor("dbus", "2"), next(&host, "init").interface("2")] {
         let revision = host.push(&system);
-        let ended = host.wait_for_outcome(&revision, "abandoned");
-        assert_eq!(ended["code"], "needs-reboot", "{ended}");
+        host.wait_for_outcome(&revision, "reboot-awaited");
+        wait_until("its word", LIMIT, || host.word() == "reboot-pending");
         assert_eq!(host.status().unwrap()["setAside"], json!([]));
         assert_eq!(host.page(), "one");
     }

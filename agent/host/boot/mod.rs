@@ -15,6 +15,7 @@ pub mod partitions;
 pub mod pattern;
 pub mod predict;
 pub mod uki;
+pub mod unlock;
 pub mod version;
 
 use std::path::{Path, PathBuf};

@@ -778,7 +778,10 @@ in
       serviceConfig = {
         LoadCredential = map (s: "${s.name}:${s.path}") secrets;
       }
-      // lib.optionalAttrs (listen != null) { SocketBindAllow = listenRule; }
+      // lib.optionalAttrs (listen != null) {
+        SocketBindAllow = listenRule;
+        SystemCallFilter = installed."pullagent-gateway.service".Service.SystemCallFilter ++ [ "listen" ];
+      }
       # Without its directory there are no metrics; the gateway comes up all the same.
       // lib.optionalAttrs (textfile != null) { ReadWritePaths = [ "-${dirOf textfile}" ]; };
     };

@@ -350,6 +350,10 @@ fn metrics_widen_the_sandbox_by_as_much_as_they_need() {
         let service = &metrics[case]["serviceConfig"];
         let key = |key: &str| service.get(key).cloned().unwrap_or_default();
         assert_eq!(service["SocketBindDeny"], "any", "{case}");
+        let filter = service["SystemCallFilter"].as_array().unwrap();
+        let last = if key("SocketBindAllow").is_null() { "~listen" } else { "listen" };
+        assert_eq!(filter.last().unwrap(), last, "{case}");
+        assert!(filter.contains(&json!("~@privileged @resources")), "{case}: {filter:?}");
         (key("SocketBindAllow"), key("ReadWritePaths"), metrics[case]["tmpfiles"].clone())
     };
     assert_eq!(of("none"), (Value::Null, Value::Null, json!({})));

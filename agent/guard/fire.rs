@@ -29,6 +29,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const TRIES: u32 = 2;
 /// How long to wait before another try: what was in the way may have passed.
 const BETWEEN_TRIES: Duration = Duration::from_secs(3);
+/// How long systemd may take before each of them to answer again, which every switch needs it for.
+const ANSWER_TIME: Duration = Duration::from_secs(200);
 /// How long the switch to the new system may take to end when asked to.
 const STOP_TIME: Duration = Duration::from_secs(15);
 /// How long all the units that ran before may take to start again.
@@ -39,7 +41,7 @@ const BETWEEN_FIRES: Duration = Duration::from_secs(10);
 /// How long an orderly shutdown may take before the host is reset.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(300);
 /// How long a guard may take to reboot the host, and to find out that it can't.
-pub const REBOOT_MAX: Duration = SHUTDOWN_TIME.saturating_add(Duration::from_secs(60));
+const REBOOT_MAX: Duration = SHUTDOWN_TIME.saturating_add(Duration::from_secs(60));
 /// How much longer than its tries another rollback may hold the lock.
 const LOCK_MARGIN: Duration = Duration::from_secs(60);
 const LOCK_POLL: Duration = Duration::from_millis(50);
@@ -244,6 +246,9 @@ async fn roll_back(dir: &Path, plan: &GuardPlan) -> Result<GuardResult, GuardErr
         }
         mark_begin(dir);
         began = true;
+        if Manager::of(&plan.root) == Manager::Systemd && !systemd::wait_for_answer(ANSWER_TIME).await {
+            said = "systemd does not answer".to_owned();
+        }
         if let Err(e) = switch::roll_back(&plan.old, Duration::from_millis(plan.switch_limit_ms)).await {
             said = chain(&e);
             tokio::time::sleep(BETWEEN_TRIES).await;
@@ -293,15 +298,15 @@ fn judge(plan: &GuardPlan, facts: &HostFacts) -> Standing {
     }
 }
 
-/// Each try may wait for somebody else's switch before.
-fn longest(plan: &GuardPlan) -> Duration {
-    let reboot = if plan.may_reboot { REBOOT_MAX } else { Duration::ZERO };
-    Duration::from_millis(plan.switch_limit_ms) * (2 * TRIES + 1) + LOCK_MARGIN + reboot
+/// Returns how long a rollback may take at most. Each try may have to wait for somebody else's switch, and for systemd.
+pub fn rollback_max(switch_limit: Duration, may_reboot: bool) -> Duration {
+    let reboot = if may_reboot { REBOOT_MAX } else { Duration::ZERO };
+    switch_limit * (2 * TRIES + 1) + ANSWER_TIME * TRIES + LOCK_MARGIN + reboot
 }
 
 /// Waits until no other rollback of this deployment runs, not longer than one can take.
 async fn lock(dir: &Path, plan: &GuardPlan) -> Result<File, GuardError> {
-    let longest = longest(plan);
+    let longest = rollback_max(Duration::from_millis(plan.switch_limit_ms), plan.may_reboot);
     let until = clock::boottime_ms().saturating_add(longest.as_millis() as u64);
     let lock = open_lock(&lock_path(dir))?;
     while !try_lock(&lock, dir)? {

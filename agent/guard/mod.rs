@@ -40,7 +40,7 @@ use crate::host::systemd::SystemdError;
 use crate::model::{DeploymentId, StorePath};
 
 pub use boot::{CONTROL, boot_deadline, install_boot, mark_boot, remove_boot};
-pub use fire::{Fired, REBOOT_MAX, fire};
+pub use fire::{Fired, fire, rollback_max};
 pub use pinned::{after_switch, arm, await_timers, fire_now, pin, selftest};
 pub use plan::{
     GuardPlan, SCHEMA, decide, facts, note_red, read_decision, read_plan, read_result, sweep, write_plan,

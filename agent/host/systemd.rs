@@ -14,6 +14,8 @@ use super::units::{self, Kind};
 
 /// How long systemd may take to answer a question.
 const ASK_TIME: Duration = Duration::from_secs(20);
+/// How often systemd is asked again that has not answered.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long systemd may take to start a unit: longer than a start that times out (90 s).
 const START_TIME: Duration = Duration::from_secs(120);
 /// How much `journalctl` may print.
@@ -187,6 +189,19 @@ async fn show(unit: &str, properties: &[&str]) -> Result<Vec<String>, SystemdErr
     };
     // What has no value may not be printed at all.
     Ok(properties.iter().map(|name| value(name).unwrap_or_default()).collect())
+}
+
+/// Waits until systemd answers, at most `limit`: while it reloads, its generators may keep it from that for minutes. Tells
+/// whether it did.
+pub async fn wait_for_answer(limit: Duration) -> bool {
+    let until = clock::boottime_ms().saturating_add(limit.as_millis() as u64);
+    while manager_start_ms().await.is_err() {
+        if clock::boottime_ms() >= until {
+            return false;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    true
 }
 
 /// Checks that systemd can be reached over the message bus, as `switch-to-configuration` needs it.

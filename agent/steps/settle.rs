@@ -193,10 +193,7 @@ impl Steps {
     }
 
     pub(super) fn roll_back_max(&self) -> Duration {
-        // The guard tries twice, may have to wait for another switch each time, and reboots where that is allowed.
-        let once = millis(self.settings.activation.switch_timeout.0);
-        let reboot = if self.may_reboot() { guard::REBOOT_MAX } else { Duration::ZERO };
-        Duration::from_millis(5 * once) + GUARD_MARGIN + reboot
+        guard::rollback_max(self.settings.activation.switch_timeout.0, self.may_reboot()) + GUARD_MARGIN
     }
 }
 

@@ -176,6 +176,7 @@ async fn deploy(
         nix,
         manager,
         tell,
+        tally: board.tally.clone(),
         settings: settings.clone(),
     });
     if manager == Manager::Systemd {

@@ -103,6 +103,11 @@ async fn what_git_servers_and_commits_may_stop() {
     let fix = scene.commit(&[("site/healthz", "ok\n")], &[], true).await;
     scene.deployed(&fix).await;
     scene.is_quiet();
+    let page = scene.exporter.scrape();
+    for phase in ["verify", "eval", "build", "prepare", "switch", "health", "confirm", "roll-back"] {
+        let count = value(&page, &format!("pullagent_phase_duration_seconds_count{{phase=\"{phase}\"}}"));
+        assert!(count.is_some_and(|n| n > 0.0), "{phase}: {count:?}");
+    }
 
     // A commit that nobody signed, then a branch that was rewritten.
     let unsigned = scene.commit(&[("site/note.html", "mine")], &[], false).await;

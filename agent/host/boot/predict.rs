@@ -120,6 +120,12 @@ impl Loader {
         self.predict(None, None)
     }
 
+    /// Returns what is booted whatever an installer makes the default, since that only writes `default` in `loader.conf`.
+    pub fn fixed(&self) -> Option<Choice> {
+        let NextBoot::Entry(choice) = self.boot_after() else { return None };
+        matches!(choice.why, Why::EfiPreferred | Why::Preferred | Why::EfiDefault).then_some(choice)
+    }
+
     /// Returns a pattern that names `wanted` and no other entry to this loader, for `LoaderEntryOneShot`; the exact name
     /// where there is one. `None` if no pattern does.
     pub fn name_of(&self, wanted: &Entry) -> Option<String> {
@@ -388,8 +394,10 @@ mod tests {
             assert_eq!(next(&loader), (OLD.into(), Some(Why::Default)));
             loader.variables.default = Some("other-*".into());
             assert_eq!(next(&loader), ("other-3.conf".into(), Some(Why::EfiDefault)));
+            assert_eq!(loader.fixed().map(|choice| choice.file), Some("other-3.conf".into()));
             loader.variables.default = Some("gone.conf".into());
             assert_eq!(next(&loader), (OLD.into(), Some(Why::Default)), "a stale variable names nothing");
+            assert_eq!(loader.fixed(), None);
             loader.variables.one_shot = Some(NEW.to_uppercase());
             assert_eq!(next(&loader), (NEW.into(), Some(Why::OneShot)));
             assert_eq!(told(loader.boot_after()), (OLD.into(), Some(Why::Default)), "once");

@@ -116,8 +116,13 @@ impl Tally {
         let kept = &mut *self.0.borrow_mut();
         kept.follow(snapshot);
         let counters = &mut kept.counters;
-        counters.behind_since =
-            counters.behind_since.or(Some(lag_began(snapshot, status))).filter(|_| lags(status));
+        // Before any remote has answered, nobody knows that the lag of before the start is over.
+        let heard = status.remotes.iter().any(|r| r.checked_at.is_some());
+        if lags(status) {
+            counters.behind_since.get_or_insert_with(|| lag_began(snapshot, status));
+        } else if heard {
+            counters.behind_since = None;
+        }
         counters.clone()
     }
 }

@@ -228,6 +228,9 @@ fn a_host_that_lags_does_so_until_it_catches_up() {
     assert_eq!(age(&pending, 6000), 10.0);
     push(&mut pending, &rev("c0ffee"));
     assert_eq!(age(&pending, 7000), 1010.0, "another push");
+    let mut started = pending.clone();
+    started.facts.remotes.clear();
+    assert_eq!(age(&started, 7500), 1510.0, "no remote has answered since the start");
     assert_eq!(age(&refused(), 8000), 2010.0, "a refusal");
     assert_eq!(age(&in_sync(), 9000), 0.0);
     assert_eq!(age(&refused(), 9500), 7510.0, "after a reboot: since it was refused, at 2000");

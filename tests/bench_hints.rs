@@ -55,7 +55,7 @@ fn service() -> (HintServer, Arc<Mutex<Vec<TcpStream>>>) {
         to.set_nodelay(true).unwrap();
         kept.lock().unwrap().push(to.try_clone().unwrap());
         // Ends with the client.
-        to.read(&mut [0]).is_ok() && false
+        hint_server::then_end(to.read(&mut [0]).is_ok())
     });
     (server, streams)
 }
@@ -82,7 +82,7 @@ fn floor() -> Duration {
     let (url, asked) = remote();
     let (server, streams) = service();
     let host = |url: &str| url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
-    let mut git = TcpStream::connect(host(&url)).unwrap();
+    let git = TcpStream::connect(host(&url)).unwrap();
     git.set_nodelay(true).unwrap();
     let body = "0014command=ls-refs\n0000";
     let poll = format!("POST /x HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());

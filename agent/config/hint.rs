@@ -93,6 +93,12 @@ impl Remote {
 }
 
 impl Settings {
+    /// Returns how often `remote` is asked while those of the hints are connected that `is_connected` names.
+    pub fn interval(&self, remote: &Remote, is_connected: impl Fn(&str) -> bool) -> Duration {
+        let hinted = self.hints.iter().any(|hint| hint.is_for(remote) && is_connected(&hint.name));
+        if hinted { remote.hinted_interval() } else { remote.interval.0 }
+    }
+
     /// Refuses hints that can't be listened to.
     pub(super) fn check_hints(&self) -> Result<(), ConfigError> {
         if self.hints.len() > HINTS_MAX {
@@ -137,6 +143,11 @@ impl Settings {
 }
 
 impl Hint {
+    /// Tells whether `remote` is asked when this hint comes.
+    pub fn is_for(&self, remote: &Remote) -> bool {
+        self.remotes.is_empty() || self.remotes.contains(&remote.name)
+    }
+
     fn check_way(&self) -> Result<(), (&'static str, String)> {
         let wrong = |key, text: &str| Err((key, text.to_owned()));
         match (self.kind, &self.url) {

@@ -104,7 +104,6 @@ fn wire_hint(hint: &config::Hint, remotes: &[config::Remote]) -> Hint {
         token_file: hint.token_file.clone(),
         ca_file: hint.ca_file.clone(),
     };
-    let meant = |r: &&config::Remote| hint.remotes.is_empty() || hint.remotes.contains(&r.name);
     Hint {
         name: hint.name.clone(),
         way: match hint.kind {
@@ -112,7 +111,11 @@ fn wire_hint(hint: &config::Hint, remotes: &[config::Remote]) -> Hint {
             config::HintKind::LongPoll => wire::Way::LongPoll(address()),
             config::HintKind::Exec => wire::Way::Exec { command: hint.command.clone() },
         },
-        polls: remotes.iter().filter(meant).map(|r| (r.name.clone(), millis(r.hinted_interval()))).collect(),
+        polls: remotes
+            .iter()
+            .filter(|r| hint.is_for(r))
+            .map(|r| (r.name.clone(), millis(r.hinted_interval())))
+            .collect(),
         filter: hint.filter.clone(),
         splay_ms: millis(hint.splay.0),
         idle_ms: millis(hint.idle_timeout.0),

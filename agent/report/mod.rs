@@ -6,6 +6,8 @@ mod snapshot;
 
 mod liveness;
 
+mod counters;
+
 mod status;
 
 mod history;
@@ -26,6 +28,8 @@ mod policy;
 
 mod publish;
 
+pub mod metrics;
+
 mod style;
 
 mod headline;
@@ -36,6 +40,7 @@ mod table;
 
 mod sentence;
 
+pub use counters::{Counters, Durations, LastDeployment, Tally, phase};
 pub use explain::{Explanation, Verdict, explain};
 pub use headline::oneline;
 pub use hint::HintStatus;

@@ -84,12 +84,17 @@ pub fn whole(to: &mut TcpStream, status: &str, headers: &str, body: &str) -> boo
     } else {
         format!("Content-Length: {}\r\n", body.len())
     };
-    send(to, &format!("HTTP/1.1 {status}\r\n{length}{headers}\r\n{body}"))
+    send(to, format!("HTTP/1.1 {status}\r\n{length}{headers}\r\n{body}"))
 }
 
 /// Writes, and returns whether the client still listens.
 pub fn send(to: &mut TcpStream, text: impl AsRef<[u8]>) -> bool {
     to.write_all(text.as_ref()).is_ok()
+}
+
+/// Ends the connection, whatever was said before.
+pub fn then_end(_said: bool) -> bool {
+    false
 }
 
 /// Writes `text` every `pause`, for ever or until the client has gone.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::stage::{SECOND, Stage};
-use crate::common::hint_server::{HintServer, repeat, send, stream, whole};
+use crate::common::hint_server::{HintServer, repeat, send, stream, then_end, whole};
 
 /// How long each service may do what it likes.
 const SPAN: Duration = Duration::from_secs(12);
@@ -78,7 +78,7 @@ fn a_hostile_service_costs_a_bounded_delay_and_a_bounded_number_of_polls() {
         ("redirects to itself", sse(|to, _| whole(to, "307 Temporary Redirect", "Location: /topic\r\n", ""))),
         ("failures", sse(|to, _| whole(to, "500 Internal Server Error", "Retry-After: 0\r\n", ""))),
         ("connections that end", sse(|_, _| false)),
-        ("streams that end", sse(|to, _| stream(to) && send(to, "retry: 0\ndata: x\n\n") && false)),
+        ("streams that end", sse(|to, _| then_end(stream(to) && send(to, "retry: 0\ndata: x\n\n")))),
         ("endless headers", sse(|to, taken| send(to, "HTTP/1.1 200 OK\r\n") && flood(to, "X: y\r\n", taken))),
         (
             "a bomb",

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::stage::{SECOND, Stage};
 use crate::common::git_server::wait_until;
-use crate::common::hint_server::{HintServer, send, stream};
+use crate::common::hint_server::{HintServer, send, stream, then_end};
 use crate::common::nchan::Nchan;
 
 #[test]
@@ -105,7 +105,7 @@ fn of_what_ntfy_sends_only_messages_are_hints() {
             std::thread::sleep(SECOND);
             text
         };
-        stream(to) && NTFY.into_iter().cycle().take(7).all(|text| send(to, said(text))) && false
+        then_end(stream(to) && NTFY.into_iter().cycle().take(7).all(|text| send(to, said(text))))
     });
     Stage::sse(server.url()).run(async |agent| {
         agent.until(|agent| agent.word.counts.accepted + agent.word.counts.coalesced == 2).await;

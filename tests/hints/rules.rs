@@ -7,7 +7,7 @@ use pullagent::wire::{Address, Way};
 
 use super::stage::{SECOND, Stage, assert_untouched, forbidden, token_file};
 use crate::common::git_server::GitServer;
-use crate::common::hint_server::{HintServer, repeat, send, stream, whole};
+use crate::common::hint_server::{HintServer, repeat, send, stream, then_end, whole};
 
 const HEARTBEAT: &str = ": still here\n\n";
 
@@ -78,8 +78,8 @@ fn rule_1_a_certificate_must_come_from_a_known_authority() {
 fn rule_2_a_server_is_left_alone_as_long_as_it_asks_for() {
     let server = HintServer::serve(|before, to| match before {
         0 => whole(to, "503 Service Unavailable", "Retry-After: 1\r\n", ""),
-        1 => stream(to) && send(to, "retry: 1500\ndata: x\n\n") && false,
-        2 => stream(to) && false,
+        1 => then_end(stream(to) && send(to, "retry: 1500\ndata: x\n\n")),
+        2 => then_end(stream(to)),
         _ => stream(to) && stay(to),
     });
     Stage::sse(server.url()).run(async |agent| agent.until_connected().await);
@@ -93,7 +93,7 @@ fn rule_2_a_server_is_left_alone_as_long_as_it_asks_for() {
 fn rule_3_each_connection_leads_to_a_poll_and_the_last_id_is_sent_as_a_courtesy() {
     let server = HintServer::serve(|before, to| match before {
         // Nobody hears of a push before the connection, or between two.
-        0 => stream(to) && send(to, "id: 1795217954:0\n\n") && false,
+        0 => then_end(stream(to) && send(to, "id: 1795217954:0\n\n")),
         _ => stream(to) && stay(to),
     });
     Stage::sse(server.url()).run(async |agent| {
@@ -208,7 +208,7 @@ fn rule_8_hints_that_come_together_lead_to_one_poll_and_none_is_lost() {
 fn rule_10_polls_go_on_slower_while_hints_are_connected_and_as_before_when_they_are_not() {
     let server = HintServer::serve(|before, to| {
         // It leaves after some four seconds, and does not come back.
-        before == 0 && stream(to) && (0..20).all(|_| send(to, HEARTBEAT) && nap(SECOND / 5)) && false
+        then_end(before == 0 && stream(to) && (0..20).all(|_| send(to, HEARTBEAT) && nap(SECOND / 5)))
     });
     let mut stage = Stage::sse(server.url());
     stage.interval = SECOND / 4;

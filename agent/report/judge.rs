@@ -448,7 +448,7 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
         return Some((head.clone(), None, Owed::Verify));
     }
     let tip = accepted?;
-    let settled = state.settled.as_ref().is_some_and(|s| s.tip.revision == tip.revision);
+    let settled = state.is_settled(&tip.revision);
     let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == tip.revision);
     let awaited = state.awaiting.as_ref().is_some_and(|a| a.target == tip.target());
     let tested = entered(snapshot).is_some() && state.test.as_ref().is_some_and(|t| t.main == tip.revision);

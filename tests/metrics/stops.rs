@@ -19,7 +19,7 @@ use super::exporter::Exporter;
 use super::promtool::{promtool, true_alerts, value};
 use super::world::{self, runs};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 const TEMPO: Tempo =
     Tempo { interval: Duration::from_secs(1), soak: Duration::from_secs(1), window: Duration::from_secs(10) };
 

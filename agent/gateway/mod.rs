@@ -1,6 +1,7 @@
 //! The part that talks to the network and decides nothing: it polls remotes, says what it saw, and passes packs on
 //! unread. It has no repository, opens no file besides credentials and what everybody may read, and shows metrics made of
-//! that; so whoever takes it over can delay and misreport, and no more. On a host with systemd it is a process of its own (`process.rs`), else a task in the agent's.
+//! that, and takes webhooks, which are good for a poll; so whoever takes it over can delay and misreport, and no more. On a
+//! host with systemd it is a process of its own (`process.rs`), else a task in the agent's.
 
 pub mod link;
 
@@ -8,14 +9,18 @@ pub mod process;
 
 pub mod exporter;
 
+pub mod webhook;
+
 mod watch;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use crate::wire::{self, Class, GatewayEnd, Notice, Request, Source};
 use watch::{Outgoing, Poller, Want};
+use webhook::Wakes;
 
 /// Notices that may wait for the reconciler; when it does not listen, the pollers wait too.
 const OUTGOING_MAX: usize = 16;
@@ -31,15 +36,15 @@ pub enum Error {
     Start(String, #[source] std::io::Error),
 }
 
-/// Serves the reconciler at the other end of `channel` until that end is closed.
+/// Serves the reconciler at the other end of `channel` until that end is closed, and polls what `wakes` asks for.
 ///
 /// # Errors
 /// If the reconciler breaks the protocol, or no thread can be started.
-pub async fn run(channel: GatewayEnd) -> Result<(), Error> {
+pub async fn run(channel: GatewayEnd, wakes: Arc<Wakes>) -> Result<(), Error> {
     let (out, outgoing) = mpsc::channel(OUTGOING_MAX);
     let mut gateway = Gateway { pollers: BTreeMap::new(), ended: Vec::new(), out };
     let result = tokio::select! {
-        heard = listen(&channel, &mut gateway) => heard,
+        heard = listen(&channel, &mut gateway, &wakes) => heard,
         spoken = speak(&channel, outgoing) => spoken,
     };
     drop(channel);
@@ -51,8 +56,16 @@ pub async fn run(channel: GatewayEnd) -> Result<(), Error> {
     }
 }
 
-async fn listen(channel: &GatewayEnd, gateway: &mut Gateway) -> Result<(), Error> {
-    while let Some((request, _)) = channel.recv().await? {
+async fn listen(channel: &GatewayEnd, gateway: &mut Gateway, wakes: &Wakes) -> Result<(), Error> {
+    loop {
+        let asked = tokio::select! {
+            asked = channel.recv() => asked?,
+            remotes = wakes.next() => {
+                remotes.iter().for_each(|remote| gateway.poll(Some(remote)));
+                continue;
+            }
+        };
+        let Some((request, _)) = asked else { return Ok(()) };
         match request {
             Request::Watch { sources } => gateway.watch(sources)?,
             Request::Poll { source } => gateway.poll(source.as_deref()),
@@ -64,7 +77,6 @@ async fn listen(channel: &GatewayEnd, gateway: &mut Gateway) -> Result<(), Error
             }
         }
     }
-    Ok(())
 }
 
 async fn speak(channel: &GatewayEnd, mut outgoing: mpsc::Receiver<Outgoing>) -> Result<(), Error> {

@@ -77,6 +77,11 @@ fn orders() {
 }
 
 #[test]
+fn webhooks() {
+    replay("webhook", bodies::webhook::seeds(), bodies::webhook::check);
+}
+
+#[test]
 fn journals() {
     replay("journal", bodies::journal::seeds(), bodies::journal::check);
 }

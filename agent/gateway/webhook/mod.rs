@@ -28,7 +28,7 @@ use crate::host::{self, clock, files};
 use pace::{Limits, Pace};
 use proof::{Proof, SECRET_BYTES_MAX, Scheme, Secret};
 
-pub use server::run;
+pub use server::{run, serve};
 pub use wakes::Wakes;
 
 /// The largest body that is taken, in bytes. It is hashed as it comes and not kept.

@@ -61,6 +61,7 @@ pub async fn serve(hooks: Arc<Hooks>, stream: impl AsyncRead + AsyncWrite + Unpi
     let respond = service_fn(async |request| Ok::<_, Infallible>(hooks.respond(peer, request).await));
     let served = http1::Builder::new()
         .keep_alive(false)
+        .half_close(true)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
         .header_read_timeout(None)

@@ -20,6 +20,7 @@ pub mod scripted;
 pub mod sign;
 pub mod sshsig;
 pub mod tree;
+pub mod webhook;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

@@ -177,6 +177,7 @@ async fn deploy(
         nix,
         manager,
         tell,
+        tally: board.tally.clone(),
         settings: settings.clone(),
     });
     if manager == Manager::Systemd {

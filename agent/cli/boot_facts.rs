@@ -1,9 +1,9 @@
 //! `boot-facts`: what is known of the host's boot loader, as JSON; for tests of real boots and for reports of faults.
-//! Asks the host only, not the agent, and changes nothing unless it is told to.
+//! Asks the host only, not the agent, and changes nothing.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Fail};
@@ -11,10 +11,9 @@ use super::{Options, output};
 use crate::host::boot::need::{self, Systems};
 use crate::host::boot::partitions::{self, Partitions};
 use crate::host::boot::predict::{Loader, NextBoot};
-use crate::host::boot::{self, Capability, bootctl};
+use crate::host::boot::{self, Capability};
 use crate::host::facts::HostPaths;
 use crate::host::manager::Manager;
-use crate::model::StorePath;
 
 /// Arguments of the verb.
 #[derive(Debug, clap::Args)]
@@ -22,9 +21,6 @@ pub struct Args {
     /// A system to compare with the booted one
     #[arg(long, value_name = "TOPLEVEL")]
     candidate: Option<PathBuf>,
-    /// A system to boot next, once, if it has an entry
-    #[arg(long, value_name = "TOPLEVEL")]
-    one_shot: Option<StorePath>,
 }
 
 /// Prints the facts.
@@ -40,12 +36,7 @@ async fn facts(root: &Path, args: &Args) -> anyhow::Result<Value> {
     let manager = Manager::Alone;
     let capability = boot::capability(root)?;
     let loader = match capability {
-        Capability::SystemdBoot { .. } => {
-            if let Some(toplevel) = &args.one_shot {
-                set_one_shot(root, manager, toplevel).await?;
-            }
-            Some(boot::loader(root, manager).await?)
-        }
+        Capability::SystemdBoot { .. } => Some(boot::loader(root, manager).await?),
         Capability::Grub(_) | Capability::None(_) => None,
     };
     let mut facts = json!({ "schema": 1, "capability": capability_json(&capability) });
@@ -66,16 +57,6 @@ async fn facts(root: &Path, args: &Args) -> anyhow::Result<Value> {
         facts["neededBytes"] = json!(needed.transpose()?);
     }
     Ok(facts)
-}
-
-async fn set_one_shot(root: &Path, manager: Manager, toplevel: &StorePath) -> anyhow::Result<()> {
-    let loader = boot::loader(root, manager).await?;
-    let [entry] = loader.entries_of(toplevel)[..] else {
-        bail!("'{toplevel}' has not exactly one boot entry");
-    };
-    let name = loader.name_of(entry);
-    let name = name.with_context(|| format!("no name tells the entry '{}' from the others", entry.file))?;
-    Ok(bootctl::set_one_shot(&boot::efivars_dir(root), manager, Some(&name)).await?)
 }
 
 fn capability_json(capability: &Capability) -> Value {

@@ -137,9 +137,11 @@ fn respond(head: &[u8], root: &Path) -> (&'static str, &'static str, String) {
     }
 }
 
-/// Keeps the file up to date.
+/// Keeps the file up to date, and takes it away in the end: what nobody writes any more is not to be read as if it were
+/// new.
 async fn keep(file: &Path, root: &Path) -> Infallible {
     let mut said = String::new();
+    let _taken_away = Removed(file);
     loop {
         let page = Seen::at(root, clock::unix_secs()).page();
         match files::write_atomic(file, page.as_bytes(), files::PUBLIC) {
@@ -154,6 +156,16 @@ async fn keep(file: &Path, root: &Path) -> Infallible {
             ),
         }
         sleep(TEXTFILE_EVERY).await;
+    }
+}
+
+/// A file that goes with this.
+struct Removed<'a>(&'a Path);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        // It may never have been written; one that stays says itself how old it is.
+        std::fs::remove_file(self.0).ok();
     }
 }
 

@@ -18,7 +18,8 @@ pub const BUCKETS_MS: [u64; 10] =
 pub const ANSWERED: &str = "success";
 
 /// The steps whose durations are counted.
-pub const PHASES: [&str; 7] = ["verify", "build", "prepare", "switch", "health", "confirm", "roll-back"];
+pub const PHASES: [&str; 8] =
+    ["verify", "eval", "build", "prepare", "switch", "health", "confirm", "roll-back"];
 
 /// What was counted since the agent started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,13 +98,17 @@ impl Tally {
 
     /// Counts an action that was brought to its end, and how long it took.
     pub fn performed(&self, phase: Option<&str>, took_ms: u64, happened: &Happened) {
-        let counters = &mut self.0.borrow_mut().counters;
         if let Some(phase) = phase {
-            count_in(&mut counters.phases, phase).add(took_ms);
+            self.took(phase, took_ms);
         }
         if matches!(happened, Happened::Saw(Sighting::Failed { .. })) {
-            counters.transient_failures += 1;
+            self.0.borrow_mut().counters.transient_failures += 1;
         }
+    }
+
+    /// Counts how long one of [`PHASES`] took.
+    pub fn took(&self, phase: &str, took_ms: u64) {
+        count_in(&mut self.0.borrow_mut().counters.phases, phase).add(took_ms);
     }
 
     /// Takes note of what has become durable since the last time, and returns everything that was counted.
@@ -111,8 +116,13 @@ impl Tally {
         let kept = &mut *self.0.borrow_mut();
         kept.follow(snapshot);
         let counters = &mut kept.counters;
-        counters.behind_since =
-            counters.behind_since.or(Some(lag_began(snapshot, status))).filter(|_| lags(status));
+        // Before any remote has answered, nobody knows that the lag of before the start is over.
+        let heard = status.remotes.iter().any(|r| r.checked_at.is_some());
+        if lags(status) {
+            counters.behind_since.get_or_insert_with(|| lag_began(snapshot, status));
+        } else if heard {
+            counters.behind_since = None;
+        }
         counters.clone()
     }
 }
@@ -156,17 +166,18 @@ impl Durations {
     }
 }
 
-/// Returns which of [`PHASES`] an action is. Verifying includes the fetch of what is verified, building the evaluation.
+/// Returns which of [`PHASES`] an action is. What is fetched is verified as it comes, so verifying includes that; an
+/// evaluation and a build are one action, which counts each by itself.
 pub fn phase(action: &Action) -> Option<&'static str> {
     match action {
         Action::Verify(_) => Some("verify"),
-        Action::Build(..) => Some("build"),
         Action::Prepare(_) => Some("prepare"),
         Action::Switch(_) => Some("switch"),
         Action::CheckHealth(_) => Some("health"),
         Action::Confirm(_) => Some("confirm"),
         Action::RollBack(_) => Some("roll-back"),
-        Action::Observe(_)
+        Action::Build(..)
+        | Action::Observe(_)
         | Action::Wait { .. }
         | Action::Relate { .. }
         | Action::Arm(_)

@@ -79,8 +79,10 @@ impl Steps {
         if !systemd::unit_paths().await?.contains(&control) {
             return Ok(Some(format!("systemd looks for no units in '{}'", control.display())));
         }
-        self.loader().await?;
-        Ok(None)
+        let fixed = self.loader().await?.fixed();
+        Ok(fixed.map(|choice| {
+            format!("what is booted can't be changed: '{}' comes first, because {}", choice.file, choice.why)
+        }))
     }
 
     /// Returns a disk of this host that somebody may have to unlock at boot.

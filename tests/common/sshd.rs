@@ -61,7 +61,12 @@ impl Sshd {
     }
 
     pub fn url(&self, repo: &str) -> String {
-        format!("ssh://{}@127.0.0.1:{}{}", user(), self.port, self.path(repo).display())
+        self.url_at("127.0.0.1", repo)
+    }
+
+    /// Returns the URL of a repository for a machine that calls this one `host`.
+    pub fn url_at(&self, host: &str, repo: &str) -> String {
+        format!("ssh://{}@{host}:{}{}", user(), self.port, self.path(repo).display())
     }
 
     pub fn repo(&self, name: &str) -> Repo {

@@ -68,4 +68,6 @@ fn the_file_is_whole_and_for_everybody() {
     assert_eq!(value(&written, "pullagent_up"), Some(1.0));
     assert_eq!(written.lines().count(), exporter.scrape().lines().count());
     assert_eq!((mode(&file), std::fs::read_dir(&dir).unwrap().count()), (0o644, 1));
+    exporter.end();
+    assert!(!file.exists(), "what nobody writes any more is not to be read");
 }

@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt;
 
 use pullagent::model::{CheckFacts, Failure, Happened, Outcome, RemoteFailure, Sighting};
 use pullagent::report::metrics::Seen;
-use pullagent::report::{self, Publisher, Snapshot, Tally};
+use pullagent::report::{self, Fate, Headline, Publisher, Snapshot, Tally};
 
-use super::promtool::{families, promtool, samples, true_alerts, value};
+use super::promtool::{docs, families, promtool, samples, true_alerts, value};
 use crate::host::{Host, settings};
 use crate::worlds::{in_sync, push, refused, rev};
 
@@ -68,6 +68,30 @@ fn every_metric_is_there_from_the_start_and_in_order() {
     assert_eq!(families(&nothing), families(&page), "also before an agent ever ran");
     assert_eq!(promtool(&["check", "metrics"], &nothing), (true, String::new()));
     assert_eq!(value(&nothing, "pullagent_up"), Some(0.0));
+}
+
+/// The lists that labels are made of are whole, and say what JSON says.
+#[test]
+fn every_word_is_listed() {
+    let page = std::fs::read_to_string(docs("../operations.md")).unwrap();
+    let (_, section) = page.split_once("\n## What status says\n").unwrap();
+    let row = |line: &str| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned());
+    let documented: BTreeSet<String> =
+        section.split("\n## ").next().unwrap().lines().filter_map(row).collect();
+    let words = |all: &[&str]| -> BTreeSet<String> { all.iter().map(|w| (*w).to_owned()).collect() };
+    assert_eq!(words(&Headline::ALL.map(Headline::word)), documented);
+    let spelt = |value: serde_json::Value| value.as_str().unwrap().to_owned();
+    for state in Headline::ALL {
+        assert_eq!(spelt(serde_json::to_value(state).unwrap()), state.word());
+    }
+    for fate in Fate::ALL {
+        assert_eq!(spelt(serde_json::to_value(fate).unwrap()), fate.word());
+    }
+    for class in RemoteFailure::ALL {
+        assert_eq!(spelt(serde_json::to_value(class).unwrap()), class.as_str());
+    }
+    assert_eq!(words(&Fate::ALL.map(Fate::word)).len(), Fate::ALL.len());
+    assert_eq!(words(&RemoteFailure::ALL.map(RemoteFailure::as_str)).len(), RemoteFailure::ALL.len());
 }
 
 #[test]
@@ -204,6 +228,9 @@ fn a_host_that_lags_does_so_until_it_catches_up() {
     assert_eq!(age(&pending, 6000), 10.0);
     push(&mut pending, &rev("c0ffee"));
     assert_eq!(age(&pending, 7000), 1010.0, "another push");
+    let mut started = pending.clone();
+    started.facts.remotes.clear();
+    assert_eq!(age(&started, 7500), 1510.0, "no remote has answered since the start");
     assert_eq!(age(&refused(), 8000), 2010.0, "a refusal");
     assert_eq!(age(&in_sync(), 9000), 0.0);
     assert_eq!(age(&refused(), 9500), 7510.0, "after a reboot: since it was refused, at 2000");

@@ -54,7 +54,7 @@ fn deployments(page: &mut Page, status: Option<&Status>) {
 fn durations(page: &mut Page, status: Option<&Status>) {
     let mut family = page.histogram(
         "pullagent_phase_duration_seconds",
-        "How long the steps of deployments took; 'verify' has the fetch in it, 'build' the evaluation.",
+        "How long the steps of deployments took; 'verify' has the fetch in it.",
     );
     let Some(status) = status else { return };
     let (bounds, none) = (BUCKETS_MS.map(|ms| ms as f64 / 1000.0), Durations::default());

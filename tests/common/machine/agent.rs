@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::forge::{Forge, Signer};
+use super::forge::Forge;
+use super::signer::Signer;
 use super::system::{HOSTNAME, System};
 use super::{Machine, wait_until};
 use crate::common::git::Repo;

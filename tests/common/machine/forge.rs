@@ -14,9 +14,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::lab::Lab;
+use super::signer::{self, Signer, ssh_keygen};
 use super::system::System;
 use super::{holds_within, read_text};
-use crate::common::git::{Repo, git};
+use crate::common::git::Repo;
 
 /// How long a server may take to start or to end.
 const SERVER_LIMIT: Duration = Duration::from_secs(30);
@@ -39,16 +40,6 @@ pub enum Server {
 pub struct Forge {
     lab: Rc<Lab>,
     running: RefCell<Vec<(Server, Child)>>,
-}
-
-/// Somebody who signs commits and may fetch over SSH, with one key for both.
-#[derive(Debug, Clone)]
-pub struct Signer {
-    /// The public key, as in `~/.ssh/id_ed25519.pub`.
-    pub public_key: String,
-    /// The private key, in OpenSSH's form.
-    pub private_key: String,
-    key_file: PathBuf,
 }
 
 impl Forge {
@@ -146,39 +137,12 @@ impl Forge {
 
     /// Makes somebody with a new key.
     pub fn signer(&self, name: &str) -> Signer {
-        let key_file = self.path("keys").join(name);
-        ssh_keygen(&key_file, name);
-        let public_key = read_text(&key_file.with_added_extension("pub")).trim().to_owned();
-        Signer { public_key, private_key: read_text(&key_file), key_file }
+        Signer::new(&self.path("keys"), name)
     }
 
     /// Commits a system on top of a branch, signed or not, and returns the revision.
     pub fn commit(&self, repo: &Repo, branch: &str, system: &System, signer: Option<&Signer>) -> String {
-        let entries = system.repository().into_iter().map(|(path, content)| {
-            let blob = git(&repo.path, &["hash-object", "-w", "--stdin"], &content);
-            format!("100644 {blob}\t{path}\n")
-        });
-        let entries: String = entries.collect();
-        repo.git(&["read-tree", "--empty"]);
-        git(&repo.path, &["update-index", "--index-info"], entries.as_bytes());
-        let tree = repo.git(&["write-tree"]);
-
-        let name = format!("refs/heads/{branch}");
-        let parent = repo.git(&["for-each-ref", "--format=%(objectname)", &name]);
-        let key = signer.map(|signer| format!("user.signingKey={}", signer.key_file.display()));
-        let mut args = vec!["-c", "gpg.format=ssh"];
-        args.extend(key.iter().flat_map(|key| ["-c", key]));
-        // A tip of a test branch has to say that it is meant for it.
-        let target = branch.starts_with("test-").then(|| format!("Deploy-To: {branch}"));
-        args.extend(["commit-tree", "-m", "change", &tree]);
-        args.extend(target.iter().flat_map(|line| ["-m", line]));
-        args.extend(key.iter().map(|_| "-S"));
-        if !parent.is_empty() {
-            args.extend(["-p", &parent]);
-        }
-        let commit = repo.git(&args);
-        repo.git(&["update-ref", &name, &commit]);
-        commit
+        signer::commit(repo, branch, system, signer)
     }
 
     /// Returns the requests that nginx has answered, one a line: user, request, status.
@@ -217,10 +181,6 @@ impl Drop for Forge {
 fn end(server: &mut Child) {
     let _gone = kill_process_group(Pid::from_child(server), Signal::KILL).is_err();
     let _reaped = server.wait().is_ok();
-}
-
-fn ssh_keygen(file: &std::path::Path, comment: &str) {
-    run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f"]).arg(file));
 }
 
 fn run(command: &mut Command) {

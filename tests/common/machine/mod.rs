@@ -26,6 +26,7 @@ mod agent;
 mod forge;
 pub mod image;
 mod lab;
+mod signer;
 mod switching;
 mod system;
 mod units;
@@ -42,9 +43,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 
 pub use agent::{Managed, Via, remote, settings};
-pub use forge::{Forge, Server, Signer};
+pub use forge::{Forge, Server};
 use lab::{Lab, children};
-pub use switching::{View, switch_command};
+pub use signer::{Signer, commit};
+pub use switching::{View, build_command, switch_command};
 pub use system::{Fault, HOSTNAME, Step, System, Verb};
 pub use units::{GATEWAY, RECONCILER, described, render, transient};
 

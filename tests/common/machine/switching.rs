@@ -47,13 +47,7 @@ impl Machine {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, content).unwrap();
         }
-        let query = revision.map(|revision| format!("?rev={revision}")).unwrap_or_default();
-        let flake =
-            format!("path:$source{query}#nixosConfigurations.{HOSTNAME}.config.system.build.toplevel");
-        self.run(&format!(
-            "export NIX_REMOTE=daemon; source=$(nix store add-path --name source '{dir}'); rm -r '{dir}'; \
-             nix build --print-out-paths --no-link \"{flake}\""
-        ))
+        self.run(&build_command(&dir, revision))
     }
 
     /// Builds a system, makes it the next generation and the boot default, and reboots into it.
@@ -157,6 +151,17 @@ const VIEW: &str = r"
     cat /run/nixos/start-list /run/nixos/restart-list /run/nixos/reload-list | sort -u; echo ==
     systemctl list-units --failed --plain --no-legend | cut -d' ' -f1
 ";
+
+/// Returns the shell command that builds the system whose repository lies in `dir`, as a commit or without one, and
+/// removes `dir`.
+pub fn build_command(dir: &str, revision: Option<&str>) -> String {
+    let query = revision.map(|revision| format!("?rev={revision}")).unwrap_or_default();
+    let flake = format!("path:$source{query}#nixosConfigurations.{HOSTNAME}.config.system.build.toplevel");
+    format!(
+        "export NIX_REMOTE=daemon; source=$(nix store add-path --name source '{dir}'); rm -r '{dir}'; \
+         nix build --print-out-paths --no-link \"{flake}\""
+    )
+}
 
 /// Returns the shell command that calls a system's `switch-to-configuration`.
 pub fn switch_command(toplevel: &str, verb: Verb) -> String {

@@ -17,6 +17,7 @@ pub const HOSTNAME: &str = "web1";
 pub struct System {
     host: Host,
     files: BTreeMap<String, Vec<u8>>,
+    loader_installer: Option<String>,
 }
 
 /// What the flake reads.
@@ -169,7 +170,7 @@ impl System {
             packages: BTreeMap::new(),
             faults: Vec::new(),
         };
-        let system = System { host, files: BTreeMap::new() };
+        let system = System { host, files: BTreeMap::new(), loader_installer: None };
         system
             .etc("hosts", "127.0.0.1 localhost\n::1 localhost\n127.0.0.2 web1\n")
             .etc("resolv.conf", "nameserver 10.80.0.1\noptions timeout:1 attempts:1\n")
@@ -267,6 +268,28 @@ impl System {
         self
     }
 
+    /// Takes a kernel and an initrd from the machine's store, where each is a file of its own.
+    #[must_use]
+    pub fn boots(mut self, kernel: &str, initrd: &str) -> System {
+        kernel.clone_into(&mut self.host.kernel);
+        initrd.clone_into(&mut self.host.initrd);
+        self
+    }
+
+    /// Changes the kernel's parameters, which takes a reboot as well.
+    #[must_use]
+    pub fn parameters(mut self, parameters: &str) -> System {
+        parameters.clone_into(&mut self.host.kernel_params);
+        self
+    }
+
+    /// Takes another installer of the boot loader than the one of a machine without firmware.
+    #[must_use]
+    pub fn loader_installer(mut self, script: &str) -> System {
+        self.loader_installer = Some(script.to_owned());
+        self
+    }
+
     /// Changes the version of the init interface: only a reboot leads to such a system (exit code 100).
     #[must_use]
     pub fn interface(mut self, version: &str) -> System {
@@ -292,6 +315,10 @@ impl System {
     pub fn repository(&self) -> Vec<(String, Vec<u8>)> {
         let mut files = Vec::new();
         collect(Path::new(FLAKE), "", &mut files);
+        if let Some(script) = &self.loader_installer {
+            let place = files.iter_mut().find(|(path, _)| path == "system/install-boot-loader").unwrap();
+            place.1 = script.as_bytes().to_owned();
+        }
         files.push(("host.json".to_owned(), serde_json::to_vec_pretty(&self.host).unwrap()));
         files.extend(self.files.iter().map(|(name, content)| (format!("files/{name}"), content.clone())));
         files

@@ -18,6 +18,10 @@
 
       # Store names take fewer characters than unit names.
       storeName = builtins.replaceStrings [ "@" "\\" "/" ] [ "-" "-" "-" ];
+      # What is in the store already, or a text that stands for it.
+      image =
+        name: content:
+        if builtins.substring 0 11 content == "/nix/store/" then package content else text name content;
       text = name: content: builtins.toFile (storeName name) (fill content);
 
       # A directory of links; `links` is a list of [ place target ].
@@ -67,8 +71,8 @@
         readUnit = ./system/read-unit.awk;
         steps = ./system/steps.sh;
 
-        kernel = text "kernel" host.kernel;
-        initrd = text "initrd" host.initrd;
+        kernel = image "kernel" host.kernel;
+        initrd = image "initrd" host.initrd;
         inhibitors = text "switch-inhibitors" (builtins.toJSON host.inhibitors);
         users = text "users" (lines (host.users ++ [ "" ]));
         groups = text "groups" (lines (host.groups ++ [ "" ]));

@@ -1,7 +1,7 @@
 //! Webhooks, end to end: the gateway as a process of its own, requests as forges send them (curl sends, openssl signs), and
 //! whatever else may come. A request is good for a poll, and many are good for few.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed step fails the test")]
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 #![expect(clippy::disallowed_methods, reason = "a test runs programs and looks at the clock")]
 
 #[path = "common/peer.rs"]

@@ -84,7 +84,8 @@ fn what_is_no_proof_is_named() {
     let twice = [("X-Hub-Signature-256", GITHUB), ("X-Hub-Signature-256", GITHUB)];
     let (short, odd, other) = (&GITHUB[..62], &GITHUB[..63], GITHUB.replace('e', "g"));
     let not_hex = "its signature is not HMAC-SHA-256 in hexadecimal";
-    let table: &[(HookKind, &[(&str, &str)], &str)] = &[
+    type Row<'a> = (HookKind, &'a [(&'a str, &'a str)], &'a str);
+    let table: &[Row<'_>] = &[
         (HookKind::Github, &[], "it has no header 'x-hub-signature-256'"),
         (HookKind::Github, &[("X-Hub-Signature", GITHUB)], "it has no header 'x-hub-signature-256'"),
         (HookKind::Github, &twice, "it has more than one header 'x-hub-signature-256'"),
@@ -154,7 +155,7 @@ fn standard_webhooks_hold_in_their_time() {
     for (time, expected) in table {
         assert_eq!(judge(&[secret], id, time, signature, body), expected, "{time}");
     }
-    let many = vec![signature; 9].join(" ");
+    let many = [signature; 9].join(" ");
     assert_eq!(
         judge(&[secret], id, time, &many, body),
         "its header 'webhook-signature' has too many signatures"

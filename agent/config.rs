@@ -14,6 +14,7 @@ mod keys;
 mod reboot;
 mod retention;
 mod signer;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use keys::{TrustIn, trust_in};
 pub use reboot::Reboot;
 pub use retention::{Generations, Retention};
 pub use signer::{Moment, Role, Signer, SigningKey};
+pub use webhook::{Hook, HookKind, Webhooks};
 
 /// The version of the file's layout that this program writes and understands best.
 pub const SCHEMA: u32 = 1;
@@ -117,9 +119,9 @@ pub struct Settings {
     /// Who says when something may have been pushed.
     #[serde(default)]
     pub hints: Vec<Hint>,
-    /// Reserved for webhooks.
+    /// Who may say by a request to this host that something was pushed.
     #[serde(default)]
-    pub webhooks: BTreeMap<String, serde_json::Value>,
+    pub webhooks: Webhooks,
     /// Where metrics are shown; `null`: nowhere.
     #[serde(default)]
     pub exporter: Option<Exporter>,

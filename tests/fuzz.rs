@@ -82,6 +82,11 @@ fn orders() {
 }
 
 #[test]
+fn webhooks() {
+    replay("webhook", bodies::webhook::seeds(), bodies::webhook::check);
+}
+
+#[test]
 fn journals() {
     replay("journal", bodies::journal::seeds(), bodies::journal::check);
 }

@@ -37,6 +37,7 @@ impl Settings {
         self.fetch.check()?;
         self.retention.check()?;
         self.exporter.as_ref().map_or(Ok(()), Exporter::check)?;
+        self.check_webhooks()?;
         self.trust.check()?;
         self.policy()?;
         if self.activation.window.0 <= self.activation.soak.0 {

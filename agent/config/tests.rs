@@ -95,13 +95,28 @@ fn nonsense_is_refused_with_its_key() {
         ("exporter.listen", |c| c["exporter"] = serde_json::json!({ "listen": "127.0.0.1:0" })),
         ("exporter.textfile", |c| c["exporter"] = serde_json::json!({ "textfile": "metrics.prom" })),
         ("exporter.textfile", |c| c["exporter"] = serde_json::json!({ "textfile": "/run/metrics.txt" })),
+        ("webhooks.hooks.forge.secretFiles", |c| hook(c, serde_json::json!({ "secretFiles": [] }))),
+        ("webhooks.hooks.forge.secretFiles", |c| hook(c, serde_json::json!({ "secretFiles": ["key"] }))),
+        ("webhooks.hooks.forge.secretFiles", |c| {
+            hook(c, serde_json::json!({ "secretFiles": vec!["/k"; 5] }))
+        }),
+        ("webhooks.hooks.forge.header", |c| hook(c, serde_json::json!({ "header": "X-Signature" }))),
+        ("webhooks.hooks.forge.header", |c| {
+            hook(c, serde_json::json!({ "kind": "hmac-sha256", "header": "X Signature" }));
+        }),
+        ("webhooks.hooks.forge.remotes", |c| hook(c, serde_json::json!({ "remotes": ["elsewhere"] }))),
+        ("webhooks.hooks", |c| c["webhooks"]["hooks"]["a/b"] = hook_of(serde_json::json!({}))),
+        ("webhooks.listen", |c| {
+            hook(c, serde_json::json!({}));
+            c["exporter"] = serde_json::json!({ "listen": "127.0.0.1:9176" });
+        }),
         ("stateDirectory", |c| c["stateDirectory"] = "var".into()),
         ("remotes", |c| c["remotes"] = serde_json::json!([])),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://git.example.org/x".into()),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://127.0.0.1.evil.org/x".into()),
-        ("remotes[0].url", |c| c["remotes"][0]["url"] = "https://me:secret@git.example.org/x".into()),
+        ("remotes[0].url", |c| c["remotes"][0]["url"] = "https://me:hunter2@git.example.org/x".into()),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "ext::sh -c id".into()),
-        ("remotes[0].url", |c| c["remotes"][0]["url"] = "ssh://git:secret@git.example.org/x".into()),
+        ("remotes[0].url", |c| c["remotes"][0]["url"] = "ssh://git:hunter2@git.example.org/x".into()),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "git@-oProxyCommand=id:x".into()),
         ("remotes[0].sshKeyFile", |c| ssh(c, None, Some("/h"))),
         ("remotes[0].knownHostsFile", |c| ssh(c, Some("/k"), None)),
@@ -144,13 +159,34 @@ fn nonsense_is_refused_with_its_key() {
     for (key, edit) in table {
         let error = with(*edit).unwrap_err();
         assert!(error.contains(&format!("'{key}'")), "{key}: {error}");
-        assert!(!error.contains("secret"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
     assert!(with(|c| c["activation"]["soak"] = "soon".into()).is_err());
     assert!(with(|c| c["activation"]["reboot"]["policy"] = "later".into()).is_err());
     let error = with(|c| c["activation"]["reboot"]["window"] = serde_json::json!(["2-5"])).unwrap_err();
     assert!(error.contains("parse"), "{error}");
     assert!(with(|c| c["trust"]["mode"] = "managed".into()).is_err());
+}
+
+/// A hook that is as it should be, but for what `more` says.
+fn hook_of(more: serde_json::Value) -> serde_json::Value {
+    let mut hook = serde_json::json!({ "kind": "forgejo", "secretFiles": ["/run/key"] });
+    hook.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    hook
+}
+
+fn hook(config: &mut serde_json::Value, more: serde_json::Value) {
+    config["webhooks"]["hooks"]["forge"] = hook_of(more);
+}
+
+#[test]
+fn webhooks_are_read() {
+    let settings = with(|c| hook(c, serde_json::json!({ "remotes": ["origin"] }))).unwrap().settings;
+    assert_eq!(settings.webhooks.hooks["forge"].kind, crate::config::HookKind::Forgejo);
+    assert_eq!(settings.webhooks.listen, "127.0.0.1:9176".parse().unwrap());
+    let bare = with(|c| c["webhooks"] = serde_json::json!({})).unwrap().settings;
+    assert_eq!(bare.webhooks, crate::config::Webhooks::default(), "as files of earlier versions have it");
+    assert!(with(|c| hook(c, serde_json::json!({ "kind": "sourceforge" }))).is_err());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The part that talks to the network and decides nothing: it polls remotes, says what it saw, and passes packs on
 //! unread. It has no repository, opens no file besides credentials and what everybody may read, and shows metrics made of
-//! that; so whoever takes it over can delay and misreport, and no more. On a host with systemd it is a process of its own (`process.rs`), else a task in the agent's.
+//! that, and takes webhooks, which are good for a poll; so whoever takes it over can delay and misreport, and no more. On a
+//! host with systemd it is a process of its own (`process.rs`), else a task in the agent's.
 
 pub mod link;
 
@@ -9,6 +10,8 @@ pub mod process;
 pub mod exporter;
 
 pub mod sse;
+
+pub mod webhook;
 
 mod watch;
 
@@ -27,6 +30,7 @@ mod long_poll;
 mod program;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -34,6 +38,7 @@ use crate::wire::{self, Class, GatewayEnd, Hint, Notice, Request, Source};
 use bell::Word;
 use hint::Ears;
 use watch::{Outgoing, Poller, Want};
+use webhook::Wakes;
 
 /// Notices that may wait for the reconciler; when it does not listen, the pollers wait too.
 const OUTGOING_MAX: usize = 16;
@@ -52,16 +57,16 @@ pub enum Error {
     Listen(#[source] std::io::Error),
 }
 
-/// Serves the reconciler at the other end of `channel` until that end is closed.
+/// Serves the reconciler at the other end of `channel` until that end is closed, and polls what `wakes` asks for.
 ///
 /// # Errors
 /// If the reconciler breaks the protocol, or no thread can be started.
-pub async fn run(channel: GatewayEnd) -> Result<(), Error> {
+pub async fn run(channel: GatewayEnd, wakes: Arc<Wakes>) -> Result<(), Error> {
     let (out, outgoing) = mpsc::channel(OUTGOING_MAX);
     let mut gateway =
         Gateway { pollers: BTreeMap::new(), ended: Vec::new(), ears: None, deaf: Vec::new(), out };
     let result = tokio::select! {
-        heard = listen(&channel, &mut gateway) => heard,
+        heard = listen(&channel, &mut gateway, &wakes) => heard,
         spoken = speak(&channel, outgoing) => spoken,
     };
     drop(channel);
@@ -73,7 +78,7 @@ pub async fn run(channel: GatewayEnd) -> Result<(), Error> {
     }
 }
 
-async fn listen(channel: &GatewayEnd, gateway: &mut Gateway) -> Result<(), Error> {
+async fn listen(channel: &GatewayEnd, gateway: &mut Gateway, wakes: &Wakes) -> Result<(), Error> {
     loop {
         tokio::select! {
             asked = channel.recv() => match asked? {
@@ -81,6 +86,7 @@ async fn listen(channel: &GatewayEnd, gateway: &mut Gateway) -> Result<(), Error
                 None => return Ok(()),
             },
             word = hear(&mut gateway.ears) => gateway.heed(word).await,
+            remotes = wakes.next() => gateway.hint(&remotes),
         }
     }
 }
@@ -168,11 +174,15 @@ impl Gateway {
     /// Does what a hint is good for, which is to poll, and says how it fares.
     async fn heed(&mut self, word: Word) {
         let polls = self.ears.as_mut().map(|ears| ears.heed(&word)).unwrap_or_default();
-        polls.iter().filter_map(|source| self.pollers.get(source)).for_each(Poller::hint);
+        self.hint(&polls);
         self.calm();
         let Word { name, word, poll: _ } = word;
         // The receiver lives as long as this future is polled.
         let _sent = self.out.send(Notice::Hint { name, word }.into()).await.is_ok();
+    }
+
+    fn hint<'a>(&self, sources: impl IntoIterator<Item = &'a String>) {
+        sources.into_iter().filter_map(|source| self.pollers.get(source)).for_each(Poller::hint);
     }
 
     /// Has sources polled less often while a hint is connected that is for them.

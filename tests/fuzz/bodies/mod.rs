@@ -21,6 +21,7 @@ pub mod sign;
 pub mod sse;
 pub mod sshsig;
 pub mod tree;
+pub mod webhook;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

@@ -138,7 +138,7 @@ fn a_hint_is_acted_upon_at_once_and_a_flood_leaves_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (ours, theirs) = wire::pair().unwrap();
-        let gateway = tokio::spawn(gateway::run(theirs));
+        let gateway = tokio::spawn(gateway::run(theirs, Arc::default()));
         ours.send(&Request::Watch { sources: vec![source] }, None).await.unwrap();
         ours.send(&Request::Listen { hints: (0..PUSHES).map(hint).collect() }, None).await.unwrap();
         let (done, mut finished) = tokio::sync::oneshot::channel();

@@ -98,7 +98,7 @@ impl Stage {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (ours, theirs) = wire::pair().unwrap();
-            let gateway = tokio::spawn(gateway::run(theirs));
+            let gateway = tokio::spawn(gateway::run(theirs, Arc::default()));
             ours.send(&Request::Watch { sources: vec![source] }, None).await.unwrap();
             let mut agent =
                 Agent { end: ours, remote: self.remote.clone(), word: HintWord::default(), seen: 0 };

@@ -15,6 +15,8 @@ pub mod webhook;
 
 mod watch;
 
+mod route;
+
 mod hint;
 
 mod bell;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use super::route::Ways;
 use crate::model::Oid;
 use crate::plan::backoff::{self, Last};
 use crate::repo::net::{Class, Failure, Net, Stop};
@@ -131,8 +132,17 @@ struct Orders {
 fn run(source: Source, net: Net, orders: Orders, out: mpsc::Sender<Outgoing>) {
     let remote = remote(&source);
     let net = Rc::new(net);
-    let mut watch =
-        Watch { source, remote, net, orders, out, link: None, was_kept: false, last: Last::Answered };
+    let mut watch = Watch {
+        source,
+        remote,
+        net,
+        orders,
+        out,
+        link: None,
+        was_kept: false,
+        last: Last::Answered,
+        ways: None,
+    };
     while watch.turn() {}
     watch.refuse_the_rest();
 }
@@ -149,6 +159,8 @@ struct Watch {
     /// Whether the last request began on a kept link.
     was_kept: bool,
     last: Last,
+    /// Looked at while the remote can't be reached.
+    ways: Option<Ways>,
 }
 
 /// What to do next.
@@ -157,6 +169,8 @@ enum Next {
     Poll,
     /// Hints were found or lost.
     Reschedule,
+    /// The network has come up, or is another one.
+    Retry,
     Fetch(Want),
 }
 
@@ -184,32 +198,53 @@ impl Watch {
     fn turn(&mut self) -> bool {
         let notice = match self.poll() {
             Ok(refs) => {
-                self.last = Last::Answered;
+                self.note(Last::Answered);
                 Notice::Seen { source: self.source.name.clone(), refs }
             }
             // Whoever called it off knows.
             Err(failure) if failure.class == Class::Cancelled => return false,
             Err(failure) => {
-                self.last = after(self.last, failure.class);
+                self.note(after(self.last, failure.class));
                 failed(&self.source.name, None, &failure)
             }
         };
-        let schedule = Schedule {
+        let schedule = self.schedule();
+        self.say(notice.into()) && self.serve_until(schedule)
+    }
+
+    /// Returns when to poll next, counted from now.
+    fn schedule(&self) -> Schedule {
+        Schedule {
             polled: Instant::now(),
             interval: Duration::from_millis(self.source.interval_ms),
             last: self.last,
             random: fastrand::u64(..),
-        };
-        self.say(notice.into()) && self.serve_until(schedule)
+        }
     }
 
-    fn serve_until(&mut self, schedule: Schedule) -> bool {
+    /// Takes down what the poll came to.
+    fn note(&mut self, last: Last) {
+        self.last = last;
+        match last {
+            // The ways as they were when the trouble began: what has changed since is worth a try.
+            Last::Passing { .. } if self.ways.is_none() => self.ways = Some(Ways::towards(&self.source.url)),
+            Last::Passing { .. } => {}
+            Last::Answered | Last::Standing { .. } => self.ways = None,
+        }
+    }
+
+    fn serve_until(&mut self, mut schedule: Schedule) -> bool {
         loop {
             let calm = *self.orders.calmed.borrow_and_update();
             match self.next(schedule.due(calm)) {
                 Next::Stop => return false,
                 Next::Poll => return true,
                 Next::Reschedule => {}
+                // As after a first failure: what else comes up with a network may need a moment.
+                Next::Retry => {
+                    self.note(Last::Passing { count: 1 });
+                    schedule = self.schedule();
+                }
                 Next::Fetch(want) => {
                     if !self.fetch(&want) {
                         return false;
@@ -222,6 +257,13 @@ impl Watch {
     /// Waits for what comes first; a kept connection is served meanwhile.
     fn next(&mut self, due: Instant) -> Next {
         let refused = matches!(self.last, Last::Standing { .. });
+        let ways = &mut self.ways;
+        let network = async {
+            match ways {
+                Some(ways) => ways.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         let Orders { stop, poll_now, hinted, calmed, wanted } = &mut self.orders;
         self.net.block_on(async {
             tokio::select! {
@@ -231,7 +273,8 @@ impl Watch {
                 () = poll_now.notified() => Next::Poll,
                 () = hinted.notified(), if !refused => Next::Poll,
                 Ok(()) = calmed.changed() => Next::Reschedule,
-                () = tokio::time::sleep_until(due) => Next::Poll,
+                () = network => Next::Retry,
+                () = self.net.sleep_until(due) => Next::Poll,
             }
         })
     }

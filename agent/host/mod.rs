@@ -21,6 +21,7 @@ pub mod switch_lock;
 pub mod system;
 pub mod systemd;
 pub mod text;
+pub mod timer;
 pub mod unit_states;
 pub mod units;
 

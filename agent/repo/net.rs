@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::host::timer::Timer;
 pub use crate::model::RemoteFailure as Class;
 
 /// Says why an exchange with a remote failed: a class to act on and a sentence for people.
@@ -70,6 +71,7 @@ pub struct Net {
     stop: Stop,
     idle: Duration,
     exchange: RefCell<Exchange>,
+    timer: Timer,
 }
 
 #[derive(Debug)]
@@ -109,7 +111,11 @@ impl Net {
     pub fn new(stop: Stop, idle: Duration) -> io::Result<Net> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let exchange = RefCell::new(Exchange::new(Duration::ZERO, 0));
-        Ok(Net { runtime: Some(runtime), stop, idle, exchange })
+        let timer = {
+            let _inside = runtime.enter();
+            Timer::new()?
+        };
+        Ok(Net { runtime: Some(runtime), stop, idle, exchange, timer })
     }
 
     fn runtime(&self) -> &Runtime {
@@ -119,6 +125,14 @@ impl Net {
     /// Runs `future` without the bounds of an exchange; kept connections are served meanwhile.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime().block_on(future)
+    }
+
+    /// Sleeps on this loop until `due`, with one wake-up; suspend counts. Safe to cancel; one sleep at a time.
+    pub async fn sleep_until(&self, due: Instant) {
+        let slept = self.timer.wait(due.saturating_duration_since(Instant::now())).await;
+        if slept.is_err() {
+            tokio::time::sleep_until(due).await;
+        }
     }
 
     /// Starts an exchange: from now on it may take `within` and read `bytes`.

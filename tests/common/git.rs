@@ -78,11 +78,18 @@ impl Repo {
         commit
     }
 
-    /// Makes `count` refs below `prefix`, all pointing to `commit`.
+    /// Makes `count` refs below `prefix`, all pointing to `commit`, next to those that are there.
+    ///
+    /// Written as `git pack-refs` writes them: `git update-ref` would make a file for each first.
     pub fn many_refs(&self, prefix: &str, count: usize, commit: &str) {
-        let lines: String = (0..count).map(|i| format!("create {prefix}{i} {commit}\n")).collect();
-        git(&self.path, &["update-ref", "--stdin"], lines.as_bytes());
         self.git(&["pack-refs", "--all"]);
+        let file = self.path.join("packed-refs");
+        let known = fs::read_to_string(&file).unwrap();
+        let (header, known) = known.split_once('\n').unwrap();
+        let mut refs: Vec<String> = (0..count).map(|i| format!("{commit} {prefix}{i}")).collect();
+        refs.extend(known.lines().map(str::to_owned));
+        refs.sort_unstable_by(|a, b| a.split_once(' ').map(|r| r.1).cmp(&b.split_once(' ').map(|r| r.1)));
+        fs::write(file, format!("{header}\n{}\n", refs.join("\n"))).unwrap();
     }
 
     /// Indexes `pack` into this repository as Git itself would, missing bases taken from here.

@@ -95,7 +95,8 @@ mod tests {
             // One that was due while nobody waited is forgotten.
             {
                 let mut dropped = pin!(timer.wait(Duration::from_millis(1)));
-                poll_fn(|cx| Poll::Ready(assert!(dropped.as_mut().poll(cx).is_pending()))).await;
+                let waits = poll_fn(|cx| Poll::Ready(dropped.as_mut().poll(cx).is_pending())).await;
+                assert!(waits);
             }
             tokio::time::sleep(SHORT).await;
             tokio::time::timeout(SHORT, timer.wait(LONG)).await.unwrap_err();

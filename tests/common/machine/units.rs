@@ -108,7 +108,9 @@ fn with_credentials(settings: &Value) -> (Value, Vec<String>) {
             remote[key] = json!(format!("/run/credentials/{GATEWAY}/{id}"));
         }
     }
-    for (name, hook) in written["webhooks"]["hooks"].as_object_mut().into_iter().flatten() {
+    for (name, hook) in
+        written.pointer_mut("/webhooks/hooks").and_then(Value::as_object_mut).into_iter().flatten()
+    {
         for (n, file) in hook["secretFiles"].as_array_mut().unwrap().iter_mut().enumerate() {
             let id = format!("webhook.{name}.{n}");
             credentials.push(format!("{id}:{}", file.as_str().unwrap()));

@@ -396,7 +396,7 @@ let
       option = "services.pullagent.settings.webhooks.hooks.${name}.secretFiles";
     }) (lib.length hook.secretFiles)
   ) cfg.settings.webhooks.hooks;
-  hookSecrets = lib.concatLists (lib.attrValues hookCredentials);
+  hookSecrets = builtins.concatLists (lib.attrValues hookCredentials);
 
   inCredentials = name: "/run/credentials/pullagent-gateway.service/${name}";
   rendered =

@@ -305,6 +305,7 @@ fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
         since: t.since,
         at: t.at,
     };
+    let connected = |hint: &str| snapshot.facts.hints.get(hint).is_some_and(|facts| facts.word.connected);
     let remote = |r: &crate::config::Remote| {
         let facts = snapshot.facts.remotes.get(&r.name);
         RemoteStatus {
@@ -312,6 +313,7 @@ fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
             url: without_userinfo(&r.url),
             heads: facts.and_then(|f| f.heads.clone()).unwrap_or_default(),
             checked_at: facts.and_then(|f| f.answered_at),
+            interval: settings.interval(r, connected).as_secs(),
             trouble: facts.and_then(|f| f.trouble.as_ref()).map(trouble),
             standing: standing(plan::standing_of_remote(&r.name, &snapshot.state, &snapshot.facts, &policy)),
             stale: plan::is_stale(&r.name, &snapshot.facts, &policy),

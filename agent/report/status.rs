@@ -184,6 +184,9 @@ pub struct RemoteStatus {
     pub heads: BTreeMap<String, Oid>,
     /// When it last answered; `null`: not since the agent started.
     pub checked_at: Option<u64>,
+    /// How often it is asked at present, in seconds; 0 in a status of an older version.
+    #[serde(default)]
+    pub interval: u64,
     /// Why it does not answer now.
     pub trouble: Option<TroubleStatus>,
     /// How its main branch stands to the accepted revision.

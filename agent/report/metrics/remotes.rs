@@ -9,7 +9,7 @@ use crate::report::{RemoteStatus, StandingWord, Status};
 /// A metric with one value for each remote.
 type Gauge = (&'static str, &'static str, fn(&RemoteStatus) -> f64);
 
-const GAUGES: [Gauge; 3] = [
+const GAUGES: [Gauge; 4] = [
     (
         "pullagent_last_successful_fetch_timestamp_seconds",
         "When the remote last answered; 0: not since the agent started.",
@@ -18,6 +18,11 @@ const GAUGES: [Gauge; 3] = [
     ("pullagent_remote_up", "Whether the remote answered when it was asked last.", |r| {
         flag(r.trouble.is_none() && r.checked_at.is_some())
     }),
+    (
+        "pullagent_remote_poll_interval_seconds",
+        "How often the remote is asked at present; less often while a hint is connected.",
+        |r| r.interval as f64,
+    ),
     ("pullagent_remote_failures", "How often the remote has not answered, in a row.", |r| {
         f64::from(r.trouble.as_ref().map_or(0, |t| t.tries))
     }),

@@ -25,7 +25,7 @@ use crate::model::{Command, Sighting};
 use crate::plan::Held;
 use crate::reconcile::{self, INBOX_MAX, Inbound};
 use crate::repo::store::Store;
-use crate::report::{Publisher, Snapshot, Status, Tally, phase};
+use crate::report::{self, Publisher, Snapshot, Status, Style, Tally, phase};
 use crate::steps::{self, Steps};
 use crate::wire::{self, Listener};
 
@@ -82,7 +82,7 @@ async fn live(options: &Options, settings: Settings) -> anyhow::Result<ExitCode>
 
 /// What is under way on the host goes on by itself: switch and guard are processes of their own.
 fn stop() -> ExitCode {
-    tracing::info!("stopping");
+    tracing::info!(event = "stopping", "stopping");
     service::notify(&[NotifyState::Stopping]);
     ExitCode::SUCCESS
 }
@@ -103,7 +103,8 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     let (orders, mut ordered) = mpsc::channel(ORDERS_MAX);
     let listener = server::bind(&options.root)?;
     tokio::task::spawn_local(server::serve(listener, orders, shown, settings.clone()));
-    tracing::info!(host = settings.hostname, version = env!("CARGO_PKG_VERSION"), "started");
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(event = "started", "pullagent {version} started, for the host {}", settings.hostname);
     let mut opened = Journal::open(&state, &boot_id);
     loop {
         let journal = match opened {
@@ -327,7 +328,12 @@ async fn observe_only(
     reopen: impl Fn() -> Result<Journal, JournalError>,
 ) -> Journal {
     let text = trouble.text.clone();
-    tracing::error!(code = trouble.code, "only observing, nothing is deployed: {text}; {}", trouble.advice);
+    tracing::error!(
+        event = "observing",
+        code = trouble.code,
+        "only observing, nothing is deployed: {text}; {}",
+        trouble.advice
+    );
     service::notify(&[NotifyState::Ready, NotifyState::Status("only observing; see 'pullagent status'")]);
     let mut snapshot = (**show.borrow()).clone();
     snapshot.doing = None;
@@ -359,17 +365,18 @@ async fn publish(
     mut shown: watch::Receiver<Arc<Snapshot>>,
     settings: Arc<Settings>,
 ) {
-    let mut said = "";
+    let mut said = String::new();
+    let style = Style { zone: clock::zone(), ..Style::plain() };
     loop {
         let snapshot = shown.borrow_and_update().clone();
-        if snapshot.facts.host.is_some() || snapshot.trouble.is_some() {
+        if snapshot.is_known() {
             if let Err(error) = publisher.publish(&snapshot, &settings, clock::unix_secs()) {
                 tracing::error!("the status can't be written: {}", host::chain(&error));
             }
-            let word = Status::from_snapshot(&snapshot, &settings).state.word();
-            if word != said {
-                service::notify(&[NotifyState::Status(word)]);
-                said = word;
+            let line = report::summary(&Status::from_snapshot(&snapshot, &settings), &style);
+            if line != said {
+                service::notify(&[NotifyState::Status(&line)]);
+                said = line;
             }
         }
         match tokio::time::timeout(PUBLISH_AGAIN, shown.changed()).await {

@@ -22,7 +22,7 @@
 //! | [`guard`] | the dead man's switch: plan, decision, fire, roll back |
 //! | [`repo`] | all that names gitoxide: remotes, packs, quarantine, trusted store, export |
 //! | [`wire`] | the messages between reconciler and gateway |
-//! | [`report`] | state as people and machines read it: `status.json`, status text, history |
+//! | [`report`] | state as people and machines read it: `status.json`, status text, history, log |
 //! | [`gateway`] | the part that talks to the network and decides nothing |
 //! | [`control`] | the local socket: protocol, server, client |
 //! | [`reconcile`] | the loop |

@@ -10,5 +10,7 @@ mod cli {
 
     mod files;
     mod local;
+    mod log;
     mod orders;
+    mod watch;
 }

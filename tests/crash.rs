@@ -15,6 +15,7 @@ mod crash {
     mod ends;
     mod laws;
     pub mod orders;
+    mod said;
     pub mod script;
     pub mod scripts;
     mod tidy;
@@ -100,8 +101,20 @@ fn run(script: &Script, cuts: &[(u32, Cut)], bug: Option<Bug>) -> Ran {
     run_faulty(script, cuts, bug, None)
 }
 
+/// Runs a script undisturbed and returns what its journal holds, one record a line.
+fn run_and_read(script: &Script) -> String {
+    let dir = tempfile::Builder::new().prefix("pullagent-crash").tempdir_in(memory_dir()).unwrap();
+    let ran = run_in(dir.path(), script, &[], None, None);
+    assert_eq!(ran.wrong, Vec::<String>::new(), "{}", script.name);
+    std::fs::read_to_string(dir.path().join("journal")).unwrap()
+}
+
 fn run_faulty(script: &Script, cuts: &[(u32, Cut)], bug: Option<Bug>, fault: Option<Fault>) -> Ran {
     let dir = tempfile::Builder::new().prefix("pullagent-crash").tempdir_in(memory_dir()).unwrap();
+    run_in(dir.path(), script, cuts, bug, fault)
+}
+
+fn run_in(dir: &Path, script: &Script, cuts: &[(u32, Cut)], bug: Option<Bug>, fault: Option<Fault>) -> Ran {
     let world = Rc::new(World::new(oid(0x1000), bug));
     world.inner.borrow_mut().commits = script.commits.iter().cloned().collect();
     world.inner.borrow_mut().fault = fault;
@@ -114,15 +127,15 @@ fn run_faulty(script: &Script, cuts: &[(u32, Cut)], bug: Option<Bug>, fault: Opt
             w.points = 0;
             w.cut = cuts.next().copied();
         }
-        let life = live(dir.path(), &world, script, &mut pushed);
+        let life = live(dir, &world, script, &mut pushed);
         total += world.inner.borrow().points;
         match life {
             Some(cut) => {
                 world.crash(cut);
                 // A write that was under way when the agent was stopped.
-                tear(dir.path(), total);
+                tear(dir, total);
             }
-            None => return ran(dir.path(), &world, total),
+            None => return ran(dir, &world, total),
         }
     }
 }

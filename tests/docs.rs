@@ -74,6 +74,21 @@ fn every_refusal_is_listed_with_its_cure() {
 }
 
 #[test]
+fn every_event_of_the_log_is_listed() {
+    let text = read("docs/operations.md");
+    let ids: std::collections::BTreeSet<&str> =
+        pullagent::report::MESSAGE_IDS.iter().map(|(_, id)| *id).collect();
+    assert_eq!(ids.len(), pullagent::report::MESSAGE_IDS.len(), "each kind has its own");
+    for (event, id) in pullagent::report::MESSAGE_IDS {
+        let (start, end) = (format!("| `{event}` | "), format!(" | `{id}` |"));
+        let listed = text.lines().any(|line| line.starts_with(&start) && line.ends_with(&end));
+        assert!(listed, "no row says '{event}' and '{id}'");
+        let shaped = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
+        assert!(shaped, "{event}: {id}");
+    }
+}
+
+#[test]
 fn the_bounds_of_a_fetch_are_the_defaults() {
     let text = read("docs/security.md");
     let defaults = serde_json::to_value(pullagent::config::Fetch::default()).unwrap();

@@ -55,7 +55,14 @@ const ROWS: &[Row] = &[
         "`/boot` is not mounted",
         &["agent/steps/room.rs a_partition_that_is_not_there_is_the_loaders_failure"],
     ),
-    (9, "a system is damaged in the store", &["tests/live/switch.rs a_damaged_system_is_not_left"]),
+    (
+        9,
+        "a system is damaged in the store",
+        &[
+            "tests/live/switch.rs a_damaged_system_is_not_left",
+            "tests/recovery.rs what_a_power_cut_emptied_in_the_nix_store_is_made_anew",
+        ],
+    ),
     (
         10,
         "a switch inhibitor or pre-switch check says no",

@@ -20,6 +20,7 @@ use serde_json::json;
 
 mod status {
     pub mod hosts;
+    mod summary;
 }
 use status::hosts::*;
 

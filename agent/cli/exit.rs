@@ -166,7 +166,12 @@ impl From<ClientError> for Fail {
                 let hint = hint.clone();
                 Fail { exit: Exit::Error, error: error.into(), hint }
             }
-            ClientError::Setup(_) | ClientError::Talk(_) | ClientError::Answer(_) | ClientError::TooLong => {
+            ClientError::Setup(_)
+            | ClientError::Talk(_)
+            | ClientError::Answer(_)
+            | ClientError::TooLong
+            | ClientError::EventTooLong
+            | ClientError::Slow => {
                 Fail::new(Exit::Error, error, "see whether it was heard: pullagent status")
             }
         }

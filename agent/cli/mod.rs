@@ -11,11 +11,15 @@ mod run;
 
 mod status;
 
+mod watch;
+
 mod wait;
 
 mod sync;
 
 mod history;
+
+mod log;
 
 mod explain;
 
@@ -116,6 +120,8 @@ enum Verb {
     Wait(wait::Args),
     /// List what was deployed, refused and rolled back
     History(history::Args),
+    /// Tell what happened to a deployment: what pullagent said, and the switch, and units that failed
+    Log(log::Args),
     /// Say why a revision runs, or does not
     Explain(explain::Args),
     /// Check the signatures of a local repository as a host would, without the agent
@@ -184,6 +190,7 @@ fn play(verb: Verb, options: &Options) -> Result<ExitCode, Fail> {
         Verb::Sync(args) => sync::run(options, &args)?,
         Verb::Wait(args) => wait::run(options, &args)?,
         Verb::History(args) => history::run(options, &args)?,
+        Verb::Log(args) => log::run(options, &args)?,
         Verb::Explain(args) => explain::run(options, &args)?,
         Verb::Verify(args) => verify::run(options, &args)?,
         Verb::AllowedSigners(args) => allowed_signers::run(options, &args)?,

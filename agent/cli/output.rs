@@ -47,10 +47,16 @@ fn width() -> usize {
 
 /// Prints to stdout. A reader that has gone away, as in `| head -1`, is no error.
 pub fn print(text: &str) -> Result<(), Fail> {
+    print_on(text).map(drop)
+}
+
+/// Prints to stdout, and tells whether anybody still reads it.
+pub fn print_on(text: &str) -> Result<bool, Fail> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other.context("failed to write to stdout")?),
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(anyhow::Error::from(e).context("failed to write to stdout").into()),
     }
 }
 

@@ -5,4 +5,6 @@ pub mod client;
 
 pub mod protocol;
 
+pub mod events;
+
 pub mod server;

@@ -13,6 +13,10 @@ pub const SCHEMA: u32 = 1;
 pub const STATUS: &str = "/v1/status";
 /// Where the history is asked for.
 pub const HISTORY: &str = "/v1/history";
+/// Where the status is told again and again, as server-sent events.
+pub const EVENTS: &str = "/v1/events";
+/// The kind of the events there; its data is a status in one line of JSON.
+pub const STATUS_EVENT: &str = "status";
 /// Where orders go.
 pub const COMMAND: &str = "/v1/command";
 

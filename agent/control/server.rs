@@ -20,11 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::protocol::{self, COMMAND, HISTORY, ORDER_MAX, Order, REASON_MAX, Reply, SCHEMA, STATUS};
+use super::events::{self, Deadline, Lease, STREAMS_MAX};
+use super::protocol::{self, COMMAND, EVENTS, HISTORY, ORDER_MAX, Order, REASON_MAX, Reply, SCHEMA, STATUS};
 use crate::config::Settings;
 use crate::host::{clock, files};
 use crate::model::{self, Command};
-use crate::report::{self, Agent, Snapshot, Status};
+use crate::report::{self, Snapshot, Status};
 
 /// Members of this group may command, if it exists.
 pub const ADMIN_GROUP: &str = "pullagent-admin";
@@ -123,10 +124,16 @@ pub async fn serve(
     let router = Router::new()
         .route(STATUS, get(status))
         .route(HISTORY, get(history))
+        .route(EVENTS, get(events))
         .route(COMMAND, post(command))
         .fallback(nothing_here)
         .layer(DefaultBodyLimit::max(ORDER_MAX))
-        .with_state(Arc::new(Served { orders, snapshot, settings }));
+        .with_state(Arc::new(Served {
+            orders,
+            snapshot,
+            settings,
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        }));
     let guarded = Guarded { listener, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
     axum::serve(guarded, router.into_make_service_with_connect_info::<Peer>()).await
 }
@@ -135,13 +142,23 @@ struct Served {
     orders: mpsc::Sender<Ordered>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     settings: Arc<Settings>,
+    streams: Arc<Semaphore>,
 }
 
 async fn status(State(served): State<Arc<Served>>) -> Json<Status> {
     let snapshot = served.snapshot.borrow().clone();
-    let status = Status::from_snapshot(&snapshot, &served.settings);
-    let agent = Agent { written_at: clock::unix_secs(), ..Agent::this_process() };
-    Json(Status { agent, ..status })
+    Json(report::spoken(&snapshot, &served.settings, clock::unix_secs()))
+}
+
+async fn events(State(served): State<Arc<Served>>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    match served.streams.clone().try_acquire_owned() {
+        Ok(room) => events::stream(served.snapshot.clone(), served.settings.clone(), &peer.lease, room),
+        Err(_) => refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{STREAMS_MAX} listen already, which is as many as may"),
+            Some("end another 'pullagent status --watch', or read the file"),
+        ),
+    }
 }
 
 async fn history(State(served): State<Arc<Served>>) -> Json<report::History> {
@@ -173,16 +190,24 @@ async fn command(
             Some("run it as root; membership of the admin group is not enough"),
         );
     }
-    tracing::info!(%by, ?order, "an operator gave an order");
+    tracing::debug!(%by, ?order, "an operator gives an order");
     let (reply, answer) = oneshot::channel();
-    if served.orders.try_send((order.given_by(by), reply)).is_err() {
+    let is_sync = matches!(order, Order::Sync);
+    if served.orders.try_send((order.given_by(by.clone()), reply)).is_err() {
         return refuse(
             StatusCode::SERVICE_UNAVAILABLE,
             "the agent is busy or is ending".to_owned(),
             Some("try again"),
         );
     }
-    match tokio::time::timeout(ANSWER_TIME_MAX, answer).await {
+    let answer = tokio::time::timeout(ANSWER_TIME_MAX, answer).await;
+    // What was done is said by the loop, as an event; a poll is none, nor is an order that came to nothing.
+    match &answer {
+        Ok(Ok(Ok(_))) if is_sync => tracing::info!("{by} has the remotes asked"),
+        Ok(Ok(Err(why))) => tracing::info!("an order of {by} was not carried out: {why}"),
+        Ok(Ok(Ok(_)) | Err(_)) | Err(_) => {}
+    }
+    match answer {
         Ok(Ok(Ok(message))) => Json(Reply { schema: SCHEMA, ok: true, message, hint: None }).into_response(),
         Ok(Ok(Err(message))) => refuse(StatusCode::CONFLICT, message, None),
         Ok(Err(_)) => {
@@ -216,18 +241,19 @@ fn refuse(code: StatusCode, message: String, hint: Option<&str>) -> Response {
 }
 
 /// Who is at the other end, by the kernel's word.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Peer {
     uid: Option<u32>,
+    lease: Arc<Lease>,
 }
 
 impl Peer {
     /// Tells whether this is root, or whoever is root's stand-in: the user that the agent runs as.
-    fn is_root(self) -> bool {
+    fn is_root(&self) -> bool {
         self.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
     }
 
-    fn name(self) -> String {
+    fn name(&self) -> String {
         let Some(uid) = self.uid else { return "an unknown user".to_owned() };
         let named = account(Path::new("/etc/passwd"), |_, number| number == uid);
         named.map_or_else(|| format!("uid {uid}"), |(name, _)| name)
@@ -236,7 +262,7 @@ impl Peer {
 
 impl Connected<IncomingStream<'_, Guarded>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Guarded>) -> Peer {
-        *stream.remote_addr()
+        stream.remote_addr().clone()
     }
 }
 
@@ -259,31 +285,23 @@ impl Listener for Guarded {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let peer = Peer { uid: stream.peer_cred().ok().map(|c| c.uid()) };
-            let deadline = Box::pin(tokio::time::sleep(CONNECTION_TIME_MAX));
+            let lease = Arc::new(Lease::default());
+            let peer = Peer { uid: stream.peer_cred().ok().map(|c| c.uid()), lease: lease.clone() };
+            let deadline = Deadline::new(CONNECTION_TIME_MAX, lease);
             return (Guest { stream, deadline, _permit: permit }, peer);
         }
     }
 
     fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer { uid: None })
+        Ok(Peer { uid: None, lease: Arc::default() })
     }
 }
 
 /// A connection that ends at its deadline, whatever the peer does.
 struct Guest {
     stream: UnixStream,
-    deadline: Pin<Box<tokio::time::Sleep>>,
+    deadline: Deadline,
     _permit: OwnedSemaphorePermit,
-}
-
-impl Guest {
-    fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
-        }
-    }
 }
 
 impl AsyncRead for Guest {
@@ -292,19 +310,19 @@ impl AsyncRead for Guest {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.in_time(cx)?;
+        self.deadline.check(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Guest {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.in_time(cx)?;
+        self.deadline.check(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.in_time(cx)?;
+        self.deadline.check(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

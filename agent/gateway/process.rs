@@ -75,7 +75,7 @@ fn webhook_socket() -> Option<OwnedFd> {
 async fn live(started: &Started) -> io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    tracing::info!(event = "started", "the gateway of pullagent {} started", env!("CARGO_PKG_VERSION"));
     service::notify(&[NotifyState::Ready]);
     let settings = settings(started.config.as_deref());
     let (socket, wakes) = (webhook_socket(), Arc::new(Wakes::default()));
@@ -102,7 +102,7 @@ async fn live(started: &Started) -> io::Result<()> {
             () = service::beat() => {}
         }
     }
-    tracing::info!("stopping");
+    tracing::info!(event = "stopping", "stopping");
     service::notify(&[NotifyState::Stopping]);
     Ok(())
 }

@@ -62,7 +62,7 @@ fn since(status: &Status) -> Option<u64> {
 }
 
 /// The revision that the headline is about.
-fn subject_of_headline(status: &Status) -> Option<&Oid> {
+pub(super) fn subject_of_headline(status: &Status) -> Option<&Oid> {
     let deployed = status.deployment.as_ref().map(|d| &d.commit.revision);
     let acted = status.doing.as_ref().and_then(|d| d.revision.as_ref());
     match status.state {

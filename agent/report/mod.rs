@@ -34,11 +34,17 @@ mod style;
 
 mod headline;
 
+mod summary;
+
 mod text;
 
 mod table;
 
+mod timeline;
+
 mod sentence;
+
+mod log;
 
 pub use counters::{Counters, Durations, LastDeployment, Tally, phase};
 pub use explain::{Explanation, Verdict, explain};
@@ -47,11 +53,13 @@ pub use hint::HintStatus;
 pub use history::{Entry, Fate, History};
 pub use known::{RevisionError, may_be_revision, resolve};
 pub use liveness::{Agent, Life, life};
+pub use log::{MESSAGE_IDS, log, log_alarms, log_failure, log_news, message_id};
 pub use policy::policy;
 pub use publish::{
-    PublishError, Publisher, ReadError, SCHEMA, history_path, read_history, read_status, run_dir, status_path,
+    PublishError, Publisher, ReadError, SCHEMA, history_path, read_history, read_status, run_dir, spoken,
+    status_path,
 };
-pub use sentence::{Weight, log, log_alarms, log_news, news, sentence};
+pub use sentence::{News, Weight, news, sentence};
 pub use snapshot::{Doing, Snapshot};
 pub use status::{
     Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RebootStatus,
@@ -59,5 +67,7 @@ pub use status::{
     TroubleStatus, TrustStatus,
 };
 pub use style::Style;
+pub use summary::summary;
 pub use table::history as history_text;
 pub use text::page;
+pub use timeline::{Chapter, Line};

@@ -117,11 +117,23 @@ impl Publisher {
         let mut status = Status::from_snapshot(snapshot, settings);
         status.counters = self.tally.read(snapshot, &status);
         if self.status.as_ref() != Some(&status) {
-            let agent = Agent { written_at: now, due_at: due_at(&status, now), ..self.agent.clone() };
+            let agent = self.agent.speaking(&status, now);
             write(&status_path(&self.root), &Status { agent, ..status.clone() })?;
             self.status = Some(status);
         }
         Ok(())
+    }
+}
+
+/// Returns the status as this process says it at the time `now`, without what is counted.
+pub fn spoken(snapshot: &Snapshot, settings: &Settings, now: u64) -> Status {
+    let status = Status::from_snapshot(snapshot, settings);
+    Status { agent: Agent::this_process().speaking(&status, now), ..status }
+}
+
+impl Agent {
+    fn speaking(&self, status: &Status, now: u64) -> Agent {
+        Agent { written_at: now, due_at: due_at(status, now), ..self.clone() }
     }
 }
 

@@ -1,10 +1,10 @@
-//! One sentence for each event, for the log; said by the loop after the event was journaled, never before. And one for
-//! what turned up or went away meanwhile.
+//! One sentence for each event, for whoever reads the log, and one for what turned up or went away meanwhile. Words only;
+//! [`super::log()`] says them.
 
 use crate::model::{
     Arbiter, Class, Decision, Deployment, Event, HintWord, Operation, Sighting, Stage, Step, SwitchEnd, Word,
 };
-use crate::plan::{Alarm, Facts, HintFacts};
+use crate::plan::{Facts, HintFacts};
 
 /// How much an event matters to whoever reads the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,21 +230,46 @@ fn decided(revision: &str, decision: &Decision, failures: &[String]) -> (Weight,
     }
 }
 
+/// What is new about a sighting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The kind, a stable word.
+    pub kind: &'static str,
+    /// How much it matters.
+    pub weight: Weight,
+    /// In words.
+    pub text: String,
+}
+
+impl News {
+    fn new(kind: &'static str, weight: Weight, text: String) -> News {
+        News { kind, weight, text }
+    }
+}
+
 /// Says what is new about a sighting, if anything is; `before` is what was known. Failures of steps are told by the
 /// steps themselves.
-pub fn news(sighting: &Sighting, before: &Facts) -> Option<(Weight, String)> {
+pub fn news(sighting: &Sighting, before: &Facts) -> Option<News> {
+    use Weight::{Error, Info, Warning};
     let trouble = |remote: &str| before.remotes.get(remote).and_then(|r| r.trouble.as_ref());
     match sighting {
-        Sighting::Unreachable { remote, class, text, .. } => trouble(remote)
-            .is_none_or(|t| t.class != *class)
-            .then(|| (Weight::Warning, format!("{remote} does not answer ({class}): {text}"))),
-        Sighting::Heads { remote, .. } => trouble(remote)
-            .map(|t| (Weight::Info, format!("{remote} answers again, after {} failures", t.tries))),
-        Sighting::Blind { text, .. } => (before.blind.as_ref() != Some(text))
-            .then(|| (Weight::Error, format!("the host can't be observed, so nothing is done: {text}"))),
-        Sighting::Host { .. } => {
-            before.blind.as_ref().map(|_| (Weight::Info, "the host can be observed again".to_owned()))
+        Sighting::Unreachable { remote, class, text, .. } => {
+            let text = format!("{remote} does not answer ({class}): {text}");
+            let known = trouble(remote).is_some_and(|t| t.class == *class);
+            (!known).then(|| News::new("remote-unreachable", Warning, text))
         }
+        Sighting::Heads { remote, .. } => trouble(remote).map(|t| {
+            let text = format!("{remote} answers again, after {} failures", t.tries);
+            News::new("remote-answers", Info, text)
+        }),
+        Sighting::Blind { text, .. } => (before.blind.as_ref() != Some(text)).then(|| {
+            let text = format!("the host can't be observed, so nothing is done: {text}");
+            News::new("host-unreadable", Error, text)
+        }),
+        Sighting::Host { .. } => before
+            .blind
+            .as_ref()
+            .map(|_| News::new("host-readable", Info, "the host can be observed again".to_owned())),
         Sighting::Hint { name, word, .. } => hint_news(name, word, before.hints.get(name)),
         Sighting::Related { .. } | Sighting::Failed { .. } | Sighting::Checked { .. } | Sighting::Woke => {
             None
@@ -253,43 +278,13 @@ pub fn news(sighting: &Sighting, before: &Facts) -> Option<(Weight, String)> {
 }
 
 /// A hint that comes and goes is told as it does; one that stays away, when the reason changes.
-fn hint_news(name: &str, word: &HintWord, before: Option<&HintFacts>) -> Option<(Weight, String)> {
+fn hint_news(name: &str, word: &HintWord, before: Option<&HintFacts>) -> Option<News> {
     let was = before.is_some_and(|b| b.word.connected);
     if word.connected {
-        return (!was).then(|| (Weight::Info, format!("push hints connected ({name})")));
+        let text = format!("push hints connected ({name})");
+        return (!was).then(|| News::new("hints-connected", Weight::Info, text));
     }
     let told = before.is_some_and(|b| b.word.text == word.text);
     let text = format!("push hints not connected ({name}), remotes are polled as without: {}", word.text);
-    (was || (!told && !word.text.is_empty())).then_some((Weight::Warning, text))
-}
-
-/// Says to the log what is new about a sighting.
-pub fn log_news(sighting: &Sighting, before: &Facts) {
-    match news(sighting, before) {
-        Some((Weight::Info, text)) => tracing::info!("{text}"),
-        Some((Weight::Warning, text)) => tracing::warn!("{text}"),
-        Some((Weight::Error, text)) => tracing::error!("{text}"),
-        None => {}
-    }
-}
-
-/// Says to the log which alarms have come, and which have gone.
-pub fn log_alarms(before: &[Alarm], now: &[Alarm]) {
-    for alarm in now.iter().filter(|alarm| !before.contains(alarm)) {
-        tracing::warn!(alarm = alarm.code.as_str(), "{}", alarm.text);
-    }
-    for gone in before.iter().filter(|gone| now.iter().all(|alarm| alarm.code != gone.code)) {
-        tracing::info!(alarm = gone.code.as_str(), "no longer: {}", gone.text);
-    }
-}
-
-/// Says an event to the log.
-pub fn log(event: &Event, met: Option<&Deployment>) {
-    let (weight, text) = sentence(event, met);
-    let deployment = met.map(|d| d.id.as_str());
-    match weight {
-        Weight::Info => tracing::info!(event = event.name(), deployment, "{text}"),
-        Weight::Warning => tracing::warn!(event = event.name(), deployment, "{text}"),
-        Weight::Error => tracing::error!(event = event.name(), deployment, "{text}"),
-    }
+    (was || (!told && !word.text.is_empty())).then(|| News::new("hints-lost", Weight::Warning, text))
 }

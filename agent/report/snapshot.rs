@@ -16,6 +16,13 @@ pub struct Snapshot {
     pub trouble: Option<Held>,
 }
 
+impl Snapshot {
+    /// Tells whether there is anything to report: the agent has looked at the host, or says why it can't.
+    pub fn is_known(&self) -> bool {
+        self.facts.host.is_some() || self.trouble.is_some()
+    }
+}
+
 /// An action under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doing {

@@ -62,8 +62,17 @@ impl Style {
 
     /// Returns a wall-clock time with its date: `2026-03-04 18:00`.
     pub(super) fn date(&self, at: u64) -> String {
+        self.written(at, "%Y-%m-%d %H:%M")
+    }
+
+    /// Returns a wall-clock time to the second: `2026-03-04 18:00:59`.
+    pub(super) fn moment(&self, at: u64) -> String {
+        self.written(at, "%Y-%m-%d %H:%M:%S")
+    }
+
+    fn written(&self, at: u64, format: &str) -> String {
         let stamp = i64::try_from(at).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
-        let zoned = stamp.map(|t| t.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M").to_string());
+        let zoned = stamp.map(|t| t.to_zoned(self.zone.clone()).strftime(format).to_string());
         zoned.unwrap_or_else(|| format!("second {at}"))
     }
 
@@ -91,6 +100,11 @@ impl Style {
 
 /// Makes a foreign text safe to print: one line, no control and no direction-changing characters, bounded.
 pub(super) fn safe(text: &str) -> String {
+    safe_up_to(text, TEXT_MAX)
+}
+
+/// Does so with a bound of its own, in characters.
+pub(super) fn safe_up_to(text: &str, max: usize) -> String {
     let harmless = |c: char| match c {
         c if c.is_control() => '\u{fffd}',
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => {
@@ -100,7 +114,7 @@ pub(super) fn safe(text: &str) -> String {
     };
     // Words of programs come with the indentation of many lines.
     let words: Vec<&str> = text.split_whitespace().collect();
-    clip(words.join(" ").chars().map(harmless), TEXT_MAX)
+    clip(words.join(" ").chars().map(harmless), max)
 }
 
 /// Returns a subject in quotes, shortened.
@@ -108,7 +122,8 @@ pub(super) fn quoted(subject: &str) -> String {
     format!("\"{}\"", clip(safe(subject).chars(), SUBJECT_MAX))
 }
 
-fn clip(chars: impl Iterator<Item = char>, max: usize) -> String {
+/// Shortens a text.
+pub(super) fn clip(chars: impl Iterator<Item = char>, max: usize) -> String {
     let mut chars = chars;
     let mut kept: String = chars.by_ref().take(max).collect();
     if chars.next().is_some() {

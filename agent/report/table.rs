@@ -65,7 +65,7 @@ fn line(row: &[String; 7], widths: &[usize; 7]) -> String {
     text
 }
 
-fn outcome(e: &Entry) -> String {
+pub(super) fn outcome(e: &Entry) -> String {
     let because = e.code.as_deref().map(|c| format!(" ({})", safe(c))).unwrap_or_default();
     match e.outcome {
         Fate::Confirmed => match (e.generation, e.why) {
@@ -91,7 +91,7 @@ fn outcome(e: &Entry) -> String {
     }
 }
 
-fn tone(fate: Fate) -> Tone {
+pub(super) fn tone(fate: Fate) -> Tone {
     match fate {
         Fate::Confirmed | Fate::Tested => Tone::Good,
         Fate::RolledBack | Fate::RollbackFailed | Fate::Refused | Fate::BuildFailed => Tone::Bad,

@@ -40,7 +40,7 @@ use crate::host::nix::Nix;
 use crate::model::{Action, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath};
 use crate::plan::Policy;
 use crate::repo::Limits;
-use crate::report::Tally;
+use crate::report::{self, Tally};
 use crate::{host, trust};
 
 pub use build::Built;
@@ -182,7 +182,7 @@ async fn wait(until: Option<u64>) -> Happened {
 /// Reports that a step failed in a way that may pass.
 fn failed(revision: &Oid, code: &str, error: &(dyn std::error::Error + 'static)) -> Happened {
     let failure = Failure::transient(code, host::chain(error));
-    tracing::warn!(revision = revision.short(), code, "{}", failure.text);
+    report::log_failure(revision, code, &failure.text);
     let (revision, at) = (revision.clone(), clock::unix_secs());
     Happened::Saw(Sighting::Failed { revision, remote: None, failure, at })
 }

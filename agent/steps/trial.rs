@@ -130,7 +130,7 @@ impl Steps {
         if let Err(stop) = self.direct_next_boot(d, trial, entry).await {
             return self.give_up(d, trial, stop).await;
         }
-        tracing::info!(deployment = d.id.as_str(), "rebooting into '{}' for its trial", d.toplevel);
+        tracing::debug!(deployment = d.id.as_str(), "rebooting into '{}' for its trial", d.toplevel);
         if let Err(error) = systemd::reboot(Force::Orderly).await {
             return failed_step(d, "reboot", &error);
         }

@@ -161,7 +161,7 @@ impl Steps {
         };
         let Some(revision) = refused.stepping_stone.clone() else { return Ok(Verdict::Refused(refused)) };
         tracing::warn!(
-            revision = v.candidate.revision.short(),
+            revision = v.candidate.revision.as_str(),
             code = refused.code.as_str(),
             "{refused}; {} below it is acceptable and comes first",
             revision.short()
@@ -222,15 +222,17 @@ impl Steps {
             return Ok(());
         }
         tracing::warn!(
-            revision = tip.revision.short(),
-            "the trusted store lost an accepted revision; fetching it again"
+            revision = tip.revision.as_str(),
+            "the trusted store lost {}, which was accepted; fetching it again",
+            tip.revision.short()
         );
         let mut last = None;
         for remote in self.remotes_from(&tip.remote) {
             match self.fetch_again(tip, remote).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    tracing::warn!(revision = tip.revision.short(), "{}", crate::host::chain(&error));
+                    let text = crate::host::chain(&error);
+                    tracing::warn!(revision = tip.revision.as_str(), "not fetched from {remote}: {text}");
                     last = Some(error);
                 }
             }

@@ -14,6 +14,7 @@ mod guard;
 mod handover;
 mod health;
 mod host;
+mod journal;
 mod line;
 mod reach;
 mod rescue;

@@ -212,6 +212,14 @@ impl Vm {
         }
     }
 
+    /// Lets some time go by, through all resets.
+    pub fn pass(&self, time: Duration) {
+        let began = Instant::now();
+        while let Some(left) = time.checked_sub(began.elapsed()) {
+            self.boot_within(left);
+        }
+    }
+
     /// Runs a script as root in the machine.
     pub fn run(&self, script: &str) -> Output {
         self.run_within(SCRIPT_LIMIT, script)
@@ -279,12 +287,6 @@ impl Vm {
     pub fn reboot(&self) -> Boot {
         self.send("systemctl --no-block reboot");
         self.wait_for_boot()
-    }
-
-    /// Takes the machine's power, at this instant, and gives it back.
-    pub fn power_cut(&self) -> Boot {
-        self.cut_power();
-        self.power_on()
     }
 
     /// Takes the machine's power, at this instant. Of what was not synced, nothing is left that the machine had not written;

@@ -43,7 +43,7 @@ use tokio::sync::{mpsc, watch};
 /// How often a future is polled before the run counts as not coming to rest.
 const POLLS_MAX: u32 = 200;
 /// How many pairs of cuts a quick run tries of each script.
-const PAIRS_QUICK: u32 = 400;
+const PAIRS_QUICK: u32 = 250;
 const CUTS: [Cut; 3] = [Cut::Kill, Cut::LongKill, Cut::Power];
 /// What can fail without an event of its own.
 const FALLIBLE: [&str; 17] = [

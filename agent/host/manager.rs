@@ -122,6 +122,8 @@ async fn run_as_unit(kind: Kind, command: Command, effect: bool) -> Result<Outpu
     let mut output = OsString::from("StandardOutput=append:");
     output.push(run.dir.join("said"));
     unit.properties.push(output);
+    // What nobody waits for any more must not be left as a failed unit of the host. The result is not asked of systemd.
+    unit.properties.push("CollectMode=inactive-or-failed".into());
     unit.properties.extend(limits(&command));
     let own = own_program().map_err(|e| cannot(std::io::Error::other(chain(&e))))?;
     let spec = JobSpec {

@@ -14,7 +14,8 @@ use crate::host::manager::Manager;
 use crate::host::unit_states::{self, UnitState};
 use crate::host::{self, clock, facts, switch, switch_lock};
 use crate::model::{
-    Class, Deployment, Event, Failure, Happened, RebootNeed, RebootPolicy, StorePath, UNITS, Why,
+    Class, Deployment, Event, Failure, Happened, NEEDS_REBOOT, RebootNeed, RebootPolicy, StorePath, UNITS,
+    Why,
 };
 use crate::repo::{import, store::Store};
 
@@ -232,9 +233,13 @@ impl Steps {
                 Err(off(Class::Transient, "locked", "another switch of this host is under way".to_owned()))
             }
             // A switch inhibitor, most of the time. It may let the switch pass after a reboot, so the target is not bad.
-            Err(e) => {
+            Err(e @ CommandError::Failed { end: Ending::Code(_), .. }) => {
                 let text = format!("the new system's pre-switch check says no: {}", host::chain(&e));
-                Err(off(Class::Transient, "needs-reboot", text))
+                Err(off(Class::Transient, NEEDS_REBOOT, text))
+            }
+            Err(e) => {
+                let text = format!("the new system's pre-switch check came to nothing: {}", host::chain(&e));
+                Err(off(Class::Transient, "activation", text))
             }
         }
     }

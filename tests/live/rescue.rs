@@ -159,7 +159,8 @@ fn f40_while_systemd_does_not_answer_nothing_is_lost() {
     if !crate::is_long("row 40") {
         return;
     }
-    let Some(host) = boot(Via::Https, "20s") else { return };
+    // A switch may take longer than such a reload, as by default.
+    let Some(host) = Managed::boot_with(Via::Https, |_| {}, |system| web(system, "one")) else { return };
     wait_until("the first system to be in sync", LIMIT, || host.word() == "in-sync");
     let generator = "/usr/local/lib/systemd/system-generators/hang";
     host.machine.write_file(generator, "#!/bin/sh\nwhile [ -e /run/hang ]; do sleep 1; done\n");

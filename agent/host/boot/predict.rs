@@ -120,10 +120,18 @@ impl Loader {
         self.predict(None, None)
     }
 
-    /// Returns what is booted whatever an installer makes the default, since that only writes `default` in `loader.conf`.
+    /// Returns what is booted whatever an installer makes the default: NixOS's writes `loader.conf` anew and leaves the
+    /// variables alone (nixpkgs: systemd-boot-builder.py). Where `default` is a pattern, whoever wrote that sets the
+    /// variable as well.
     pub fn fixed(&self) -> Option<Choice> {
         let NextBoot::Entry(choice) = self.boot_after() else { return None };
-        matches!(choice.why, Why::EfiPreferred | Why::Preferred | Why::EfiDefault).then_some(choice)
+        let by_installer = self.conf.default.as_deref().is_some_and(|default| !pattern::is_literal(default));
+        let fixed = match choice.why {
+            Why::EfiPreferred => true,
+            Why::EfiDefault => !by_installer,
+            Why::OneShot | Why::Preferred | Why::Default | Why::First => false,
+        };
+        fixed.then_some(choice)
     }
 
     /// Returns a pattern that names `wanted` and no other entry to this loader, for `LoaderEntryOneShot`; the exact name
@@ -395,6 +403,9 @@ mod tests {
             loader.variables.default = Some("other-*".into());
             assert_eq!(next(&loader), ("other-3.conf".into(), Some(Why::EfiDefault)));
             assert_eq!(loader.fixed().map(|choice| choice.file), Some("other-3.conf".into()));
+            let written = loader.conf.default.replace("nixos-*".into());
+            assert_eq!(loader.fixed(), None, "the installer is one that sets the variable");
+            loader.conf.default = written;
             loader.variables.default = Some("gone.conf".into());
             assert_eq!(next(&loader), (OLD.into(), Some(Why::Default)), "a stale variable names nothing");
             assert_eq!(loader.fixed(), None);

@@ -50,6 +50,7 @@
             git
             gnupg
             nginx
+            prometheus.cli
             openssh
             openssl
             strace

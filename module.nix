@@ -298,6 +298,16 @@ let
     else
       written;
 
+  # What the gateway may do beyond its unit's own words: listen at one port, write in one directory.
+  exporter = if cfg.settings.exporter == null then { } else cfg.settings.exporter;
+  listen = exporter.listen or null;
+  textfile = exporter.textfile or null;
+  listenRule =
+    let
+      family = if lib.hasPrefix "[" listen then "ipv6" else "ipv4";
+    in
+    "${family}:tcp:${lib.head (builtins.match ".*:([0-9]+)" listen)}";
+
   isRevision = text: builtins.match "[0-9a-f]{40}|[0-9a-f]{64}" text != null;
 in
 {
@@ -598,6 +608,22 @@ in
             if it is older than this and not among the newest.
           '';
         };
+        exporter = mkNullable (record {
+          listen = mkNullable (types.strMatching "[0-9.]+:[0-9]+|\\[[0-9a-f:.]+]:[0-9]+") ''
+            Address and port at which Prometheus may ask for {file}`/metrics`, such as `"127.0.0.1:9175"`, over plain HTTP and
+            without a password. Whoever reaches that address can read the revisions, the names of remotes and checks, and
+            how the host is. The firewall is left as it is.
+          '';
+          textfile = mkNullable (types.strMatching "/.+/[^/]+\\.prom") ''
+            File that is written anew every half minute, for the textfile collector of node_exporter:
+            `"/var/lib/prometheus-node-exporter/pullagent.prom"`. Its directory must exist; the user `pullagent-gateway` is
+            given the right to write there (an ACL), so whoever takes over the gateway could write other files of that
+            collector, too.
+          '';
+        }) ''
+          Where metrics are shown; `null` means nowhere. The gateway shows them, so they go on while the agent is dead or
+          hangs, and say so. Alert rules and a dashboard are in {file}`docs/monitoring`.
+        '';
         health = {
           unitFailures = mkOption {
             type = types.enum [
@@ -721,6 +747,11 @@ in
       socketConfig = filled installed."pullagent.socket".Socket;
     };
 
+    # Only this directory, and only in addition to what its owner and group may do there.
+    systemd.tmpfiles.settings = lib.mkIf (textfile != null) {
+      "10-pullagent".${dirOf textfile}."a+".argument = "u:pullagent-gateway:rwx";
+    };
+
     systemd.services.pullagent = serviceOf "pullagent.service" {
       # systemctl, systemd-run and journalctl are in the path of every unit of NixOS.
       path = [
@@ -735,8 +766,8 @@ in
       restartTriggers = [ configFile ];
     };
 
-    # It is told by the reconciler what to watch, so nothing but its own unit restarts it, and a change of its unit
-    # restarts nothing else.
+    # It is told by the reconciler what to watch, and restarted with it, so it reads anew where to show metrics, too. A
+    # change of its own unit restarts nothing else.
     systemd.services.pullagent-gateway = serviceOf "pullagent-gateway.service" {
       # For SSH remotes, and for those that are a path.
       path = [
@@ -744,7 +775,15 @@ in
         pkgs.gitMinimal
       ];
       environment = outside;
-      serviceConfig.LoadCredential = map (s: "${s.name}:${s.path}") secrets;
+      serviceConfig = {
+        LoadCredential = map (s: "${s.name}:${s.path}") secrets;
+      }
+      // lib.optionalAttrs (listen != null) {
+        SocketBindAllow = listenRule;
+        SystemCallFilter = installed."pullagent-gateway.service".Service.SystemCallFilter ++ [ "listen" ];
+      }
+      # Without its directory there are no metrics; the gateway comes up all the same.
+      // lib.optionalAttrs (textfile != null) { ReadWritePaths = [ "-${dirOf textfile}" ]; };
     };
   };
 }

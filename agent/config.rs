@@ -6,6 +6,7 @@
 //! because a rollback may hand an older agent a newer file.
 
 mod check;
+mod exporter;
 mod fetch;
 mod health;
 mod keys;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Oid, Operation};
 use crate::trust;
 
+pub use exporter::Exporter;
 pub use fetch::Fetch;
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
 pub use keys::{TrustIn, trust_in};
@@ -116,9 +118,9 @@ pub struct Settings {
     /// Reserved for webhooks.
     #[serde(default)]
     pub webhooks: BTreeMap<String, serde_json::Value>,
-    /// Reserved for the metrics exporter.
+    /// Where metrics are shown; `null`: nowhere.
     #[serde(default)]
-    pub exporter: Option<serde_json::Value>,
+    pub exporter: Option<Exporter>,
     /// Reserved for hooks.
     #[serde(default)]
     pub hooks: BTreeMap<String, serde_json::Value>,

@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 
 use crate::config::{self, Settings};
 use crate::control::server::{self, Ordered};
-use crate::gateway::{self, link, link::Link};
+use crate::gateway::{self, exporter, link, link::Link};
 use crate::guard;
 use crate::host::facts::{self, HostPaths};
 use crate::host::service::{self, NotifyState};
@@ -24,7 +24,7 @@ use crate::model::{Command, Sighting};
 use crate::plan::Held;
 use crate::reconcile::{self, INBOX_MAX, Inbound};
 use crate::repo::store::Store;
-use crate::report::{Publisher, Snapshot, Status};
+use crate::report::{Publisher, Snapshot, Status, Tally, phase};
 use crate::steps::{self, Steps};
 use crate::wire::{self, Listener};
 
@@ -93,6 +93,11 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     let door = door(Manager::of(&options.root))?;
     let (show, shown) = watch::channel(Arc::new(Snapshot::default()));
     let publisher = Publisher::open(&options.root)?;
+    let board = Board { show, tally: publisher.tally() };
+    if let (None, Some(exporter)) = (&door, &settings.exporter) {
+        let metrics = exporter::run(exporter.clone(), options.root.clone());
+        tokio::task::spawn_local(async { match metrics.await {} });
+    }
     tokio::task::spawn_local(publish(publisher, shown.clone(), settings.clone()));
     let (orders, mut ordered) = mpsc::channel(ORDERS_MAX);
     let listener = server::bind(&options.root)?;
@@ -105,18 +110,24 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
             Err(locked @ JournalError::Locked(_)) => return Err(locked.into()),
             Err(error) => {
                 let again = || Journal::reopen(&state, &boot_id);
-                observe_only(&host, &show, &mut ordered, unusable(&error), again).await
+                observe_only(&host, &board.show, &mut ordered, unusable(&error), again).await
             }
         };
         service::notify(&[NotifyState::Ready]);
         if journal.is_new() {
             tracing::info!(path = %state.display(), "no journal: this host starts anew, from the revision it runs");
         }
-        opened = Err(deploy(journal, &host, &state, &settings, door.as_ref(), &show, &mut ordered).await?);
+        opened = Err(deploy(journal, &host, &state, &settings, door.as_ref(), &board, &mut ordered).await?);
     }
 }
 
 type Orders = mpsc::Receiver<Ordered>;
+
+/// Where everybody sees what the loop does.
+struct Board {
+    show: watch::Sender<Arc<Snapshot>>,
+    tally: Tally,
+}
 
 /// Returns where the gateway connects to if it is a process of its own, which is the case where systemd passes us the
 /// socket for it; `None`: it is a part of this process.
@@ -138,7 +149,7 @@ async fn deploy(
     state: &Path,
     settings: &Settings,
     door: Option<&Listener>,
-    show: &watch::Sender<Arc<Snapshot>>,
+    board: &Board,
     ordered: &mut Orders,
 ) -> anyhow::Result<JournalError> {
     let nix = Nix::detect([]).await.context("pullagent needs Nix on its PATH")?;
@@ -165,14 +176,15 @@ async fn deploy(
         nix,
         manager,
         tell,
+        tally: board.tally.clone(),
         settings: settings.clone(),
     });
     if manager == Manager::Systemd {
-        tokio::task::spawn_local(retire_when_removed(show.subscribe()));
+        tokio::task::spawn_local(retire_when_removed(board.show.subscribe()));
     }
     match door {
-        Some(_) => reconcile(journal, &steps, door, show, ordered, told).await,
-        None => with_gateway(&steps, reconcile(journal, &steps, door, show, ordered, told)).await,
+        Some(_) => reconcile(journal, &steps, door, board, ordered, told).await,
+        None => with_gateway(&steps, reconcile(journal, &steps, door, board, ordered, told)).await,
     }
 }
 
@@ -223,14 +235,17 @@ async fn reconcile(
     mut journal: Journal,
     steps: &Rc<Steps>,
     door: Option<&Listener>,
-    show: &watch::Sender<Arc<Snapshot>>,
+    board: &Board,
     ordered: &mut Orders,
     mut told: mpsc::Receiver<Sighting>,
 ) -> anyhow::Result<JournalError> {
     let (send, mut inbox) = mpsc::channel(INBOX_MAX);
     let policy = Steps::policy(&steps.settings);
     let listen = async {
-        let see = async |sighting| drop(send.send(Inbound::Saw(sighting)).await);
+        let see = async |sighting| {
+            board.tally.saw(&sighting);
+            drop(send.send(Inbound::Saw(sighting)).await);
+        };
         match door {
             Some(door) => match steps.link.admit(door, clock::unix_secs, see).await {},
             None => steps.link.follow(clock::unix_secs, see).await,
@@ -253,9 +268,14 @@ async fn reconcile(
         }
         std::future::pending().await
     };
-    let perform = async |action| steps.perform(action).await;
+    let perform = async |action| {
+        let (phase, began) = (phase(&action), clock::boottime_ms());
+        let happened = steps.perform(action).await;
+        board.tally.performed(phase, clock::boottime_ms() - began, &happened);
+        happened
+    };
     tokio::select! {
-        failed = reconcile::run(&mut journal, &policy, &mut inbox, show, perform, service::beat) => {
+        failed = reconcile::run(&mut journal, &policy, &mut inbox, &board.show, perform, service::beat) => {
             let Err(failed) = failed;
             Ok(failed)
         }

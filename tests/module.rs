@@ -123,7 +123,7 @@ fn every_key_that_means_something_is_an_option() {
     let whole = serde_json::to_value(read(&rendered).settings).unwrap();
     let mut missing = lacking(&whole, &rendered, "");
     missing.sort();
-    let reserved = ["exporter", "hints", "hooks", "webhooks"];
+    let reserved = ["hints", "hooks", "webhooks"];
     assert_eq!(missing, reserved);
     let schema = config::schema().to_string();
     let said = schema.matches("\"Reserved").count();
@@ -342,6 +342,34 @@ fn a_host_can_add_to_the_units() {
     assert_eq!(gateway["serviceConfig"]["ProtectSystem"], "strict");
 }
 
+/// The gateway may listen and write where it is told to, and nowhere else.
+#[test]
+fn metrics_widen_the_sandbox_by_as_much_as_they_need() {
+    let metrics = eval("metrics");
+    let of = |case: &str| {
+        let service = &metrics[case]["serviceConfig"];
+        let key = |key: &str| service.get(key).cloned().unwrap_or_default();
+        assert_eq!(service["SocketBindDeny"], "any", "{case}");
+        let filter = service["SystemCallFilter"].as_array().unwrap();
+        let last = if key("SocketBindAllow").is_null() { "~listen" } else { "listen" };
+        assert_eq!(filter.last().unwrap(), last, "{case}");
+        assert!(filter.contains(&json!("~@privileged @resources")), "{case}: {filter:?}");
+        (key("SocketBindAllow"), key("ReadWritePaths"), metrics[case]["tmpfiles"].clone())
+    };
+    assert_eq!(of("none"), (Value::Null, Value::Null, json!({})));
+    assert_eq!(of("loopback"), (json!("ipv4:tcp:9175"), Value::Null, json!({})));
+    assert_eq!(of("six"), (json!("ipv6:tcp:9176"), Value::Null, json!({})));
+    let may_write = json!({ "/var/lib/node": { "a+": { "argument": "u:pullagent-gateway:rwx" } } });
+    let tmpfiles = json!({ "10-pullagent": may_write });
+    assert_eq!(of("file"), (Value::Null, json!(["-/var/lib/node"]), tmpfiles));
+    for (case, listen) in [("loopback", "127.0.0.1:9175"), ("six", "[::1]:9176")] {
+        let mut settings = eval("rendered");
+        settings["exporter"] = metrics[case]["rendered"].clone();
+        assert_eq!(read(&settings).settings.exporter.unwrap().listen, Some(listen.parse().unwrap()));
+    }
+    assert_eq!(metrics["none"]["rendered"], Value::Null);
+}
+
 #[test]
 fn secrets_are_credentials_and_stay_out_of_the_file() {
     let secret = eval("secret");
@@ -406,6 +434,8 @@ fn nonsense_is_refused_with_the_name_of_the_option() {
         ("machineId", "expectedMachineId' is not of type"),
         ("revision", "services.pullagent.revision' is not of type"),
         ("undeclared", "services.pullagent.branch' does not exist"),
+        ("textfile", "exporter.textfile' is not of type"),
+        ("listen", "exporter.listen' is not of type"),
         ("remoteWithoutUrl", "url' was accessed but has no value"),
     ];
     for (case, text) in table {

@@ -31,9 +31,9 @@ pub fn dispatch(argv: &[OsString]) -> Option<ExitCode> {
         crate::steps::PROBE_VERB => one(rest).and_then(OsStr::to_str).map(crate::steps::probe_main),
         "guard" => guard_args(rest).map(|args| guard::main(&args)),
         import::VERB => one_path(rest).map(import::run_child),
-        "gateway" => gateway_socket(rest).map(|socket| {
+        "gateway" => gateway_args(rest).map(|started| {
             run::start_logging("info");
-            process::main(&socket)
+            process::main(&started)
         }),
         _ => return None,
     };
@@ -87,11 +87,14 @@ fn guard_args(args: &[OsString]) -> Option<GuardArgs> {
     args.0.is_empty().then_some(parsed)
 }
 
-/// Takes the socket at which the reconciler listens.
-fn gateway_socket(args: &[OsString]) -> Option<PathBuf> {
+/// Takes the socket at which the reconciler listens, and where the configuration and the host lie.
+fn gateway_args(args: &[OsString]) -> Option<process::Started> {
     let mut args = Args(args);
     let socket = PathBuf::from(args.value("--socket")?);
-    (args.0.is_empty() && socket.is_absolute()).then_some(socket)
+    let config = args.value("--config").map(PathBuf::from);
+    let root = args.value("--root").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    let whole = [Some(&socket), config.as_ref(), Some(&root)].into_iter().flatten().all(|p| p.is_absolute());
+    (args.0.is_empty() && whole).then_some(process::Started { socket, config, root })
 }
 
 /// Takes the one argument that is a path.
@@ -175,9 +178,18 @@ mod tests {
 
     #[test]
     fn the_gateway_is_told_one_socket() {
-        let parse = |line| gateway_socket(&words(line));
-        assert_eq!(parse("--socket /run/pullagent/gateway.sock"), Some("/run/pullagent/gateway.sock".into()));
-        for bad in ["", "--socket", "--socket relative", "--socket /a /b", "/a"] {
+        let parse = |line| gateway_args(&words(line));
+        let told = |config: Option<&str>, root: &str| {
+            Some(process::Started {
+                socket: "/run/s".into(),
+                config: config.map(PathBuf::from),
+                root: root.into(),
+            })
+        };
+        assert_eq!(parse("--socket /run/s"), told(None, "/"), "what units of earlier versions say");
+        assert_eq!(parse("--socket /run/s --config /etc/c"), told(Some("/etc/c"), "/"));
+        assert_eq!(parse("--socket /run/s --config /etc/c --root /r"), told(Some("/etc/c"), "/r"));
+        for bad in ["", "--socket", "--socket relative", "--socket /a /b", "/a", "--socket /a --config c"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ConfigError, Remote, SCHEMA, Settings};
+use super::{ConfigError, Exporter, Remote, SCHEMA, Settings};
 use crate::model::{Operation, SshAddress, is_plain_file};
 
 /// How many bytes `activation.retryNonce` may have.
@@ -35,6 +35,7 @@ impl Settings {
         self.health.check()?;
         self.fetch.check()?;
         self.retention.check()?;
+        self.exporter.as_ref().map_or(Ok(()), Exporter::check)?;
         self.trust.check()?;
         self.policy()?;
         if self.activation.window.0 <= self.activation.soak.0 {

@@ -1,10 +1,12 @@
 //! The part that talks to the network and decides nothing: it polls remotes, says what it saw, and passes packs on
-//! unread. It has no repository and opens no file besides credentials, so that whoever takes it over can delay, and no
-//! more. On a host with systemd it is a process of its own (`process.rs`), else a task in the agent's.
+//! unread. It has no repository, opens no file besides credentials and what everybody may read, and shows metrics made of
+//! that; so whoever takes it over can delay and misreport, and no more. On a host with systemd it is a process of its own (`process.rs`), else a task in the agent's.
 
 pub mod link;
 
 pub mod process;
+
+pub mod exporter;
 
 mod watch;
 

@@ -1,9 +1,10 @@
 //! The gateway as a process of its own: connects to the reconciler, serves it, and connects again when it is gone. It
-//! ends by SIGTERM only; its service manager is told how it gets on. It is told everything else by the reconciler.
+//! ends by SIGTERM only; its service manager is told how it gets on. It is told everything else by the reconciler, but for where
+//! to show metrics, which it reads itself: it has to go on with that when the reconciler is gone.
 
 use std::convert::Infallible;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use crate::config::{self, Exporter};
 use crate::host;
 use crate::host::service::{self, NotifyState};
 use crate::wire;
@@ -20,12 +22,23 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// No pause is longer. A connection that lasted as long makes the next pause short again.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// What the process is told when it is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// Where the reconciler listens.
+    pub socket: PathBuf,
+    /// The configuration, for what the gateway does without the reconciler; `None`: nothing.
+    pub config: Option<PathBuf>,
+    /// The host lies below this directory.
+    pub root: PathBuf,
+}
+
 /// Plays the role until SIGTERM or SIGINT.
-pub fn main(socket: &Path) -> ExitCode {
+pub fn main(started: &Started) -> ExitCode {
     // An error only says that some provider is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.and_then(|runtime| runtime.block_on(live(socket))) {
+    match runtime.and_then(|runtime| runtime.block_on(live(started))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("the gateway can't run: {error}");
@@ -34,15 +47,33 @@ pub fn main(socket: &Path) -> ExitCode {
     }
 }
 
-async fn live(socket: &Path) -> io::Result<()> {
+/// Reads where metrics are to be shown. A configuration that can't be read costs them, and nothing else.
+fn exporter(config: Option<&Path>) -> Option<Exporter> {
+    match config.map(config::load)? {
+        Ok(loaded) => loaded.settings.exporter,
+        Err(error) => {
+            tracing::warn!("no metrics are shown: {}", host::chain(&error));
+            None
+        }
+    }
+}
+
+async fn live(started: &Started) -> io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     service::notify(&[NotifyState::Ready]);
-    let mut served = pin!(serve(socket));
+    let mut served = pin!(serve(&started.socket));
+    let mut shown = pin!(async {
+        match exporter(started.config.as_deref()) {
+            Some(exporter) => super::exporter::run(exporter, started.root.clone()).await,
+            None => std::future::pending().await,
+        }
+    });
     loop {
         tokio::select! {
             never = &mut served => match never {},
+            never = &mut shown => match never {},
             _ = term.recv() => break,
             _ = int.recv() => break,
             () = service::beat() => {}

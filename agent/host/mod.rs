@@ -18,6 +18,7 @@ pub mod profile;
 pub mod service;
 pub mod switch;
 pub mod switch_lock;
+pub mod system;
 pub mod systemd;
 pub mod text;
 pub mod unit_states;

@@ -36,6 +36,21 @@ pub fn generations(profile: &Path) -> Result<Vec<Generation>, FileError> {
 }
 
 /// Returns the system that a link names, and its specialisations, which have paths of their own.
+/// Removes a profile and its generations; Nix looks at the links only.
+///
+/// # Errors
+/// The profile's directory can't be read, or changed.
+pub fn remove(profile: &Path) -> Result<(), FileError> {
+    let dir = files::parent(profile);
+    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
+        let link = entry.map_err(io_error("list", dir))?.path();
+        if link == profile || number(profile, &link).is_some() {
+            fs::remove_file(&link).map_err(io_error("remove", &link))?;
+        }
+    }
+    files::sync_dir(dir)
+}
+
 fn systems(link: &Path) -> Vec<StorePath> {
     let Some(system) = fs::read_link(link).ok().and_then(|target| store_path(&target)) else { return vec![] };
     let below = fs::read_dir(link.join("specialisation")).into_iter().flatten().flatten();
@@ -70,5 +85,10 @@ mod tests {
         assert_eq!(numbers, [(9, 1), (10, 1), (11, 0)]);
         assert!(found.iter().all(|g| g.since > 1_600_000_000));
         assert!(generations(&temp.path().join("none/system")).is_err());
+        remove(&temp.path().join("system")).unwrap();
+        let left = fs::read_dir(temp.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<String> = left.collect();
+        left.sort();
+        assert_eq!(left, ["other-5-link", "system-4-link.tmp", "systematic-3-link"]);
     }
 }

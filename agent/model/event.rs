@@ -381,7 +381,7 @@ pub enum SwitchEnd {
 /// What need not survive: the next look shows it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sighting {
-    /// What the host says. Ends [`Action::Observe`].
+    /// What the host says. Ends [`super::Action::Observe`].
     Host {
         /// The wall clock, unix seconds.
         now: u64,
@@ -394,7 +394,7 @@ pub enum Sighting {
         /// The trust settings in the running system, if it has any that can be used.
         trust: Option<TrustSettings>,
     },
-    /// The host could not be looked at. Ends [`Action::Observe`], too: nothing is guessed.
+    /// The host could not be looked at. Ends [`super::Action::Observe`], too: nothing is guessed.
     Blind {
         /// The wall clock, unix seconds.
         now: u64,
@@ -421,7 +421,7 @@ pub enum Sighting {
         /// When.
         at: u64,
     },
-    /// How one commit stands to another. Ends [`Action::Relate`].
+    /// How one commit stands to another. Ends [`super::Action::Relate`].
     Related {
         /// The one.
         revision: Oid,

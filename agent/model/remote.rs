@@ -35,6 +35,23 @@ pub enum RemoteFailure {
 }
 
 impl RemoteFailure {
+    /// All there are.
+    pub const ALL: [RemoteFailure; 13] = [
+        RemoteFailure::Dns,
+        RemoteFailure::Network,
+        RemoteFailure::Tls,
+        RemoteFailure::Auth,
+        RemoteFailure::NotFound,
+        RemoteFailure::Refused,
+        RemoteFailure::Server,
+        RemoteFailure::Timeout,
+        RemoteFailure::Limit,
+        RemoteFailure::Protocol,
+        RemoteFailure::Shallow,
+        RemoteFailure::Local,
+        RemoteFailure::Cancelled,
+    ];
+
     /// Returns the stable name.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -91,6 +91,11 @@ impl Tip {
     pub fn target(&self) -> Target {
         Target::config(self.revision.clone())
     }
+
+    /// Returns when the commit was made, unix seconds; `None`: not after 1970, so that nobody can mean it.
+    pub fn committed_at(&self) -> Option<u64> {
+        u64::try_from(self.committer_time).ok().filter(|at| *at > 0)
+    }
 }
 
 /// Something that is to run on this host.

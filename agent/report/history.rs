@@ -152,6 +152,36 @@ impl Entry {
 }
 
 impl Fate {
+    /// All there are.
+    pub const ALL: [Fate; 10] = [
+        Fate::Confirmed,
+        Fate::Tested,
+        Fate::RolledBack,
+        Fate::RollbackFailed,
+        Fate::Superseded,
+        Fate::Refused,
+        Fate::BuildFailed,
+        Fate::Abandoned,
+        Fate::TestLost,
+        Fate::RebootAwaited,
+    ];
+
+    /// Returns the word as JSON spells it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Fate::Confirmed => "confirmed",
+            Fate::Tested => "tested",
+            Fate::RolledBack => "rolled-back",
+            Fate::RollbackFailed => "rollback-failed",
+            Fate::Superseded => "superseded",
+            Fate::Refused => "refused",
+            Fate::BuildFailed => "build-failed",
+            Fate::Abandoned => "abandoned",
+            Fate::TestLost => "test-lost",
+            Fate::RebootAwaited => "reboot-awaited",
+        }
+    }
+
     fn of(outcome: &Outcome) -> Fate {
         match outcome {
             Outcome::Confirmed { .. } => Fate::Confirmed,

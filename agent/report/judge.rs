@@ -6,7 +6,7 @@ use super::status::{
     RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
     TrustStatus,
 };
-use super::{Agent, Doing, Entry, Fate, SCHEMA, Snapshot, health, reboot};
+use super::{Agent, Counters, Doing, Entry, Fate, SCHEMA, Snapshot, health, reboot};
 use crate::config::Settings;
 use crate::model::{
     AdoptedTrust, Deployment, HostFacts, Oid, Operation, Setback, Stage, Step, StorePath, Suspension,
@@ -46,6 +46,7 @@ impl Status {
             reboot_pending: reboot::of(snapshot, settings),
             alarms: alarms(snapshot, settings),
             trust: trust(snapshot, settings),
+            counters: Counters::default(),
         };
         status.retries = retries(snapshot, &status);
         status.problem = problem(snapshot, settings, &status);
@@ -177,6 +178,7 @@ fn system(snapshot: &Snapshot, path: &StorePath) -> System {
         revision: Some(tip.revision.clone()),
         subject: Some(tip.subject.clone()),
         signer: tip.signer.clone(),
+        committed_at: tip.committed_at(),
         since,
     };
     let on_trial = state.deployment.as_ref().filter(|d| d.toplevel == *path);
@@ -198,13 +200,15 @@ fn system(snapshot: &Snapshot, path: &StorePath) -> System {
 /// Describes a system by the history, else by its own word.
 fn remembered(snapshot: &Snapshot, path: &StorePath) -> System {
     let entry = snapshot.state.history.iter().rev().find(|e| e.toplevel.as_ref() == Some(path));
-    if let Some(e) = entry.map(Entry::of) {
+    if let Some(entry) = entry {
+        let e = Entry::of(entry);
         return System {
             toplevel: path.clone(),
             generation: e.generation,
             revision: Some(e.revision),
             subject: Some(e.subject),
             signer: e.signer,
+            committed_at: known_tip(snapshot, &entry.revision).and_then(Tip::committed_at),
             since: Some(e.at),
         };
     }
@@ -216,9 +220,18 @@ fn remembered(snapshot: &Snapshot, path: &StorePath) -> System {
         generation: None,
         subject: tip.map(|t| t.subject.clone()).filter(|s| !s.is_empty()),
         signer: tip.and_then(|t| t.signer.clone()),
+        committed_at: tip.and_then(Tip::committed_at),
         revision,
         since: None,
     }
+}
+
+/// Returns what is remembered of a commit itself.
+fn known_tip<'a>(snapshot: &'a Snapshot, revision: &Oid) -> Option<&'a Tip> {
+    let state = &snapshot.state;
+    let settled = state.settled.as_ref().map(|s| &s.tip);
+    let test = state.test.as_ref().map(|t| &t.tip);
+    state.main.iter().chain(settled).chain(test).find(|t| t.revision == *revision)
 }
 
 fn probation_since(snapshot: &Snapshot) -> Option<u64> {
@@ -434,7 +447,7 @@ fn main_owed(snapshot: &Snapshot, head: Option<&Oid>) -> Option<Debt> {
         return Some((head.clone(), None, Owed::Verify));
     }
     let tip = accepted?;
-    let settled = state.settled.as_ref().is_some_and(|s| s.tip.revision == tip.revision);
+    let settled = state.is_settled(&tip.revision);
     let under_way = state.deployment.as_ref().is_some_and(|d| d.desired.tip.revision == tip.revision);
     let awaited = state.awaiting.as_ref().is_some_and(|a| a.target == tip.target());
     let tested = entered(snapshot).is_some() && state.test.as_ref().is_some_and(|t| t.main == tip.revision);

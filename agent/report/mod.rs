@@ -6,6 +6,8 @@ mod snapshot;
 
 mod liveness;
 
+mod counters;
+
 mod status;
 
 mod history;
@@ -24,6 +26,8 @@ mod policy;
 
 mod publish;
 
+pub mod metrics;
+
 mod style;
 
 mod headline;
@@ -34,6 +38,7 @@ mod table;
 
 mod sentence;
 
+pub use counters::{Counters, Durations, LastDeployment, Tally, phase};
 pub use explain::{Explanation, Verdict, explain};
 pub use headline::oneline;
 pub use history::{Entry, Fate, History};

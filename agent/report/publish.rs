@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Agent, History, Snapshot, Status};
+use super::{Agent, History, Snapshot, Status, Tally};
 use crate::config::Settings;
 use crate::host::files::{self, FileError};
 
@@ -76,6 +76,7 @@ pub fn history_path(root: &Path) -> PathBuf {
 pub struct Publisher {
     root: PathBuf,
     agent: Agent,
+    tally: Tally,
     status: Option<Status>,
     history: Option<History>,
 }
@@ -88,7 +89,14 @@ impl Publisher {
     pub fn open(root: &Path) -> Result<Publisher, PublishError> {
         let path = run_dir(root);
         std::fs::create_dir_all(&path).map_err(|source| PublishError::Directory { path, source })?;
-        Ok(Publisher { root: root.to_owned(), agent: Agent::this_process(), status: None, history: None })
+        let tally = Tally::after(read_status(root).ok().as_ref());
+        let agent = Agent::this_process();
+        Ok(Publisher { root: root.to_owned(), agent, tally, status: None, history: None })
+    }
+
+    /// Returns what counts for these files.
+    pub fn tally(&self) -> Tally {
+        self.tally.clone()
     }
 
     /// Writes what has changed. A status that differs in nothing but the time of writing is not written.
@@ -106,7 +114,8 @@ impl Publisher {
             write(&history_path(&self.root), &history)?;
             self.history = Some(history);
         }
-        let status = Status::from_snapshot(snapshot, settings);
+        let mut status = Status::from_snapshot(snapshot, settings);
+        status.counters = self.tally.read(snapshot, &status);
         if self.status.as_ref() != Some(&status) {
             let agent =
                 Agent { written_at: now, due_at: due_at(&status, settings, now), ..self.agent.clone() };

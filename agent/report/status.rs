@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Agent;
+use super::{Agent, Counters};
 use crate::model::{
     Answer, CheckFacts, DeploymentId, Oid, Operation, RebootPolicy, StorePath, Suspension, Why,
 };
@@ -73,6 +73,9 @@ pub struct Status {
     /// Whose signatures count.
     #[serde(default)]
     pub trust: TrustStatus,
+    /// What was counted since the agent started; in the file only.
+    #[serde(default, skip_serializing_if = "Counters::are_empty")]
+    pub counters: Counters,
 }
 
 /// How things are, in one word.
@@ -143,6 +146,9 @@ pub struct System {
     pub subject: Option<String>,
     /// Who signed the commit.
     pub signer: Option<String>,
+    /// When the commit was made, by its committer's word.
+    #[serde(default)]
+    pub committed_at: Option<u64>,
     /// Since when it is what it is: deployed, entered, restored, or begun.
     pub since: Option<u64>,
 }
@@ -457,6 +463,34 @@ pub struct RetryStatus {
 }
 
 impl Headline {
+    /// All there are.
+    pub const ALL: [Headline; 24] = [
+        Headline::InSync,
+        Headline::Testing,
+        Headline::Starting,
+        Headline::Waiting,
+        Headline::Verifying,
+        Headline::Building,
+        Headline::Preparing,
+        Headline::Switching,
+        Headline::CheckingHealth,
+        Headline::Rebooting,
+        Headline::AwaitingConfirmation,
+        Headline::Confirming,
+        Headline::RollingBack,
+        Headline::RolledBack,
+        Headline::RollbackFailed,
+        Headline::Refused,
+        Headline::BuildFailed,
+        Headline::CalledOff,
+        Headline::Retrying,
+        Headline::Suspended,
+        Headline::Unreachable,
+        Headline::RebootPending,
+        Headline::Drift,
+        Headline::Held,
+    ];
+
     /// Returns the word as JSON spells it.
     pub fn word(self) -> &'static str {
         match self {

@@ -114,9 +114,10 @@ impl Steps {
         let flake = self.add_source(verified, &source_root).await?;
         let build = &self.settings.build;
         let limits = EvalLimits { time: build.eval_timeout.0, address_space: build.eval_memory_max };
-        let drv = self.nix.eval_drv(&flake, self.manager, limits).await?;
+        let drv = self.timed("eval", self.nix.eval_drv(&flake, self.manager, limits)).await?;
         let limit = build.timeout.map_or(BUILD_MAX, |t| t.0);
-        let toplevel = self.nix.realise(&drv, &roots.join(id.as_str()), limit).await?;
+        let root = roots.join(id.as_str());
+        let toplevel = self.timed("build", self.nix.realise(&drv, &root, limit)).await?;
         // The source was only needed for the evaluation; a root that stays behind is swept later.
         drop(std::fs::remove_file(source_root));
         Ok(Built { drv: Some(drv), toplevel })

@@ -40,6 +40,7 @@ use crate::host::nix::Nix;
 use crate::model::{Action, Deployment, DeploymentId, Failure, Happened, Oid, Sighting, StorePath};
 use crate::plan::Policy;
 use crate::repo::Limits;
+use crate::report::Tally;
 use crate::{host, trust};
 
 pub use build::Built;
@@ -79,9 +80,19 @@ pub struct Steps {
     pub manager: Manager,
     /// Where a long step tells how it gets on. What finds no room is not told.
     pub tell: tokio::sync::mpsc::Sender<Sighting>,
+    /// Counts how long the parts of a long step take.
+    pub tally: Tally,
 }
 
 impl Steps {
+    /// Counts how long `work` takes, if it comes to its end.
+    async fn timed<T>(&self, phase: &'static str, work: impl Future<Output = T>) -> T {
+        let began = clock::boottime_ms();
+        let done = work.await;
+        self.tally.took(phase, clock::boottime_ms() - began);
+        done
+    }
+
     /// Performs one action. Its future may be dropped where [`Action::may_be_dropped`] says so; that kills its children.
     pub async fn perform(&self, action: Action) -> Happened {
         match action {

@@ -5,8 +5,6 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::statfs;
-
 use super::{BOOT_MAX, GUARD_MARGIN, Steps, failed_step, millis};
 use crate::guard;
 use crate::host::boot::bootctl::{self, SetError};
@@ -15,7 +13,7 @@ use crate::host::boot::{self, Capability, unlock};
 use crate::host::files::FileError;
 use crate::host::manager::Manager;
 use crate::host::systemd::{self, Force};
-use crate::host::{self, facts, files, switch};
+use crate::host::{self, facts, files, profile, switch};
 use crate::model::{AwaitedReboot, Deployment, Event, Happened, Stage, Step, StorePath, Trial, Why};
 
 /// The profile of the system on trial, below the root: the loader's entries are made of profiles.
@@ -24,8 +22,6 @@ const TRIAL_PROFILE: &str = "nix/var/nix/profiles/system-profiles/pullagent-tria
 const BOOT_WINDOWS: u32 = 2;
 /// How long the host may take to go down once it was asked to reboot.
 const DOWN_WITHIN: Duration = Duration::from_secs(300);
-/// File systems that forget all with the power (statfs(2)): tmpfs and ramfs.
-const FORGETFUL: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 
 type Failed = Box<dyn Error + Send + Sync>;
 
@@ -70,7 +66,7 @@ impl Steps {
             )));
         }
         let state = &self.state_directory;
-        if FORGETFUL.contains(&statfs(state)?.f_type) {
+        if files::is_in_memory(state)? {
             let text =
                 format!("'{}' does not outlast a reboot, so the trial would be forgotten", state.display());
             return Ok(Some(text));
@@ -211,7 +207,7 @@ impl Steps {
         if boot::efivars::read(&efivars)?.is_some_and(|found| found.one_shot.is_some()) {
             bootctl::set_one_shot(&efivars, self.manager, None).await?;
         }
-        remove_profile(&self.trial_profile())?;
+        profile::remove(&self.trial_profile())?;
         if let Some(permanent) = permanent {
             switch::boot(permanent, self.manager, BOOT_MAX).await?;
         }
@@ -278,23 +274,6 @@ fn told(next: &NextBoot) -> String {
         NextBoot::Entry(choice) => format!("'{}' comes first, because {}", choice.file, choice.why),
         NextBoot::Unknown(reason) => reason.clone(),
     }
-}
-
-/// Removes the profile and its generations; Nix looks at the links only.
-fn remove_profile(profile: &Path) -> Result<(), Failed> {
-    let dir = files::parent(profile);
-    let name = profile.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for entry in std::fs::read_dir(dir).map_err(files::io_error("list", dir))? {
-        let entry = entry.map_err(files::io_error("list", dir))?;
-        let found = entry.file_name().to_string_lossy().into_owned();
-        let generation = found
-            .strip_prefix(&name)
-            .is_some_and(|rest| rest.is_empty() || (rest.starts_with('-') && rest.ends_with("-link")));
-        if generation {
-            std::fs::remove_file(entry.path()).map_err(files::io_error("remove", &entry.path()))?;
-        }
-    }
-    Ok(files::sync_dir(dir)?)
 }
 
 /// The transition table offers these actions for a deployment that is set up for them only.

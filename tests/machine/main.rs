@@ -9,6 +9,7 @@ mod common;
 mod faults;
 mod forge;
 mod hostile;
+mod metrics;
 mod sandbox;
 mod security;
 mod switching;

@@ -62,6 +62,7 @@ in
       pkgs.git
       pkgs.gnupg
       pkgs.nginx
+      pkgs.prometheus.cli
       pkgs.nix
       pkgs.openssh
       pkgs.openssl

@@ -157,6 +157,7 @@ in
         ;
       inherit (config.environment) etc systemPackages;
       inherit (config.systemd) services sockets;
+      inherit (config.systemd.tmpfiles) settings;
       inherit (config.users) groups users;
     };
 
@@ -213,6 +214,26 @@ in
     unitsAreTheSame = unitsOf (host [ { services.pullagent.revision = commit; } ]) == unitsOf (host [ ]);
   };
 
+  metrics =
+    let
+      with' =
+        exporter:
+        let
+          config = host [ (settings { inherit exporter; }) ];
+        in
+        {
+          rendered = (rendered config).exporter;
+          inherit (config.systemd.services.pullagent-gateway) serviceConfig;
+          tmpfiles = config.systemd.tmpfiles.settings;
+        };
+    in
+    {
+      none = with' null;
+      loopback = with' { listen = "127.0.0.1:9175"; };
+      six = with' { listen = "[::1]:9176"; };
+      file = with' { textfile = "/var/lib/node/pullagent.prom"; };
+    };
+
   # What a host may add to a unit, beside what the module says.
   extended = unitsOf (host [
     {
@@ -259,6 +280,8 @@ in
     machineId = rendered (host [ (settings { expectedMachineId = "web1"; }) ]);
     revision = revisionOf [ { services.pullagent.revision = "main"; } ];
     undeclared = failuresOf { services.pullagent.branch = "main"; };
+    textfile = rendered (host [ (settings { exporter.textfile = "/var/lib/node/pullagent.txt"; }) ]);
+    listen = rendered (host [ (settings { exporter.listen = "9175"; }) ]);
     remoteWithoutUrl = rendered (host [ (settings { remotes = [ { name = "spare"; } ]; }) ]);
   };
 }

@@ -33,6 +33,7 @@ in
     system.configurationRevision = option (types.nullOr types.str) null;
     systemd.services = option (types.attrsOf unit) { };
     systemd.sockets = option (types.attrsOf unit) { };
+    systemd.tmpfiles.settings = option (types.attrsOf some) { };
     users.groups = option (types.attrsOf some) { };
     users.users = option (types.attrsOf some) { };
   };

@@ -302,6 +302,7 @@ let
       types
       ;
     inherit (builtins) any replaceStrings;
+    optionalAttrs = condition: attrs: if condition then attrs else { };
     nameValuePair = name: value: { inherit name value; };
     mapAttrs' = f: set: listToAttrs (map (name: f name set.${name}) (attrNames set));
     importJSON = file: builtins.fromJSON (builtins.readFile file);

@@ -72,18 +72,8 @@ pub struct Systems<'a> {
 /// # Errors
 /// A file that would say so can't be read or understood.
 pub fn need(systems: Systems<'_>) -> Result<Option<RebootNeed>, NeedError> {
-    let reasons = reasons(systems)?;
-    let Systems { running, candidate, .. } = systems;
-    let forbids_switch = forbids_switch(running, candidate)?;
-    let need = RebootNeed { reasons, forbids_switch, no_trial: None };
+    let need = compare(systems)?;
     Ok((!need.reasons.is_empty()).then_some(need))
-}
-
-/// What NixOS refuses to switch over.
-fn forbids_switch(running: &Path, candidate: &Path) -> Result<Vec<String>, NeedError> {
-    let inhibitors = changed_keys(running, candidate, "switch-inhibitors", Missing::IsNoChange)?;
-    let inhibitors = named("inhibitors of a switch", inhibitors);
-    Ok(interface(running, candidate)?.into_iter().chain(inhibitors).collect())
 }
 
 /// Returns why `candidate` needs a reboot to take effect, in words for people; empty if it doesn't.
@@ -91,16 +81,28 @@ fn forbids_switch(running: &Path, candidate: &Path) -> Result<Vec<String>, NeedE
 /// # Errors
 /// A file that would say so can't be read or understood.
 pub fn reasons(systems: Systems<'_>) -> Result<Vec<String>, NeedError> {
+    compare(systems).map(|need| need.reasons)
+}
+
+fn compare(systems: Systems<'_>) -> Result<RebootNeed, NeedError> {
     let Systems { booted, running, candidate } = systems;
     let mut reasons = match (bootspec(booted)?, bootspec(candidate)?) {
         (Some(old), Some(new)) => of_bootspecs(&old, &new),
         _ => of_links(booted, candidate)?,
     };
     reasons.extend(changed_file("kernel modules", booted, candidate, "kernel-modules")?);
-    reasons.extend(forbids_switch(running, candidate)?);
+    let forbids_switch = forbids_switch(running, candidate)?;
+    reasons.extend(forbids_switch.iter().cloned());
     let triggers = changed_keys(booted, candidate, "reboot-triggers", Missing::IsChange)?;
     reasons.extend(named("triggers of a reboot", triggers));
-    Ok(reasons)
+    Ok(RebootNeed { reasons, forbids_switch, no_trial: None })
+}
+
+/// What NixOS refuses to switch over.
+fn forbids_switch(running: &Path, candidate: &Path) -> Result<Vec<String>, NeedError> {
+    let inhibitors = changed_keys(running, candidate, "switch-inhibitors", Missing::IsNoChange)?;
+    let inhibitors = named("inhibitors of a switch", inhibitors);
+    Ok(interface(running, candidate)?.into_iter().chain(inhibitors).collect())
 }
 
 /// Reads the bootspec of a system; `None` if it has none, as those of before NixOS 23.05.

@@ -74,6 +74,10 @@ pub const GATEWAY_CANNOT: &[Attempt] = &[
     ("reach D-Bus", "busctl list"),
     ("open a raw socket", "perl -e 'socket(S, 2, 3, 1) or die $!'"),
     ("open a netlink socket", "perl -e 'socket(S, 16, 3, 0) or die $!'"),
+    (
+        "listen at a port",
+        "perl -MIO::Socket::INET -e 'IO::Socket::INET->new(Listen => 1, LocalPort => 4711) or die $!'",
+    ),
 ];
 
 pub const GATEWAY_CAN: &[Attempt] = &[

@@ -10,7 +10,7 @@ use crate::vm::wanted;
 
 /// What a trial leaves on the host when it is over, whatever came of it.
 const LEFT_OVERS: &str = "ls -A /nix/var/nix/profiles/system-profiles
-    find /etc/systemd/system.control ! -type d; grep -l pullagent-trial /boot/loader/entries/* || true";
+    test ! -d /etc/systemd/system.control || find /etc/systemd/system.control ! -type d; grep -l pullagent-trial /boot/loader/entries/* || true";
 
 /// Nothing of a trial is left, and what is booted next is what runs.
 fn is_at_rest(kept: &Kept, toplevel: &str) {
@@ -197,6 +197,9 @@ fn with_257_a_hang_ends_in_the_old_system() {
 /// that is named or another one. All but the kernel is deployed, and it is said what is in the way.
 fn stale_default(version: u32) {
     let Some(kept) = Kept::boot(version) else { return };
+    // The system that the machine was made with is none that Nix knows, so nothing could fall back to it.
+    kept.vm.reboot();
+    let booted = kept.vm.booted().len();
     for (n, entry) in ["nixos-generation-1.conf", "nixos-generation-2.conf"].into_iter().enumerate() {
         kept.vm.check(&format!("bootctl set-default {entry}"));
         let stale = kept.push(&kept.next(&format!("stale{n}"), &format!("loglevel={n}")));
@@ -208,10 +211,10 @@ fn stale_default(version: u32) {
         assert_eq!(look.of(&stale)[0]["outcome"], "confirmed", "{look:?}");
         assert_eq!(kept.vm.check(LEFT_OVERS), "");
     }
-    assert_eq!(kept.vm.booted().len(), 1, "nothing was booted");
+    assert_eq!(kept.vm.booted().len(), booted, "nothing was booted");
     kept.vm.check("bootctl set-default ''");
     deploys(&kept, kept.next("good", "loglevel=6"));
-    assert_eq!(kept.vm.booted().len(), 2);
+    assert_eq!(kept.vm.booted().len(), booted + 1);
 }
 
 #[test]

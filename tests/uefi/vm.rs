@@ -393,7 +393,9 @@ impl Vm {
         let accel = std::env::var("PULLAGENT_TEST_ACCEL").unwrap_or_else(|_| EMULATED.to_owned());
         let cpu = if accel == EMULATED { "qemu64" } else { "host" };
         let at = |file: &str| self.dir.join(file).display().to_string();
-        let mut qemu = Command::new("qemu-system-x86_64");
+        // A test that is killed takes its machine along.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         qemu.args([
             "-no-user-config",
             "-nodefaults",

@@ -64,6 +64,11 @@ let
       '';
     };
     interval = mkDuration "60s" "How often the remote is asked for its branches; `1s` or more.";
+    intervalWhileHinted = mkNullable duration ''
+      How often the remote is asked while a source of {option}`services.pullagent.settings.hints` is connected that is for
+      it. `null` means ten times {option}`interval`, and `15m` at most. So much is what a source of hints that lies about
+      being there can delay a deployment.
+    '';
     username = mkOption {
       type = types.str;
       default = "pullagent";
@@ -86,6 +91,62 @@ let
     caFile = mkNullable types.path ''
       PEM file of certificate authorities that this remote may also use, besides the system's own. Like
       {option}`knownHostsFile`, it must be readable by everybody, and not lie in a home directory.
+    '';
+  };
+
+  hint = record {
+    name = mkOption {
+      type = types.strMatching "[A-Za-z0-9._-]{1,64}";
+      example = "nchan";
+      description = "Name of the source of hints in status and log. Used once.";
+    };
+    kind = mkOption {
+      type = types.enum [
+        "sse"
+        "long-poll"
+        "exec"
+      ];
+      description = ''
+        How to listen. `sse`: to a stream of server-sent events, as nchan, ntfy and Mercure give it; each message is a hint.
+        `long-poll`: by a request that is answered when there is something new. `exec`: to a program that prints a line for
+        each hint.
+      '';
+    };
+    url = mkNullable types.str ''
+      Where to listen: `https://…`, or `http://` on loopback. Every user of the host can read it, so it must hold no secret.
+      Not for `exec`.
+    '';
+    tokenFile = mkNullable types.path ''
+      File on the host that holds an access token for that service, sent as `Authorization: Bearer`. It is handed to the
+      gateway as the one of a remote is.
+    '';
+    caFile = mkNullable types.path ''
+      PEM file of certificate authorities that this service may also use, besides the system's own. It must be readable by
+      everybody.
+    '';
+    command = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = lib.literalExpression ''[ "''${pkgs.mosquitto}/bin/mosquitto_sub" "-h" "broker.example.org" "-t" "infra" ]'';
+      description = ''
+        For `exec`: a program, as an absolute path, and its arguments. It runs in the sandbox of the gateway, which lets it
+        reach the network, and read the tokens and keys of the remotes. It is started again when it ends, and once a day.
+      '';
+    };
+    remotes = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "origin" ];
+      description = "Names of the remotes that are asked when a hint comes. None means all of them.";
+    };
+    filter = mkNullable types.str "Text that a hint must contain to count, such as the name of a repository.";
+    splay = mkDuration "2s" ''
+      The remotes are asked within this time after a hint, at random, so that a fleet does not ask them all at once. `10m` or
+      less; for more than a thousand hosts, `30s`.
+    '';
+    idleTimeout = mkDuration "90s" ''
+      How long the service may be silent before its connection counts as dead. Most services say something every 45 s or
+      less; nchan has to be told to. Not for `exec`.
     '';
   };
 
@@ -221,9 +282,52 @@ let
     };
   };
 
+  hook = record {
+    kind = mkOption {
+      type = types.enum [
+        "github"
+        "forgejo"
+        "gitea"
+        "bitbucket"
+        "gitlab"
+        "standard-webhooks"
+        "hmac-sha256"
+        "bearer"
+        "path"
+      ];
+      example = "forgejo";
+      description = ''
+        Who sends the requests, or how they prove themselves. `github`, `forgejo`, `gitea` and `bitbucket` sign the body
+        with the secret; so does anybody else with `hmac-sha256`. `standard-webhooks` signs the time, too; GitLab
+        calls it a signing token. `gitlab` (its secret token), `bearer` (`Authorization: Bearer …`) and `path`
+        (`/hook/<name>/<secret>`) show the secret itself, so they must only be sent over HTTPS.
+      '';
+    };
+    header = mkNullable (types.strMatching "[A-Za-z0-9_-]{1,64}") ''
+      For `hmac-sha256`: the header with the signature, in hexadecimal, with or without `sha256=` before it. `null` means
+      `X-Hub-Signature-256`.
+    '';
+    secretFiles = mkOption {
+      type = types.listOf types.path;
+      example = [ "/etc/pullagent-keys/forgejo-webhook" ];
+      description = ''
+        Files on the host that hold a secret each, of 16 bytes or more. Any of them will do, so that one can be replaced
+        while the other still counts. They are handed to the gateway as
+        {option}`services.pullagent.settings.remotes.*.tokenFile` is, and must not lie in the Nix store; but a file that is
+        missing costs its webhook only.
+      '';
+    };
+    remotes = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "origin" ];
+      description = "Names of the remotes that are asked then; none means all.";
+    };
+  };
+
   # All units are described in one file, which the agent and its tests read too; this module adds what only Nix knows.
   described = builtins.fromJSON (builtins.readFile ./agent/host/units.json);
-  installed = described.installed;
+  installed = described.installed // described.optional;
   filled = lib.mapAttrs (
     _: value: if lib.isString value then lib.replaceStrings [ "@program@" ] [ program ] value else value
   );
@@ -267,24 +371,49 @@ let
     "tokenFile"
     "sshKeyFile"
   ];
-  credentialName = r: key: "${r.name}.${key}";
-  secretsOf = r: lib.filter (key: r.${key} != null) credentialKeys;
-  secrets = lib.concatMap (
-    r:
-    map (key: {
-      name = credentialName r key;
-      path = toString r.${key};
-      option = "services.pullagent.settings.remotes (${r.name}).${key}";
-    }) (secretsOf r)
-  ) cfg.settings.remotes;
-
-  rendered = cfg.settings // {
-    remotes = map (
-      r:
-      r
-      // lib.genAttrs (secretsOf r) (key: "/run/credentials/pullagent-gateway.service/${credentialName r key}")
-    ) cfg.settings.remotes;
+  secretsOf = r: lib.filter (key: (r.${key} or null) != null) credentialKeys;
+  # No remote has such a name as the others.
+  credentialNames = {
+    remotes = r: key: "${r.name}.${key}";
+    hints = h: key: "hint@${h.name}.${key}";
   };
+  secretsIn =
+    list:
+    lib.concatMap (
+      r:
+      map (key: {
+        name = credentialNames.${list} r key;
+        path = toString r.${key};
+        option = "services.pullagent.settings.${list} (${r.name}).${key}";
+      }) (secretsOf r)
+    ) cfg.settings.${list};
+  secrets = secretsIn "remotes" ++ secretsIn "hints";
+  hookCredentials = lib.mapAttrs (
+    name: hook:
+    lib.genList (n: {
+      name = "webhook.${name}.${toString n}";
+      path = toString (lib.elemAt hook.secretFiles n);
+      option = "services.pullagent.settings.webhooks.hooks.${name}.secretFiles";
+    }) (lib.length hook.secretFiles)
+  ) cfg.settings.webhooks.hooks;
+  hookSecrets = builtins.concatLists (lib.attrValues hookCredentials);
+
+  inCredentials = name: "/run/credentials/pullagent-gateway.service/${name}";
+  rendered =
+    cfg.settings
+    // lib.genAttrs (lib.attrNames credentialNames) (
+      list:
+      map (
+        r: r // lib.genAttrs (secretsOf r) (key: inCredentials (credentialNames.${list} r key))
+      ) cfg.settings.${list}
+    )
+    // {
+      webhooks = cfg.settings.webhooks // {
+        hooks = lib.mapAttrs (
+          name: hook: hook // { secretFiles = map (s: inCredentials s.name) hookCredentials.${name}; }
+        ) cfg.settings.webhooks.hooks;
+      };
+    };
   written = json.generate "pullagent-config.json" rendered;
   program = "${cfg.package}/bin/pullagent";
 
@@ -379,6 +508,18 @@ in
           type = types.listOf remote;
           default = [ ];
           description = "Git remotes in order of preference; any of them may answer. At least one.";
+        };
+        hints = mkOption {
+          type = types.listOf hint;
+          default = [ ];
+          example = lib.literalExpression ''
+            [ { name = "nchan"; kind = "sse"; url = "https://push.example.org/infra"; } ]
+          '';
+          description = ''
+            Who says that something was pushed, so that a deployment does not wait for the next poll. Eight at most. None of
+            them is trusted: a hint has remotes polled, at most once in 5 s and ten times a minute for each source, and
+            nothing in it is used for anything else.
+          '';
         };
         branches = mkOption {
           type = types.listOf branch;
@@ -624,6 +765,33 @@ in
           Where metrics are shown; `null` means nowhere. The gateway shows them, so they go on while the agent is dead or
           hangs, and say so. Alert rules and a dashboard are in {file}`docs/monitoring`.
         '';
+        webhooks = {
+          listen = mkOption {
+            type = types.strMatching "[0-9.]+:[0-9]+|\\[[0-9a-f:.]+]:[0-9]+";
+            default = "127.0.0.1:9176";
+            description = ''
+              Address and port at which webhooks are heard, over plain HTTP: behind a reverse proxy that speaks HTTPS, or on
+              a network that only the forge is in. systemd listens there ({file}`pullagent-webhook.socket`), so the gateway
+              needs no right to. The firewall is left as it is.
+            '';
+          };
+          hooks = mkOption {
+            type = types.attrsOf hook;
+            default = { };
+            example = lib.literalExpression ''
+              {
+                forgejo = {
+                  kind = "forgejo";
+                  secretFiles = [ "/etc/pullagent-keys/forgejo-webhook" ];
+                };
+              }
+            '';
+            description = ''
+              Who may say by a request that something was pushed, by name; each is at `/hook/<name>`. All it brings about is
+              that the remotes are asked at once instead of at their interval. Nothing in a request is read.
+            '';
+          };
+        };
         health = {
           unitFailures = mkOption {
             type = types.enum [
@@ -708,7 +876,7 @@ in
     ++ map (s: {
       assertion = !(lib.hasPrefix builtins.storeDir s.path);
       message = "${s.option} lies in the Nix store, which every user of the host can read: '${s.path}'.";
-    }) secrets;
+    }) (secrets ++ hookSecrets);
 
     # A host that its administrators can't log in to any more is not healthy.
     services.pullagent.settings.health.checks = lib.mkIf answersSsh {
@@ -747,6 +915,16 @@ in
       socketConfig = filled installed."pullagent.socket".Socket;
     };
 
+    # It is opened with the gateway and closed with it, so that another address counts at once.
+    systemd.sockets.pullagent-webhook = lib.mkIf (hookSecrets != [ ]) (
+      unitOf "pullagent-webhook.socket"
+      // {
+        socketConfig = filled installed."pullagent-webhook.socket".Socket // {
+          ListenStream = cfg.settings.webhooks.listen;
+        };
+      }
+    );
+
     # Only this directory, and only in addition to what its owner and group may do there.
     systemd.tmpfiles.settings = lib.mkIf (textfile != null) {
       "10-pullagent".${dirOf textfile}."a+".argument = "u:pullagent-gateway:rwx";
@@ -766,8 +944,8 @@ in
       restartTriggers = [ configFile ];
     };
 
-    # It is told by the reconciler what to watch, and restarted with it, so it reads anew where to show metrics, too. A
-    # change of its own unit restarts nothing else.
+    # It is told by the reconciler what to watch, and restarted with it, so it reads anew where to show metrics and who may
+    # send to webhooks, too. A change of its own unit restarts nothing else.
     systemd.services.pullagent-gateway = serviceOf "pullagent-gateway.service" {
       # For SSH remotes, and for those that are a path.
       path = [
@@ -776,7 +954,13 @@ in
       ];
       environment = outside;
       serviceConfig = {
-        LoadCredential = map (s: "${s.name}:${s.path}") secrets;
+        LoadCredential = map (s: "${s.name}:${s.path}") (secrets ++ hookSecrets);
+      }
+      // lib.optionalAttrs (hookSecrets != [ ]) {
+        # Which also pulls that socket in, and orders the gateway after it.
+        Sockets = "pullagent-webhook.socket";
+        # systemd takes these where a file is missing, instead of not starting the gateway. They are too short to be used.
+        SetCredential = map (s: "${s.name}:missing") hookSecrets;
       }
       // lib.optionalAttrs (listen != null) {
         SocketBindAllow = listenRule;

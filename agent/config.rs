@@ -9,10 +9,12 @@ mod check;
 mod exporter;
 mod fetch;
 mod health;
+mod hint;
 mod keys;
 mod reboot;
 mod retention;
 mod signer;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,10 +29,12 @@ use crate::trust;
 pub use exporter::Exporter;
 pub use fetch::Fetch;
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
+pub use hint::{HINTS_MAX, Hint, HintKind};
 pub use keys::{TrustIn, trust_in};
 pub use reboot::Reboot;
 pub use retention::{Generations, Retention};
 pub use signer::{Moment, Role, Signer, SigningKey};
+pub use webhook::{Hook, HookKind, Webhooks};
 
 /// The version of the file's layout that this program writes and understands best.
 pub const SCHEMA: u32 = 1;
@@ -112,12 +116,12 @@ pub struct Settings {
     /// What is kept of what was deployed.
     #[serde(default)]
     pub retention: Retention,
-    /// Reserved for push hints.
+    /// Who says when something may have been pushed.
     #[serde(default)]
-    pub hints: Vec<serde_json::Value>,
-    /// Reserved for webhooks.
+    pub hints: Vec<Hint>,
+    /// Who may say by a request to this host that something was pushed.
     #[serde(default)]
-    pub webhooks: BTreeMap<String, serde_json::Value>,
+    pub webhooks: Webhooks,
     /// Where metrics are shown; `null`: nowhere.
     #[serde(default)]
     pub exporter: Option<Exporter>,
@@ -138,6 +142,10 @@ pub struct Remote {
     /// How often it is asked; 1 s or more.
     #[serde(default = "default_interval")]
     pub interval: Span,
+    /// How often it is asked while a source of hints for it is connected, at least; `null`: ten times the interval, and
+    /// 15 min at most. Never more often than without.
+    #[serde(default)]
+    pub interval_while_hinted: Option<Span>,
     /// The user name that goes with the token.
     #[serde(default = "default_username")]
     pub username: String,

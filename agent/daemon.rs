@@ -14,6 +14,7 @@ use tokio::task::LocalSet;
 
 use crate::config::{self, Settings};
 use crate::control::server::{self, Ordered};
+use crate::gateway::webhook::{self, Wakes};
 use crate::gateway::{self, exporter, link, link::Link};
 use crate::guard;
 use crate::host::facts::{self, HostPaths};
@@ -171,7 +172,7 @@ async fn deploy(
         compared: RefCell::default(),
         host: host.clone(),
         state_directory: state.to_owned(),
-        link: Link::new(link::sources(settings)),
+        link: Link::new(link::sources(settings), link::hints(settings)),
         gateway_unit: door.filter(|_| manager == Manager::Systemd).map(|_| units::GATEWAY),
         nix,
         manager,
@@ -213,7 +214,10 @@ async fn retire_when_removed(mut shown: watch::Receiver<Arc<Snapshot>>) {
 /// supervises this process starts it again.
 async fn with_gateway<T>(steps: &Steps, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let (ours, theirs) = wire::pair()?;
-    let mut gateway = tokio::task::spawn_local(gateway::run(theirs));
+    let wakes = Arc::new(Wakes::default());
+    let mut gateway = tokio::task::spawn_local(gateway::run(theirs, wakes.clone()));
+    let settings = steps.settings.clone();
+    let webhooks = tokio::task::spawn_local(async move { webhook::run(&settings, None, wakes).await });
     steps.link.attach(ours).await;
     let done = tokio::select! {
         done = work => done,
@@ -224,6 +228,7 @@ async fn with_gateway<T>(steps: &Steps, work: impl Future<Output = anyhow::Resul
         }),
     };
     gateway.abort();
+    webhooks.abort();
     done.context("the gateway ended")
 }
 

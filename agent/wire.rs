@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-use crate::model::Oid;
 pub use crate::model::RemoteFailure as Class;
+use crate::model::{HintWord, Oid};
 
 /// The longest frame, in bytes; it fits the socket's default send buffer.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -44,6 +44,11 @@ pub enum Request {
     Watch {
         /// The sources; their names differ.
         sources: Vec<Source>,
+    },
+    /// Listen to exactly these hints from now on. Before the first, a gateway listens to none.
+    Listen {
+        /// The hints; their names differ.
+        hints: Vec<Hint>,
     },
     /// Poll now.
     Poll {
@@ -91,6 +96,13 @@ pub enum Notice {
     Pack {
         /// The number of the request.
         want: u64,
+    },
+    /// How a source of hints fares: sent when that changes, and when a hint leads to a poll.
+    Hint {
+        /// The name of the hint.
+        name: String,
+        /// How it fares.
+        word: HintWord,
     },
     /// A poll or a fetch failed. For a fetch it is sent before the pipe ends.
     Failed {
@@ -230,6 +242,8 @@ impl Frame for Request {
         match self {
             Request::Watch { sources } if sources.len() > SOURCES_MAX => Some("too many sources"),
             Request::Watch { sources } => sources.iter().find_map(Source::offence),
+            Request::Listen { hints } if hints.len() > HINTS_MAX => Some("too many hints"),
+            Request::Listen { hints } => hints.iter().find_map(Hint::offence),
             Request::Poll { source } => source.as_deref().and_then(name_offence),
             Request::Want { haves, .. } | Request::Probe { haves, .. } if haves.len() > HAVES_MAX => {
                 Some("too many haves")
@@ -243,7 +257,7 @@ impl Frame for Notice {
     fn descriptors(&self) -> usize {
         match self {
             Notice::Pack { .. } => 1,
-            Notice::Seen { .. } | Notice::Failed { .. } => 0,
+            Notice::Seen { .. } | Notice::Hint { .. } | Notice::Failed { .. } => 0,
         }
     }
 
@@ -254,9 +268,8 @@ impl Frame for Notice {
                 name_offence(source).or_else(|| refs.iter().find_map(|r| ref_offence(&r.name)))
             }
             Notice::Pack { .. } => None,
-            Notice::Failed { text, .. } if text.len() > TEXT_BYTES_MAX => Some("too long a text"),
-            Notice::Failed { text, .. } if text.contains(char::is_control) => Some("control characters"),
-            Notice::Failed { source, .. } => name_offence(source),
+            Notice::Hint { name, word } => text_offence(&word.text).or_else(|| name_offence(name)),
+            Notice::Failed { source, text, .. } => text_offence(text).or_else(|| name_offence(source)),
         }
     }
 }
@@ -275,6 +288,14 @@ impl Source {
                 .or_else(|| name_offence(&self.username))
                 .or_else(|| self.refs.iter().find_map(|r| ref_offence(r)))
         }
+    }
+}
+
+fn text_offence(text: &str) -> Option<&'static str> {
+    if text.len() > TEXT_BYTES_MAX {
+        Some("too long a text")
+    } else {
+        text.contains(char::is_control).then_some("control characters")
     }
 }
 
@@ -433,8 +454,10 @@ fn recv_frame(socket: BorrowedFd<'_>) -> std::io::Result<Arrived> {
     Ok(Arrived { frame, fds, cut: got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) })
 }
 
+mod hint;
 mod meeting;
 
+pub use hint::{Address, COMMAND_BYTES_MAX, HINTS_MAX, Hint, Way};
 pub use meeting::{Listener, connect};
 
 #[cfg(test)]

@@ -72,8 +72,18 @@ fn frames() {
 }
 
 #[test]
+fn hints() {
+    replay("sse", bodies::sse::seeds(), bodies::sse::check);
+}
+
+#[test]
 fn orders() {
     replay("control", bodies::control::seeds(), bodies::control::check);
+}
+
+#[test]
+fn webhooks() {
+    replay("webhook", bodies::webhook::seeds(), bodies::webhook::check);
 }
 
 #[test]

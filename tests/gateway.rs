@@ -27,7 +27,7 @@ fn run<T, F: Future<Output = T>>(test: impl FnOnce(Reconciler) -> F) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (ours, theirs) = wire::pair().unwrap();
-        let gateway = tokio::spawn(gateway::run(theirs));
+        let gateway = tokio::spawn(gateway::run(theirs, Default::default()));
         let result = tokio::time::timeout(60 * SECOND, test(Reconciler(ours))).await.unwrap();
         let closed = Instant::now();
         gateway.await.unwrap().unwrap();

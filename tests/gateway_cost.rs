@@ -82,7 +82,7 @@ fn idle_polls_are_cheap_and_packs_pass_through() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (before, after) = runtime.block_on(async {
         let (ours, theirs) = wire::pair().unwrap();
-        let gateway = tokio::spawn(gateway::run(theirs));
+        let gateway = tokio::spawn(gateway::run(theirs, Default::default()));
         ours.send(&Request::Watch { sources: vec![source] }, None).await.unwrap();
         let mut before = Use::now();
         for n in 0..WARM_UP + POLLS {

@@ -77,7 +77,7 @@ struct Reconciler {
 
 impl Reconciler {
     fn new(socket: OwnedFd, sources: Vec<Source>) -> Reconciler {
-        let (link, saw) = (Rc::new(Link::new(sources)), Rc::new(RefCell::new(Vec::new())));
+        let (link, saw) = (Rc::new(Link::new(sources, vec![])), Rc::new(RefCell::new(Vec::new())));
         let (serving, seen) = (link.clone(), saw.clone());
         let door = Listener::from_fd(socket).unwrap();
         tokio::task::spawn_local(async move {

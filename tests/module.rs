@@ -123,7 +123,7 @@ fn every_key_that_means_something_is_an_option() {
     let whole = serde_json::to_value(read(&rendered).settings).unwrap();
     let mut missing = lacking(&whole, &rendered, "");
     missing.sort();
-    let reserved = ["hints", "hooks", "webhooks"];
+    let reserved = ["hooks"];
     assert_eq!(missing, reserved);
     let schema = config::schema().to_string();
     let said = schema.matches("\"Reserved").count();
@@ -370,11 +370,55 @@ fn metrics_widen_the_sandbox_by_as_much_as_they_need() {
     assert_eq!(metrics["none"]["rendered"], Value::Null);
 }
 
+/// systemd listens for webhooks, not the gateway, and a secret that is missing does not keep the gateway from starting.
+#[test]
+fn webhooks_come_in_through_a_socket_of_systemd() {
+    let webhooks = eval("webhooks");
+    assert_eq!(webhooks["failures"], json!([]));
+    let mut made = described(&webhooks["units"]);
+    let mut socket = made["pullagent-webhook.socket"].take();
+    assert_eq!(socket["Socket"].as_object_mut().unwrap().remove("ListenStream"), Some(json!("[::1]:9000")));
+    let expected: Value = serde_json::from_str(UNITS).unwrap();
+    assert_eq!(socket, expected["optional"]["pullagent-webhook.socket"]);
+    let gateway = &made["pullagent-gateway.service"]["Service"];
+    assert_eq!(gateway["Sockets"], "pullagent-webhook.socket");
+    assert_eq!(gateway["SocketBindAllow"], "ipv4:tcp:9175", "for metrics only");
+    let files = ["forge.0:/run/keys/forge", "forge.1:/run/keys/forge-old", "other.0:/run/keys/other"];
+    assert_eq!(gateway["LoadCredential"], json!(files.map(|file| format!("webhook.{file}"))));
+    let names = ["forge.0", "forge.1", "other.0"];
+    assert_eq!(gateway["SetCredential"], json!(names.map(|name| format!("webhook.{name}:missing"))));
+    let without = eval("units");
+    assert!(without["sockets"].get("pullagent-webhook").is_none());
+    assert!(without["services"]["pullagent-gateway"]["serviceConfig"].get("Sockets").is_none());
+    let Loaded { settings, unknown } = read(&webhooks["rendered"]);
+    assert_eq!(unknown, Vec::<String>::new());
+    assert!(!webhooks["rendered"].to_string().contains("/run/keys"));
+    let hooks = &settings.webhooks.hooks;
+    let place = "/run/credentials/pullagent-gateway.service/webhook.";
+    assert_eq!(hooks["forge"].kind, config::HookKind::Forgejo);
+    assert_eq!(
+        hooks["forge"].secret_files,
+        ["forge.0", "forge.1"].map(|name| PathBuf::from(format!("{place}{name}")))
+    );
+    assert_eq!(hooks["other"].header.as_deref(), Some("X-Signature"));
+    assert_eq!(
+        (settings.webhooks.listen.port(), &hooks["other"].remotes),
+        (9000, &vec!["origin".to_owned()])
+    );
+    let store = "/nix/store/00000000000000000000000000000000-secret";
+    let failures = try_eval("webhooks.failures", &[("hookSecret", store)]).unwrap();
+    assert!(failures.to_string().contains("forge.secretFiles lies in the Nix store"), "{failures}");
+}
+
 #[test]
 fn secrets_are_credentials_and_stay_out_of_the_file() {
     let secret = eval("secret");
     assert_eq!(secret["failures"], json!([]));
-    let credentials = ["origin.tokenFile:/run/keys/token", "deploy.sshKeyFile:/run/keys/deploy"];
+    let credentials = [
+        "origin.tokenFile:/run/keys/token",
+        "deploy.sshKeyFile:/run/keys/deploy",
+        "hint@nchan.tokenFile:/run/keys/push",
+    ];
     let services = &secret["units"]["services"];
     assert_eq!(services["pullagent-gateway"]["serviceConfig"]["LoadCredential"], json!(credentials));
     assert_eq!(
@@ -393,13 +437,23 @@ fn secrets_are_credentials_and_stay_out_of_the_file() {
         Some(Path::new("/run/credentials/pullagent-gateway.service/deploy.sshKeyFile"))
     );
     assert_eq!(hosts.as_deref(), Some(Path::new("/etc/ssh/ssh_known_hosts")), "no secret");
+    let [nchan, broker] = &settings.hints[..] else { unreachable!("{:?}", settings.hints) };
+    let token = Path::new("/run/credentials/pullagent-gateway.service/hint@nchan.tokenFile");
+    assert_eq!(nchan.token_file.as_deref(), Some(token));
+    assert_eq!((nchan.splay, nchan.idle_timeout), (Span::secs(2), Span::secs(90)));
+    assert_eq!((broker.kind, broker.splay), (config::HintKind::Exec, Span::secs(30)));
+    assert_eq!(broker.command, ["/bin/mosquitto_sub"]);
 }
 
 #[test]
 fn a_secret_in_the_store_is_refused() {
     let path = "/nix/store/00000000000000000000000000000000-secret";
-    for key in ["tokenFile", "sshKeyFile"] {
-        let failures = try_eval("secret.failures", &[(key, path)]).unwrap();
+    for (argument, key) in [
+        ("tokenFile", "tokenFile"),
+        ("sshKeyFile", "sshKeyFile"),
+        ("hintTokenFile", "hints (nchan).tokenFile"),
+    ] {
+        let failures = try_eval("secret.failures", &[(argument, path)]).unwrap();
         assert!(failures.to_string().contains(&format!("{key} lies in the Nix store")), "{failures}");
     }
 }
@@ -436,6 +490,8 @@ fn nonsense_is_refused_with_the_name_of_the_option() {
         ("undeclared", "services.pullagent.branch' does not exist"),
         ("textfile", "exporter.textfile' is not of type"),
         ("listen", "exporter.listen' is not of type"),
+        ("hookKind", "kind' is not of type"),
+        ("hookWithoutSecret", "secretFiles' was accessed but has no value"),
         ("remoteWithoutUrl", "url' was accessed but has no value"),
     ];
     for (case, text) in table {

@@ -7,6 +7,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -228,6 +229,36 @@ async fn an_interrupted_build_is_not_valid() {
     common::processes::wait_until("the end of the builder", || {
         !common::processes::with_arguments(&[script]).iter().any(here)
     });
+}
+
+/// As a power cut may leave them: Nix calls both valid.
+#[tokio::test]
+async fn what_is_damaged_is_told_and_made_anew() {
+    let store = Store::new().await;
+    let (flake, whole) = (store.source.join("flake.nix"), "hosts.\"web-1\".toplevel");
+    let drv = store.eval(whole).await.unwrap();
+    assert_eq!(store.nix.damaged(&[&store.source, &drv]).await.unwrap(), None);
+    for file in [flake.as_path(), drv.as_path()] {
+        fs::set_permissions(file, PermissionsExt::from_mode(0o644)).unwrap();
+        fs::write(file, "").unwrap();
+    }
+    for path in [&store.source, &drv] {
+        let said = store.nix.damaged(&[path]).await.unwrap().unwrap();
+        assert!(said.contains("was modified"), "{said}");
+    }
+    let error = store.eval(whole).await.unwrap_err();
+    assert_eq!(error.suspects(), [], "{error}");
+    let error = store.nix.delete(&store.source).await.unwrap_err().to_string();
+    assert!(error.contains("still alive"), "what is needed stays: {error}");
+    fs::remove_file(store.path("roots/source")).unwrap();
+    store.nix.delete(&store.source).await.unwrap();
+    let added = store.nix.add_source(&store.path("export/source"), &store.path("roots/source")).await;
+    assert_eq!(added.unwrap(), store.source);
+
+    let error = store.realise(whole, LIMIT).await.unwrap_err();
+    assert_eq!(error.suspects(), [drv.clone()], "{error}");
+    store.nix.delete(&drv).await.unwrap();
+    store.realise(whole, LIMIT).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Goal: the trusted store is a cache; a host that loses it, or finds it damaged, goes on by itself.
+//! Goal: the trusted store is a cache; a host that loses it, or finds it damaged, goes on by itself. So it does with what a
+//! power cut has left in the Nix store.
 //! Method: the demo's world with the real agent; the store is taken away at the two moments that matter.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
@@ -7,6 +8,7 @@
 #[path = "common/world.rs"]
 mod world;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,6 +82,44 @@ async fn a_revision_that_was_accepted_before_the_loss_can_still_be_built() {
     assert_eq!((second.code, second.kind), (why.code, why.kind), "it was fetched again and judged as before");
 
     let tip = push(&world, &[("flake.nix", &whole)]).await;
+    settle(&mut world, |s| s.state == Headline::InSync && runs(s, &tip)).await;
+    world.tear_down().await.unwrap();
+}
+
+/// Nix does not wait for the disk before it calls something valid, so a power cut empties files of what was added last.
+#[tokio::test]
+async fn what_a_power_cut_emptied_in_the_nix_store_is_made_anew() {
+    let mut world = world::begin("emptied", TEMPO, SETTLE_MAX).await;
+    let whole = world.alice.read("system/toplevel.sh").unwrap();
+    let tip = push(&world, &[("system/toplevel.sh", "echo no >&2; exit 1")]).await;
+    let failed =
+        |s: &Status| s.bad(&tip).is_some_and(|b| b.kind == BadKind::BuildFailed) && !s.state.is_passing();
+    let why = settle(&mut world, failed).await.bad(&tip).unwrap().clone();
+    assert_eq!(why.code, "build");
+
+    let mut emptied = 0;
+    for entry in std::fs::read_dir(&world.store.dir).unwrap() {
+        let path = entry.unwrap().path();
+        let file = match path.to_str().unwrap() {
+            source if source.ends_with("-source") => path.join("flake.nix"),
+            drv if drv.ends_with(".drv") => path,
+            _ => continue,
+        };
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+        std::fs::write(&file, "").unwrap();
+        emptied += 1;
+    }
+    assert!(emptied >= 2, "{emptied}");
+    // Failures are told apart by their second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    world.agent.ask(&["retry", tip.as_str()]).await.unwrap();
+    let again = |s: &Status| failed(s) && s.bad(&tip).is_some_and(|b| b.at > why.at);
+    let second = settle(&mut world, again).await.bad(&tip).unwrap().clone();
+    assert_eq!((second.code, second.text), (why.code, why.text), "it is judged as before");
+    let log = std::fs::read_to_string(&world.agent.log).unwrap();
+    assert_eq!(log.matches("and is made anew").count(), 2, "the source and the derivation: {log}");
+
+    let tip = push(&world, &[("system/toplevel.sh", &whole)]).await;
     settle(&mut world, |s| s.state == Headline::InSync && runs(s, &tip)).await;
     world.tear_down().await.unwrap();
 }

@@ -405,7 +405,7 @@ mod sshd {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let test = async {
             let (ours, theirs) = wire::pair().unwrap();
-            let gateway = tokio::spawn(gateway::run(theirs));
+            let gateway = tokio::spawn(gateway::run(theirs, Default::default()));
             ours.send(&Request::Watch { sources: vec![source] }, None).await.unwrap();
             assert_eq!(ours.recv().await.unwrap().unwrap().0, seen(&tip));
             let want = Request::Want { want: 1, source: "origin".to_owned(), oid: oid(&tip), haves: vec![] };

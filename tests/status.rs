@@ -9,12 +9,14 @@
 use std::path::Path;
 
 use pullagent::model::{
-    Action, Answer, AwaitedReboot, Cause, CheckFacts, Class, Ended, Entered, Event, Failure, Oid, Operation,
-    Outcome, RebootNeed, Setback, Step, Suspension, Target, TestLine, TestProgress, Tip, Word,
+    Action, Answer, AwaitedReboot, Cause, CheckFacts, Class, Ended, Entered, Event, Failure, HintCounts,
+    HintWord, Oid, Operation, Outcome, RebootNeed, Setback, Sighting, Step, Suspension, Target, TestLine,
+    TestProgress, Tip, Word,
 };
 use pullagent::plan::{self, Policy, Retry};
 use pullagent::report::{self, Doing, Fate, Headline, History, Life, Snapshot, Status, Style, Verdict};
 use pullagent::steps::Steps;
+use serde_json::json;
 
 mod status {
     pub mod hosts;
@@ -52,6 +54,39 @@ fn building() {
     accept(&mut s);
     s.doing = Some(Doing { action: "build", revision: Some(new_rev()), since: NOW - 102 });
     assert_eq!(check("building", &s).state, Headline::Building);
+}
+
+/// Whoever waits for a push to arrive sees whether anybody can be heard who would say so.
+#[test]
+fn hints_are_heard_or_not() {
+    let mut s = host_in_sync();
+    let mut settings = settings();
+    settings.hints = ["nchan", "ntfy", "broker", "new"]
+        .map(|name| {
+            let hint = json!({ "name": name, "kind": "sse", "url": "https://push.example.org/infra" });
+            serde_json::from_value(hint).unwrap()
+        })
+        .to_vec();
+    let mut say = |name: &str, connected: bool, text: &str, accepted: u64, ago: u64| {
+        let counts = HintCounts { accepted, ..HintCounts::default() };
+        let word = HintWord { connected, text: text.to_owned(), counts };
+        s.facts.see(Sighting::Hint { name: name.to_owned(), word, at: NOW - ago });
+    };
+    say("nchan", true, "", 1, 11_400);
+    say("nchan", true, "", 2, 130);
+    say("ntfy", true, "", 0, 40);
+    say("broker", true, "", 3, 7300);
+    say("broker", false, "the server answered 429 Too Many Requests", 3, 310);
+    say("broker", false, "nothing came for 90s", 3, 20);
+    let status = Status::from_snapshot(&s, &settings);
+    assert_eq!(status.state, Headline::InSync, "no hint is missed so badly that the headline would say it");
+    compare("hints", &report::page(&status, Life::Running, NOW, &Style::plain()));
+    let json = serde_json::to_value(&status).unwrap();
+    let expected = json!({
+        "name": "broker", "connected": false, "since": NOW - 310, "trouble": "nothing came for 90s",
+        "heardAt": NOW - 7300, "events": { "accepted": 3, "coalesced": 0, "ignored": 0, "tooLong": 0 },
+    });
+    assert_eq!(json["hints"][2], expected);
 }
 
 #[test]

@@ -30,12 +30,14 @@ impl Settings {
             return wrong("stateDirectory", format!("'{}' is not absolute", self.state_directory.display()));
         }
         self.check_remotes()?;
+        self.check_hints()?;
         self.check_branches()?;
         self.check_source()?;
         self.health.check()?;
         self.fetch.check()?;
         self.retention.check()?;
         self.exporter.as_ref().map_or(Ok(()), Exporter::check)?;
+        self.check_webhooks()?;
         self.trust.check()?;
         self.policy()?;
         if self.activation.window.0 <= self.activation.soak.0 {
@@ -59,12 +61,7 @@ impl Settings {
             return Err(ConfigError::Value { key: "remotes".to_owned(), text });
         }
         for (n, remote) in self.remotes.iter().enumerate() {
-            let plain = |s: &str| {
-                !s.is_empty()
-                    && s.len() <= 64
-                    && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-            };
-            if !plain(&remote.name) || self.remotes[..n].iter().any(|r| r.name == remote.name) {
+            if !is_plain_name(&remote.name) || self.remotes[..n].iter().any(|r| r.name == remote.name) {
                 return wrong(n, "name", format!("'{}' is not a plain name that is used once", remote.name));
             }
             if let Err(text) = check_url(&remote.url) {
@@ -72,6 +69,10 @@ impl Settings {
             }
             if remote.interval.0 < Duration::from_secs(1) {
                 return wrong(n, "interval", "it must be 1s or more".to_owned());
+            }
+            if remote.interval_while_hinted.is_some_and(|span| span.0 < remote.interval.0) {
+                let text = "it must be the interval or more".to_owned();
+                return wrong(n, "intervalWhileHinted", text);
             }
             let files = [
                 ("tokenFile", &remote.token_file),
@@ -122,6 +123,11 @@ pub(super) fn is_hostname(s: &str) -> bool {
     !s.is_empty() && s.len() <= 63 && s.chars().all(label) && !s.starts_with('-') && !s.ends_with('-')
 }
 
+/// What remotes and hints may be called.
+pub(super) fn is_plain_name(s: &str) -> bool {
+    !s.is_empty() && s.len() <= 64 && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
 /// The strict half of `git check-ref-format`: what a branch of ours may be called.
 fn is_branch_name(s: &str) -> bool {
     let part = |p: &str| !p.is_empty() && !p.starts_with('.') && !p.ends_with('.') && !p.ends_with(".lock");
@@ -158,6 +164,21 @@ fn check_url(url: &str) -> Result<(), String> {
     if SshAddress::is_meant_by(url) {
         return url.parse::<SshAddress>().map(drop).map_err(|e| e.to_string());
     }
+    if url.contains('?') {
+        return Err("no query, fragment or space in an address".to_owned());
+    }
+    check_http_url(url, "only https://, ssh://, user@host:path, file:// and absolute paths are supported")
+}
+
+/// Says what is wrong with the address of a service; never repeats it, which may hold a secret.
+pub(super) fn check_service_url(url: &str, bytes_max: usize) -> Result<(), String> {
+    if url.len() > bytes_max {
+        return Err(format!("the address is longer than {bytes_max} bytes"));
+    }
+    check_http_url(url, "only https:// is supported, and http:// on loopback")
+}
+
+fn check_http_url(url: &str, supported: &str) -> Result<(), String> {
     let loopback = |rest: &str| {
         ["127.0.0.1", "localhost", "[::1]"].iter().any(|h| {
             rest.strip_prefix(h).is_some_and(|after| after.is_empty() || after.starts_with(['/', ':']))
@@ -166,21 +187,17 @@ fn check_url(url: &str) -> Result<(), String> {
     let (plain, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => (false, rest),
         (None, Some(rest)) => (true, rest),
-        (None, None) => {
-            return Err(
-                "only https://, ssh://, user@host:path, file:// and absolute paths are supported".to_owned()
-            );
-        }
+        (None, None) => return Err(supported.to_owned()),
     };
-    let authority = rest.split('/').next().unwrap_or_default();
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
     if authority.is_empty() {
         return Err("the address has no host".to_owned());
     }
     if authority.contains('@') {
-        return Err("no user name or password in an address; use 'username' and 'tokenFile'".to_owned());
+        return Err("no user name or password in an address; use 'tokenFile'".to_owned());
     }
-    if url.contains(['?', '#']) || url.chars().any(|c| c.is_control() || c == ' ') {
-        return Err("no query, fragment or space in an address".to_owned());
+    if url.contains('#') || url.chars().any(|c| c.is_control() || c == ' ') {
+        return Err("no fragment or space in an address".to_owned());
     }
     if plain && !loopback(rest) {
         return Err("plain http:// is for loopback only; use https://".to_owned());

@@ -17,6 +17,43 @@ fn ssh(config: &mut serde_json::Value, key: Option<&str>, hosts: Option<&str>) {
     remote["knownHostsFile"] = hosts.into();
 }
 
+/// A hint that is right but for what `changes` changes.
+fn hint(kind: &str, changes: serde_json::Value) -> serde_json::Value {
+    let mut hint = serde_json::json!({ "name": "push", "kind": kind, "url": "https://push.example.org/sse?topic=infra" });
+    for (key, value) in changes.as_object().unwrap() {
+        hint[key] = value.clone();
+    }
+    hint
+}
+
+fn hint_is(config: &mut serde_json::Value, kind: &str, changes: serde_json::Value) {
+    config["hints"] = vec![hint(kind, changes)].into();
+}
+
+#[test]
+fn hints_are_read_and_slow_polling_down_within_bounds() {
+    let program =
+        serde_json::json!({ "url": null, "command": ["/bin/sh", "-c", "true"], "remotes": ["origin"] });
+    for (kind, changes) in
+        [("sse", serde_json::json!({})), ("long-poll", serde_json::json!({})), ("exec", program)]
+    {
+        let loaded = with(|c| hint_is(c, kind, changes.clone())).unwrap();
+        assert_eq!(loaded.unknown, Vec::<String>::new());
+        assert_eq!(loaded.settings.hints[0].idle_timeout, Span::secs(90));
+    }
+    let hinted = |interval: &str, hinted: Option<&str>| {
+        let loaded = with(|c| {
+            c["remotes"][0]["interval"] = interval.into();
+            c["remotes"][0]["intervalWhileHinted"] = hinted.into();
+        });
+        loaded.unwrap().settings.remotes[0].hinted_interval().as_secs()
+    };
+    assert_eq!(hinted("30s", None), 300);
+    assert_eq!(hinted("5m", None), 900, "no more than 15 min");
+    assert_eq!(hinted("1h", None), 3600, "never more often than without");
+    assert_eq!(hinted("30s", Some("1h")), 3600, "as somebody wants it");
+}
+
 #[test]
 fn an_ssh_remote_with_both_its_files_is_right() {
     let remote = with(|c| ssh(c, Some("/run/keys/deploy"), Some("/etc/ssh/ssh_known_hosts"))).unwrap();
@@ -58,13 +95,28 @@ fn nonsense_is_refused_with_its_key() {
         ("exporter.listen", |c| c["exporter"] = serde_json::json!({ "listen": "127.0.0.1:0" })),
         ("exporter.textfile", |c| c["exporter"] = serde_json::json!({ "textfile": "metrics.prom" })),
         ("exporter.textfile", |c| c["exporter"] = serde_json::json!({ "textfile": "/run/metrics.txt" })),
+        ("webhooks.hooks.forge.secretFiles", |c| hook(c, serde_json::json!({ "secretFiles": [] }))),
+        ("webhooks.hooks.forge.secretFiles", |c| hook(c, serde_json::json!({ "secretFiles": ["key"] }))),
+        ("webhooks.hooks.forge.secretFiles", |c| {
+            hook(c, serde_json::json!({ "secretFiles": vec!["/k"; 5] }))
+        }),
+        ("webhooks.hooks.forge.header", |c| hook(c, serde_json::json!({ "header": "X-Signature" }))),
+        ("webhooks.hooks.forge.header", |c| {
+            hook(c, serde_json::json!({ "kind": "hmac-sha256", "header": "X Signature" }));
+        }),
+        ("webhooks.hooks.forge.remotes", |c| hook(c, serde_json::json!({ "remotes": ["elsewhere"] }))),
+        ("webhooks.hooks", |c| c["webhooks"]["hooks"]["a/b"] = hook_of(serde_json::json!({}))),
+        ("webhooks.listen", |c| {
+            hook(c, serde_json::json!({}));
+            c["exporter"] = serde_json::json!({ "listen": "127.0.0.1:9176" });
+        }),
         ("stateDirectory", |c| c["stateDirectory"] = "var".into()),
         ("remotes", |c| c["remotes"] = serde_json::json!([])),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://git.example.org/x".into()),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "http://127.0.0.1.evil.org/x".into()),
-        ("remotes[0].url", |c| c["remotes"][0]["url"] = "https://me:secret@git.example.org/x".into()),
+        ("remotes[0].url", |c| c["remotes"][0]["url"] = "https://me:hunter2@git.example.org/x".into()),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "ext::sh -c id".into()),
-        ("remotes[0].url", |c| c["remotes"][0]["url"] = "ssh://git:secret@git.example.org/x".into()),
+        ("remotes[0].url", |c| c["remotes"][0]["url"] = "ssh://git:hunter2@git.example.org/x".into()),
         ("remotes[0].url", |c| c["remotes"][0]["url"] = "git@-oProxyCommand=id:x".into()),
         ("remotes[0].sshKeyFile", |c| ssh(c, None, Some("/h"))),
         ("remotes[0].knownHostsFile", |c| ssh(c, Some("/k"), None)),
@@ -73,6 +125,25 @@ fn nonsense_is_refused_with_its_key() {
         ("remotes[0].knownHostsFile", |c| ssh(c, Some("/k"), Some("/%h"))),
         ("remotes[0].interval", |c| c["remotes"][0]["interval"] = "10ms".into()),
         ("remotes[0].tokenFile", |c| c["remotes"][0]["tokenFile"] = "token".into()),
+        ("remotes[0].intervalWhileHinted", |c| c["remotes"][0]["intervalWhileHinted"] = "59s".into()),
+        ("hints", |c| c["hints"] = vec![hint("sse", serde_json::json!({})); 9].into()),
+        ("hints[1].name", |c| c["hints"] = vec![hint("sse", serde_json::json!({})); 2].into()),
+        ("hints[0].name", |c| hint_is(c, "sse", serde_json::json!({ "name": "a b" }))),
+        ("hints[0].url", |c| hint_is(c, "sse", serde_json::json!({ "url": null }))),
+        ("hints[0].url", |c| hint_is(c, "sse", serde_json::json!({ "url": "http://push.example.org/x" }))),
+        ("hints[0].url", |c| {
+            hint_is(c, "sse", serde_json::json!({ "url": "https://me:secret@push.example.org/x" }))
+        }),
+        ("hints[0].url", |c| hint_is(c, "long-poll", serde_json::json!({ "url": "/run/x" }))),
+        ("hints[0].command", |c| hint_is(c, "sse", serde_json::json!({ "command": ["/bin/true"] }))),
+        ("hints[0].url", |c| hint_is(c, "exec", serde_json::json!({ "command": ["/bin/true"] }))),
+        ("hints[0].command", |c| hint_is(c, "exec", serde_json::json!({ "url": null }))),
+        ("hints[0].command", |c| hint_is(c, "exec", serde_json::json!({ "url": null, "command": ["true"] }))),
+        ("hints[0].remotes", |c| hint_is(c, "sse", serde_json::json!({ "remotes": ["elsewhere"] }))),
+        ("hints[0].tokenFile", |c| hint_is(c, "sse", serde_json::json!({ "tokenFile": "token" }))),
+        ("hints[0].filter", |c| hint_is(c, "sse", serde_json::json!({ "filter": "x".repeat(256) }))),
+        ("hints[0].splay", |c| hint_is(c, "sse", serde_json::json!({ "splay": "11m" }))),
+        ("hints[0].idleTimeout", |c| hint_is(c, "sse", serde_json::json!({ "idleTimeout": "10ms" }))),
         ("branches", |c| c["branches"] = serde_json::json!([{ "pattern": "a..b", "operation": "switch" }])),
         ("branches", |c| c["branches"] = serde_json::json!([{ "pattern": "t", "operation": "test" }])),
         ("source.subdir", |c| c["source"]["subdir"] = "../x".into()),
@@ -88,13 +159,34 @@ fn nonsense_is_refused_with_its_key() {
     for (key, edit) in table {
         let error = with(*edit).unwrap_err();
         assert!(error.contains(&format!("'{key}'")), "{key}: {error}");
-        assert!(!error.contains("secret"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
     assert!(with(|c| c["activation"]["soak"] = "soon".into()).is_err());
     assert!(with(|c| c["activation"]["reboot"]["policy"] = "later".into()).is_err());
     let error = with(|c| c["activation"]["reboot"]["window"] = serde_json::json!(["2-5"])).unwrap_err();
     assert!(error.contains("parse"), "{error}");
     assert!(with(|c| c["trust"]["mode"] = "managed".into()).is_err());
+}
+
+/// A hook that is as it should be, but for what `more` says.
+fn hook_of(more: serde_json::Value) -> serde_json::Value {
+    let mut hook = serde_json::json!({ "kind": "forgejo", "secretFiles": ["/run/key"] });
+    hook.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    hook
+}
+
+fn hook(config: &mut serde_json::Value, more: serde_json::Value) {
+    config["webhooks"]["hooks"]["forge"] = hook_of(more);
+}
+
+#[test]
+fn webhooks_are_read() {
+    let settings = with(|c| hook(c, serde_json::json!({ "remotes": ["origin"] }))).unwrap().settings;
+    assert_eq!(settings.webhooks.hooks["forge"].kind, crate::config::HookKind::Forgejo);
+    assert_eq!(settings.webhooks.listen, "127.0.0.1:9176".parse().unwrap());
+    let bare = with(|c| c["webhooks"] = serde_json::json!({})).unwrap().settings;
+    assert_eq!(bare.webhooks, crate::config::Webhooks::default(), "as files of earlier versions have it");
+    assert!(with(|c| hook(c, serde_json::json!({ "kind": "sourceforge" }))).is_err());
 }
 
 #[test]

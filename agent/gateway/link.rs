@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::{self, Settings};
 use crate::host;
-use crate::model::{Oid, Sighting};
-use crate::wire::{self, Class, Listener, Notice, ReconcilerEnd, Ref, Request, Source};
+use crate::model::{HintCounts, HintWord, Oid, Sighting};
+use crate::wire::{self, Class, Hint, Listener, Notice, ReconcilerEnd, Ref, Request, Source};
 
 /// How long the gateway may take to begin with a pack, beyond the limits it keeps itself.
 const PACK_BEGINS_MAX: Duration = Duration::from_secs(180);
@@ -55,6 +55,7 @@ pub struct Link {
     /// How many gateways there were.
     met: watch::Sender<u64>,
     sources: RefCell<Vec<Source>>,
+    hints: Vec<Hint>,
     next: Cell<u64>,
     /// The first request that went to this gateway.
     first: Cell<u64>,
@@ -80,7 +81,7 @@ pub fn sources(settings: &Settings) -> Vec<Source> {
         name: r.name.clone(),
         url: r.url.clone(),
         refs: refs.clone(),
-        interval_ms: u64::try_from(r.interval.0.as_millis()).unwrap_or(u64::MAX),
+        interval_ms: millis(r.interval.0),
         username: r.username.clone(),
         token_file: r.token_file.clone(),
         ca_file: r.ca_file.clone(),
@@ -91,25 +92,59 @@ pub fn sources(settings: &Settings) -> Vec<Source> {
     settings.remotes.iter().map(source).collect()
 }
 
+/// Returns which hints a gateway has to listen to by `settings`.
+pub fn hints(settings: &Settings) -> Vec<Hint> {
+    const { assert!(config::HINTS_MAX <= wire::HINTS_MAX, "a frame holds all hints that may be configured") };
+    settings.hints.iter().map(|hint| wire_hint(hint, &settings.remotes)).collect()
+}
+
+fn wire_hint(hint: &config::Hint, remotes: &[config::Remote]) -> Hint {
+    let address = || wire::Address {
+        url: hint.url.clone().unwrap_or_default(),
+        token_file: hint.token_file.clone(),
+        ca_file: hint.ca_file.clone(),
+    };
+    Hint {
+        name: hint.name.clone(),
+        way: match hint.kind {
+            config::HintKind::Sse => wire::Way::Sse(address()),
+            config::HintKind::LongPoll => wire::Way::LongPoll(address()),
+            config::HintKind::Exec => wire::Way::Exec { command: hint.command.clone() },
+        },
+        polls: remotes
+            .iter()
+            .filter(|r| hint.is_for(r))
+            .map(|r| (r.name.clone(), millis(r.hinted_interval())))
+            .collect(),
+        filter: hint.filter.clone(),
+        splay_ms: millis(hint.splay.0),
+        idle_ms: millis(hint.idle_timeout.0),
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The import refuses what is larger, so it need not come in the first place.
 fn limits(fetch: &config::Fetch) -> wire::Limits {
-    let millis = |span: config::Span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
     wire::Limits {
         pack_bytes: fetch.pack_bytes_max,
-        idle_ms: millis(fetch.idle_timeout),
-        poll_ms: millis(fetch.poll_timeout),
-        pack_ms: millis(fetch.timeout),
+        idle_ms: millis(fetch.idle_timeout.0),
+        poll_ms: millis(fetch.poll_timeout.0),
+        pack_ms: millis(fetch.timeout.0),
         ..wire::Limits::default()
     }
 }
 
 impl Link {
-    /// Returns a link that has `sources` watched by whatever gateway there is. There is none yet.
-    pub fn new(sources: Vec<Source>) -> Link {
+    /// Returns a link that has `sources` watched and `hints` listened to by whatever gateway there is. There is none yet.
+    pub fn new(sources: Vec<Source>, hints: Vec<Hint>) -> Link {
         Link {
             line: RefCell::default(),
             met: watch::Sender::new(0),
             sources: RefCell::new(sources),
+            hints,
             next: Cell::new(1),
             first: Cell::new(1),
             waiting: RefCell::default(),
@@ -123,8 +158,14 @@ impl Link {
         let line = Rc::new(channel);
         let sources = self.sources.borrow().clone();
         // It learns what to watch before anybody can ask it for anything.
-        if let Err(error) = tell(&line, &Request::Watch { sources: sources.clone() }).await {
-            tracing::warn!("{error}");
+        let mut first = vec![Request::Watch { sources: sources.clone() }];
+        if !self.hints.is_empty() {
+            first.push(Request::Listen { hints: self.hints.clone() });
+        }
+        for request in first {
+            if let Err(error) = tell(&line, &request).await {
+                tracing::warn!("{error}");
+            }
         }
         self.line.replace(Some(line));
         self.met.send_modify(|n| *n += 1);
@@ -216,6 +257,7 @@ impl Link {
                     Ok(newcomer) => newcomer,
                     Err(_) => {
                         self.call_unreachable(&why, &clock, &see).await;
+                        self.call_deaf(&why, &clock, &see).await;
                         accept(door, &last).await
                     }
                 },
@@ -273,6 +315,11 @@ impl Link {
                         see(Sighting::Heads { remote: source, heads, at: clock() }).await;
                     }
                 }
+                Notice::Hint { name, word } => {
+                    if self.hints.iter().any(|hint| hint.name == name) {
+                        see(Sighting::Hint { name, word, at: clock() }).await;
+                    }
+                }
                 Notice::Pack { want } => {
                     if let (Some(waiting), Some(fd)) = (self.waiting.borrow_mut().remove(&want), fd) {
                         // Whoever asked may have given up; dropping the pipe's end stops the transfer.
@@ -326,6 +373,15 @@ impl Link {
         self.first.set(self.next.get());
         self.waiting.borrow_mut().clear();
         self.broke.borrow_mut().clear();
+    }
+
+    /// Without a gateway nobody listens to hints.
+    async fn call_deaf(&self, why: &str, clock: &impl Fn() -> u64, see: &impl AsyncFn(Sighting)) {
+        let text = wire::text(&gone(why).text);
+        let word = HintWord { connected: false, text, counts: HintCounts::default() };
+        for hint in &self.hints {
+            see(Sighting::Hint { name: hint.name.clone(), word: word.clone(), at: clock() }).await;
+        }
     }
 
     async fn call_unreachable(&self, why: &str, clock: &impl Fn() -> u64, see: &impl AsyncFn(Sighting)) {

@@ -1,18 +1,21 @@
 //! The gateway as a process of its own: connects to the reconciler, serves it, and connects again when it is gone. It
 //! ends by SIGTERM only; its service manager is told how it gets on. It is told everything else by the reconciler, but for where
-//! to show metrics, which it reads itself: it has to go on with that when the reconciler is gone.
+//! to show metrics and who may send to webhooks, which it reads itself: it has to go on with that when the reconciler is gone.
 
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::config::{self, Exporter};
+use super::webhook::{self, Wakes};
+use crate::config::{self, Settings};
 use crate::host;
 use crate::host::service::{self, NotifyState};
 use crate::wire;
@@ -21,6 +24,9 @@ use crate::wire;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// No pause is longer. A connection that lasted as long makes the next pause short again.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What systemd calls the socket for webhooks.
+const WEBHOOK_SOCKET: &str = "webhook";
 
 /// What the process is told when it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,15 +53,23 @@ pub fn main(started: &Started) -> ExitCode {
     }
 }
 
-/// Reads where metrics are to be shown. A configuration that can't be read costs them, and nothing else.
-fn exporter(config: Option<&Path>) -> Option<Exporter> {
+/// Reads what the gateway does without the reconciler. A configuration that can't be read costs that, and nothing else.
+fn settings(config: Option<&Path>) -> Option<Settings> {
     match config.map(config::load)? {
-        Ok(loaded) => loaded.settings.exporter,
+        Ok(loaded) => Some(loaded.settings),
         Err(error) => {
-            tracing::warn!("no metrics are shown: {}", host::chain(&error));
+            tracing::warn!("no metrics are shown, and no webhooks are heard: {}", host::chain(&error));
             None
         }
     }
+}
+
+/// Takes the socket for webhooks, if there is one.
+fn webhook_socket() -> Option<OwnedFd> {
+    service::take_socket(WEBHOOK_SOCKET).unwrap_or_else(|error| {
+        tracing::warn!("the socket that systemd passes for webhooks can't be taken: {error}");
+        None
+    })
 }
 
 async fn live(started: &Started) -> io::Result<()> {
@@ -63,10 +77,18 @@ async fn live(started: &Started) -> io::Result<()> {
     let mut int = signal(SignalKind::interrupt())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     service::notify(&[NotifyState::Ready]);
-    let mut served = pin!(serve(&started.socket));
+    let settings = settings(started.config.as_deref());
+    let (socket, wakes) = (webhook_socket(), Arc::new(Wakes::default()));
+    let mut served = pin!(serve(&started.socket, &wakes));
     let mut shown = pin!(async {
-        match exporter(started.config.as_deref()) {
+        match settings.as_ref().and_then(|settings| settings.exporter.clone()) {
             Some(exporter) => super::exporter::run(exporter, started.root.clone()).await,
+            None => std::future::pending().await,
+        }
+    });
+    let mut heard = pin!(async {
+        match &settings {
+            Some(settings) => webhook::run(settings, socket, wakes.clone()).await,
             None => std::future::pending().await,
         }
     });
@@ -74,6 +96,7 @@ async fn live(started: &Started) -> io::Result<()> {
         tokio::select! {
             never = &mut served => match never {},
             never = &mut shown => match never {},
+            never = &mut heard => match never {},
             _ = term.recv() => break,
             _ = int.recv() => break,
             () = service::beat() => {}
@@ -85,7 +108,7 @@ async fn live(started: &Started) -> io::Result<()> {
 }
 
 /// Serves one reconciler after the other.
-async fn serve(socket: &Path) -> Infallible {
+async fn serve(socket: &Path, wakes: &Arc<Wakes>) -> Infallible {
     let mut pause = PAUSE_FIRST;
     let mut said = String::new();
     loop {
@@ -93,7 +116,7 @@ async fn serve(socket: &Path) -> Infallible {
             Ok(channel) => {
                 say(&mut said, "serving the reconciler");
                 let began = Instant::now();
-                let ended = super::run(channel).await;
+                let ended = super::run(channel, wakes.clone()).await;
                 if began.elapsed() >= PAUSE_MAX {
                     pause = PAUSE_FIRST;
                 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::pipe::PipeFlags;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::model::Oid;
@@ -55,6 +55,10 @@ pub(super) struct Poller {
     source: Source,
     /// Keeps one request to poll: any number of them ask for the same.
     poll_now: Arc<Notify>,
+    /// The same for hints, which are not listened to while the remote refuses us.
+    hinted: Arc<Notify>,
+    /// The interval while hints are connected; `None`: they are not.
+    calm: watch::Sender<Option<Duration>>,
     wants: mpsc::Sender<Want>,
     stop: Stop,
     thread: JoinHandle<()>,
@@ -64,15 +68,17 @@ impl Poller {
     /// Starts the thread, which polls at once.
     pub(super) fn start(source: Source, out: mpsc::Sender<Outgoing>) -> std::io::Result<Poller> {
         let (wants, wanted) = mpsc::channel(WANTS_MAX);
-        let (stop, poll_now) = (Stop::default(), Arc::new(Notify::new()));
-        let orders = Orders { stop: stop.clone(), poll_now: poll_now.clone(), wanted };
+        let (stop, poll_now, hinted) = (Stop::default(), Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (calm, calmed) = watch::channel(None);
+        let orders =
+            Orders { stop: stop.clone(), poll_now: poll_now.clone(), hinted: hinted.clone(), calmed, wanted };
         let net = Net::new(stop.clone(), Duration::from_millis(source.limits.idle_ms))?;
         let thread = {
             let source = source.clone();
             let name = format!("poll {}", source.name);
             std::thread::Builder::new().name(name).spawn(move || run(source, net, orders, out))?
         };
-        Ok(Poller { source, poll_now, wants, stop, thread })
+        Ok(Poller { source, poll_now, hinted, calm, wants, stop, thread })
     }
 
     pub(super) fn watches(&self, source: &Source) -> bool {
@@ -82,6 +88,17 @@ impl Poller {
     /// Makes the thread poll now, or after what it does now.
     pub(super) fn poll(&self) {
         self.poll_now.notify_one();
+    }
+
+    /// Makes the thread poll as [`Poller::poll`] does, unless the remote refuses us: to ask more often would only get the
+    /// host locked out, and whoever sends hints must not be able to bring that about.
+    pub(super) fn hint(&self) {
+        self.hinted.notify_one();
+    }
+
+    /// Sets the interval while hints are connected; `None`: they are not.
+    pub(super) fn calm(&self, interval: Option<Duration>) {
+        self.calm.send_if_modified(|calm| std::mem::replace(calm, interval) != interval);
     }
 
     /// Returns whether the fetch was queued.
@@ -106,6 +123,8 @@ impl Poller {
 struct Orders {
     stop: Stop,
     poll_now: Arc<Notify>,
+    hinted: Arc<Notify>,
+    calmed: watch::Receiver<Option<Duration>>,
     wanted: mpsc::Receiver<Want>,
 }
 
@@ -136,7 +155,28 @@ struct Watch {
 enum Next {
     Stop,
     Poll,
+    /// Hints were found or lost.
+    Reschedule,
     Fetch(Want),
+}
+
+/// What decides when the next poll is due.
+#[derive(Clone, Copy)]
+struct Schedule {
+    polled: Instant,
+    interval: Duration,
+    last: Last,
+    random: u64,
+}
+
+impl Schedule {
+    /// Returns when it is due by schedule, with `calm` as the interval while hints are connected. A remote that does not
+    /// answer is asked as often as without them.
+    fn due(self, calm: Option<Duration>) -> Instant {
+        let calm = calm.filter(|_| self.last == Last::Answered);
+        let interval = calm.map_or(self.interval, |calm| calm.max(self.interval));
+        self.polled + backoff::next_poll(interval, self.last, self.random)
+    }
 }
 
 impl Watch {
@@ -154,16 +194,22 @@ impl Watch {
                 failed(&self.source.name, None, &failure)
             }
         };
-        let interval = Duration::from_millis(self.source.interval_ms);
-        let due = Instant::now() + backoff::next_poll(interval, self.last, fastrand::u64(..));
-        self.say(notice.into()) && self.serve_until(due)
+        let schedule = Schedule {
+            polled: Instant::now(),
+            interval: Duration::from_millis(self.source.interval_ms),
+            last: self.last,
+            random: fastrand::u64(..),
+        };
+        self.say(notice.into()) && self.serve_until(schedule)
     }
 
-    fn serve_until(&mut self, due: Instant) -> bool {
+    fn serve_until(&mut self, schedule: Schedule) -> bool {
         loop {
-            match self.next(due) {
+            let calm = *self.orders.calmed.borrow_and_update();
+            match self.next(schedule.due(calm)) {
                 Next::Stop => return false,
                 Next::Poll => return true,
+                Next::Reschedule => {}
                 Next::Fetch(want) => {
                     if !self.fetch(&want) {
                         return false;
@@ -175,13 +221,16 @@ impl Watch {
 
     /// Waits for what comes first; a kept connection is served meanwhile.
     fn next(&mut self, due: Instant) -> Next {
-        let Orders { stop, poll_now, wanted } = &mut self.orders;
+        let refused = matches!(self.last, Last::Standing { .. });
+        let Orders { stop, poll_now, hinted, calmed, wanted } = &mut self.orders;
         self.net.block_on(async {
             tokio::select! {
                 biased;
                 () = stop.stopped() => Next::Stop,
                 want = wanted.recv() => want.map_or(Next::Stop, Next::Fetch),
                 () = poll_now.notified() => Next::Poll,
+                () = hinted.notified(), if !refused => Next::Poll,
+                Ok(()) = calmed.changed() => Next::Reschedule,
                 () = tokio::time::sleep_until(due) => Next::Poll,
             }
         })

@@ -327,6 +327,26 @@ impl Command {
         self.drive(&mut keep, stop).await
     }
 
+    /// Runs the program to its end for what it says meanwhile, and hands each piece of its standard output to `hear` as it
+    /// comes. It is ended early, as having printed too much, as soon as `hear` returns `false`.
+    ///
+    /// Dropping the future ends the program and its whole process group.
+    pub async fn run_heard(self, mut hear: impl FnMut(&[u8]) -> bool) -> Result<(), CommandError> {
+        let (program, mut tail) = (self.name(), Tail::new(self.stderr_tail));
+        let mut keep = |from: Stream, piece: &[u8]| match from {
+            Stream::Stdout if hear(piece) => Ok(()),
+            Stream::Stdout => Err(Halt::TooMuch),
+            Stream::Stderr => {
+                tail.push(piece);
+                Ok(())
+            }
+        };
+        match self.drive(&mut keep, std::future::pending()).await? {
+            Ending::Code(0) => Ok(()),
+            end => Err(CommandError::Failed { program, end, stderr: tail.into_text() }),
+        }
+    }
+
     /// Starts the program with a pipe at each of its standard streams, in a process group of its own, for a
     /// conversation that the caller bounds and ends. It reads the end of its input when we die.
     #[expect(clippy::disallowed_methods, reason = "this file owns spawning")]

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdoptedTrust, Answer, CheckFacts, Class, Decision, DeploymentId, Desired, GuardFacts, HostFacts, Kin,
-    Nonce, Oid, Red, StorePath, Tip, TrustSettings,
+    AdoptedTrust, Answer, CheckFacts, Class, Decision, DeploymentId, Desired, GuardFacts, HintWord,
+    HostFacts, Kin, Nonce, Oid, Red, StorePath, Tip, TrustSettings,
 };
 use super::{AwaitedReboot, Failure, RebootNeed, Refusal, Suspension};
 
@@ -418,6 +418,15 @@ pub enum Sighting {
         class: String,
         /// What it said.
         text: String,
+        /// When.
+        at: u64,
+    },
+    /// A source of hints was heard, found or lost.
+    Hint {
+        /// The hint.
+        name: String,
+        /// How it fares.
+        word: HintWord,
         /// When.
         at: u64,
     },

@@ -83,7 +83,7 @@ fn doubled(first: Duration, count: u32) -> Duration {
 }
 
 /// Returns the part of `whole` that `random` is of all `u64`, in whole milliseconds.
-fn part(whole: Duration, random: u64) -> Duration {
+pub fn part(whole: Duration, random: u64) -> Duration {
     let millis = (whole.as_millis().min(u128::from(u64::MAX)) * u128::from(random)) >> 64;
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    CheckFacts, Class, Command, Deployment, DeploymentId, Event, Failure, GuardFacts, HostFacts, Kin, Oid,
-    RETENTION, Sighting, TrustSettings, Why,
+    CheckFacts, Class, Command, Deployment, DeploymentId, Event, Failure, GuardFacts, HintWord, HostFacts,
+    Kin, Oid, RETENTION, Sighting, TrustSettings, Why,
 };
 
 use super::SUSPENDED;
@@ -36,6 +36,8 @@ pub struct Facts {
     pub failures: BTreeMap<String, u32>,
     /// The remotes by name.
     pub remotes: BTreeMap<String, RemoteFacts>,
+    /// The sources of hints by name.
+    pub hints: BTreeMap<String, HintFacts>,
     /// What failed in a way that may pass.
     pub retries: BTreeMap<Oid, Retry>,
     /// How the health checks of the newest deployment fared, or fare.
@@ -51,6 +53,29 @@ pub struct RemoteFacts {
     pub answered_at: Option<u64>,
     /// Why it does not answer now.
     pub trouble: Option<Trouble>,
+}
+
+/// What is known of one source of hints.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HintFacts {
+    /// How it fares.
+    pub word: HintWord,
+    /// Since when it is connected, or is not.
+    pub since: u64,
+    /// When a hint of it led to a poll, the last time.
+    pub heard_at: Option<u64>,
+}
+
+impl HintFacts {
+    /// Returns what is known once `word` was said.
+    fn after(before: Option<&HintFacts>, word: HintWord, at: u64) -> HintFacts {
+        let same = before.filter(|b| b.word.connected == word.connected);
+        let counted = before.map_or(0, |b| b.word.counts.accepted);
+        // A gateway that was restarted counts from the beginning.
+        let heard = word.counts.accepted != counted && word.counts.accepted > 0;
+        let heard_at = if heard { Some(at) } else { before.and_then(|b| b.heard_at) };
+        HintFacts { since: same.map_or(at, |b| b.since), word, heard_at }
+    }
 }
 
 /// Why a remote does not answer.
@@ -123,6 +148,10 @@ impl Facts {
                 let tries = before.as_ref().map_or(0, |t| t.tries).saturating_add(1);
                 let since = before.map_or(at, |t| t.since);
                 facts.trouble = Some(Trouble { class, text, tries, since, at });
+            }
+            Sighting::Hint { name, word, at } => {
+                let facts = HintFacts::after(self.hints.get(&name), word, at);
+                self.hints.insert(name, facts);
             }
             Sighting::Related { revision, to, kin } => {
                 if self.kin.len() >= KIN_MAX {

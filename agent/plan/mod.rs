@@ -19,7 +19,7 @@ pub mod window;
 
 pub use alarm::{Alarm, AlarmCode, Standing, alarms, is_stale, standing_of_remote};
 pub use answer::{Wish, hear};
-pub use facts::{Facts, RemoteFacts, Retry, Trouble};
+pub use facts::{Facts, HintFacts, RemoteFacts, Retry, Trouble};
 pub use held::{Held, held, withheld};
 pub use keys::{counting, judged_by};
 pub use main_line::head;

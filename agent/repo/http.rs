@@ -1,15 +1,11 @@
 //! Git's smart HTTP over our own client: what gitoxide calls an `Http`, waiting through [`Net`] and sending the
 //! token to one origin only. It knows requests and answers, nothing of refs or packs.
 
-use std::error::Error as StdError;
-use std::fs::File;
+use std::any::Any;
+use std::cell::RefCell;
 use std::io::{self, BufRead, Read, Write};
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Once;
-use std::time::Duration;
-use std::{any::Any, cell::RefCell};
 
 use base64::Engine as _;
 use bytes::{Buf as _, Bytes};
@@ -19,22 +15,12 @@ use gix_transport::client::blocking_io::http::{
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 
-use super::net::{Class, Failure, Net, causes};
+use super::net::{Class, Failure, Net};
 use super::remote::shown;
+use super::web;
 
-/// The longest token file, in bytes.
-const TOKEN_BYTES_MAX: u64 = 8 * 1024;
-/// The longest file of certificate authorities, in bytes.
-const CA_BYTES_MAX: u64 = 4 << 20;
 /// The longest request body, in bytes; ours hold a few ids.
 const UPLOAD_BYTES_MAX: usize = 64 * 1024;
-/// How long making a connection may take, name lookup and TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often the kernel asks whether the other end of an idle connection still lives; keeps address translators
-/// from forgetting it, without waking us.
-const KEEPALIVE: Duration = Duration::from_secs(45);
-/// What a server may have under way towards us. Bounds our memory when the reader of a pack is slow.
-const WINDOW_BYTES: u32 = 512 * 1024;
 /// Forges tell Git from a browser by the first word.
 const USER_AGENT: &str = concat!("git/pullagent-", env!("CARGO_PKG_VERSION"));
 /// How much of an unexpected content type is shown.
@@ -61,73 +47,17 @@ pub(super) fn transport(access: Access, net: &Rc<Net>) -> Result<Transport<Clien
     check_url(&access.url)?;
     let url = gix::url::parse(access.url.as_str())
         .map_err(|e| Failure::new(Class::Local, format!("its url is not usable: {e}")))?;
-    let client = client(&access)?;
+    let client = web::client(&access.url, access.ca_file.as_deref(), USER_AGENT)?;
     let client = Client(Rc::new(Shared { client, access, net: net.clone() }));
     Ok(Transport::new_http(client, url, gix_transport::Protocol::V2, false))
 }
 
-/// Plain HTTP would show token and content to everyone on the way: only on this host.
+/// A repository's address is a path and nothing more.
 fn check_url(url: &Url) -> Result<(), Failure> {
-    let local = |text: &str| Err(Failure::new(Class::Local, text));
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    if !url.username().is_empty() || url.password().is_some() {
-        return local("its url holds a user or a password; put the token into a file");
-    }
     if url.query().is_some() || url.fragment().is_some() {
-        return local("its url holds a query or a fragment");
+        return Err(Failure::new(Class::Local, "its url holds a query or a fragment"));
     }
-    match url.scheme() {
-        "https" => Ok(()),
-        "http" if loopback => Ok(()),
-        _ => local("its url is plain http, which is allowed on loopback only"),
-    }
-}
-
-fn client(access: &Access) -> Result<reqwest::Client, Failure> {
-    static PROVIDER: Once = Once::new();
-    // An error says that the process has one already, which serves as well.
-    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    let authorities = match &access.ca_file {
-        Some(path) => authorities(path)?,
-        None => Vec::new(),
-    };
-    let builder = match access.url.scheme() {
-        "https" => reqwest::Client::builder().tls_certs_merge(authorities),
-        // Without TLS, reading the system's authorities would be in vain.
-        _ => reqwest::Client::builder().tls_certs_only([]),
-    };
-    builder
-        .user_agent(USER_AGENT)
-        // A redirect could lead the token to another origin; an operator can write the new URL instead.
-        .redirect(reqwest::redirect::Policy::none())
-        // Nothing from the environment.
-        .no_proxy()
-        .referer(false)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_keepalive(KEEPALIVE)
-        .pool_max_idle_per_host(1)
-        // A limit would need a timer of its own, hence wake-ups; the server closes what it does not want.
-        .pool_idle_timeout(None)
-        .http2_initial_stream_window_size(WINDOW_BYTES)
-        .http2_initial_connection_window_size(WINDOW_BYTES)
-        .build()
-        .map_err(|e| Failure::new(Class::Tls, format!("TLS cannot be set up: {}", root_cause(&e))))
-}
-
-fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
-    let failed = |why: String| {
-        Failure::new(Class::Local, format!("the authorities in '{}' cannot be read: {why}", path.display()))
-    };
-    let pem = read_bounded(path, CA_BYTES_MAX).map_err(|e| failed(e.to_string()))?;
-    let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| failed(root_cause(&e)))?;
-    if found.is_empty() { Err(failed("no certificate in it".to_owned())) } else { Ok(found) }
-}
-
-fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    File::open(path)?.take(max + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > max { Err(io::Error::other("file too large")) } else { Ok(content) }
+    web::check_url(url)
 }
 
 /// Our side of gitoxide's HTTP transport.
@@ -233,7 +163,7 @@ impl Exchange {
         }
         let sent = self.shared.net.wait(self.shared.client.execute(request));
         let answer = sent
-            .and_then(|answer| answer.map_err(|e| failure(&e)))
+            .and_then(|answer| answer.map_err(|e| web::failure(&e)))
             .and_then(|answer| self.shared.access.check_status(answer))
             .map_err(|e| self.fail(e))?;
         let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -257,7 +187,7 @@ impl Exchange {
         loop {
             let chunk = net
                 .wait(answer.chunk())
-                .and_then(|chunk| chunk.map_err(|e| failure(&e)))
+                .and_then(|chunk| chunk.map_err(|e| web::failure(&e)))
                 .map_err(|e| self.fail(e))?;
             let Some(chunk) = chunk else { break };
             net.count(chunk.len()).map_err(|e| self.fail(e))?;
@@ -274,22 +204,10 @@ impl Access {
     /// Returns what proves us to the server, from the token file as it is now.
     fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
         let Some(path) = &self.token_file else { return Ok(None) };
-        let failed = |why: &str| {
-            Failure::new(Class::Local, format!("the token in '{}' cannot be read: {why}", path.display()))
-        };
-        let content = read_bounded(path, TOKEN_BYTES_MAX).map_err(|e| failed(&e.to_string()))?;
-        let token = content.trim_ascii();
-        if token.is_empty() || token.iter().any(u8::is_ascii_control) {
-            return Err(failed("it must hold one line"));
-        }
         let mut pair = format!("{}:", self.username).into_bytes();
-        pair.extend_from_slice(token);
+        pair.extend_from_slice(&web::token(path)?);
         let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-        let mut value =
-            HeaderValue::from_str(&format!("Basic {encoded}")).map_err(|_| failed("it cannot be encoded"))?;
-        // Keeps it out of debug output and out of header compression tables.
-        value.set_sensitive(true);
-        Ok(Some(value))
+        web::secret(format!("Basic {encoded}"), path).map(Some)
     }
 
     fn check_status(&self, answer: Response) -> Result<Response, Failure> {
@@ -311,28 +229,6 @@ impl Access {
         };
         Err(Failure::new(class, format!("the server answered {status}{hint}")))
     }
-}
-
-/// Says in our words why a request failed, without its URL.
-fn failure(error: &reqwest::Error) -> Failure {
-    if let Some(tls) = causes(error).find_map(|e| e.downcast_ref::<rustls::Error>()) {
-        return Failure::new(Class::Tls, format!("the TLS handshake failed: {tls}"));
-    }
-    let (class, what) = if error.is_dns() {
-        (Class::Dns, "its name does not resolve")
-    } else if error.is_timeout() {
-        (Class::Timeout, "it did not accept a connection in time")
-    } else if error.is_connect() {
-        (Class::Network, "it accepts no connection")
-    } else {
-        (Class::Network, "the connection broke")
-    };
-    Failure::new(class, format!("{what}: {}", root_cause(error)))
-}
-
-/// Returns the innermost cause, in its own words.
-fn root_cause(error: &(dyn StdError + 'static)) -> String {
-    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Collects the body of a request.

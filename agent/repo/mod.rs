@@ -5,6 +5,8 @@ pub mod net;
 
 mod pipe;
 
+pub mod web;
+
 mod http;
 
 mod ssh;

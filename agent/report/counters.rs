@@ -90,6 +90,7 @@ impl Tally {
             | Sighting::Related { .. }
             | Sighting::Failed { .. }
             | Sighting::Checked { .. }
+            | Sighting::Hint { .. }
             | Sighting::Woke => return,
         };
         let counters = &mut self.0.borrow_mut().counters;

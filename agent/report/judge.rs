@@ -6,7 +6,7 @@ use super::status::{
     RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
     TrustStatus,
 };
-use super::{Agent, Counters, Doing, Entry, Fate, SCHEMA, Snapshot, health, reboot};
+use super::{Agent, Counters, Doing, Entry, Fate, SCHEMA, Snapshot, health, hint, reboot};
 use crate::config::Settings;
 use crate::model::{
     AdoptedTrust, Deployment, HostFacts, Oid, Operation, Setback, Stage, Step, StorePath, Suspension,
@@ -29,6 +29,7 @@ impl Status {
             booted: describe(host.and_then(|h| h.booted.as_ref())),
             drift: has_drifted(snapshot),
             remotes: remotes(snapshot, settings),
+            hints: hint::of(snapshot, settings),
             stale_after_secs: settings.trust.stale_after.0.as_secs(),
             doing: snapshot.doing.as_ref().and_then(act),
             deployment: snapshot.state.deployment.as_ref().map(|d| deployment(snapshot, settings, d)),
@@ -304,6 +305,7 @@ fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
         since: t.since,
         at: t.at,
     };
+    let connected = |hint: &str| snapshot.facts.hints.get(hint).is_some_and(|facts| facts.word.connected);
     let remote = |r: &crate::config::Remote| {
         let facts = snapshot.facts.remotes.get(&r.name);
         RemoteStatus {
@@ -311,6 +313,7 @@ fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
             url: without_userinfo(&r.url),
             heads: facts.and_then(|f| f.heads.clone()).unwrap_or_default(),
             checked_at: facts.and_then(|f| f.answered_at),
+            interval: settings.interval(r, connected).as_secs(),
             trouble: facts.and_then(|f| f.trouble.as_ref()).map(trouble),
             standing: standing(plan::standing_of_remote(&r.name, &snapshot.state, &snapshot.facts, &policy)),
             stale: plan::is_stale(&r.name, &snapshot.facts, &policy),

@@ -18,6 +18,8 @@ mod health;
 
 mod reboot;
 
+mod hint;
+
 mod known;
 
 mod explain;
@@ -41,6 +43,7 @@ mod sentence;
 pub use counters::{Counters, Durations, LastDeployment, Tally, phase};
 pub use explain::{Explanation, Verdict, explain};
 pub use headline::oneline;
+pub use hint::HintStatus;
 pub use history::{Entry, Fate, History};
 pub use known::{RevisionError, may_be_revision, resolve};
 pub use liveness::{Agent, Life, life};

@@ -117,8 +117,7 @@ impl Publisher {
         let mut status = Status::from_snapshot(snapshot, settings);
         status.counters = self.tally.read(snapshot, &status);
         if self.status.as_ref() != Some(&status) {
-            let agent =
-                Agent { written_at: now, due_at: due_at(&status, settings, now), ..self.agent.clone() };
+            let agent = Agent { written_at: now, due_at: due_at(&status, now), ..self.agent.clone() };
             write(&status_path(&self.root), &Status { agent, ..status.clone() })?;
             self.status = Some(status);
         }
@@ -127,8 +126,8 @@ impl Publisher {
 }
 
 /// Until when a healthy agent has written again: each poll changes at least the time of the last one.
-fn due_at(status: &Status, settings: &Settings, now: u64) -> Option<u64> {
-    let interval = settings.remotes.iter().map(|r| r.interval.0.as_secs()).max()?;
+fn due_at(status: &Status, now: u64) -> Option<u64> {
+    let interval = status.remotes.iter().map(|r| r.interval).max()?;
     let troubled = status.remotes.iter().any(|r| r.trouble.is_some());
     let pause = if troubled { interval.saturating_add(BACKOFF_SECS_MAX) } else { interval };
     let silence = pause.saturating_mul(SILENT_INTERVALS).saturating_add(SILENT_GRACE_SECS);

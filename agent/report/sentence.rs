@@ -2,9 +2,9 @@
 //! what turned up or went away meanwhile.
 
 use crate::model::{
-    Arbiter, Class, Decision, Deployment, Event, Operation, Sighting, Stage, Step, SwitchEnd, Word,
+    Arbiter, Class, Decision, Deployment, Event, HintWord, Operation, Sighting, Stage, Step, SwitchEnd, Word,
 };
-use crate::plan::{Alarm, Facts};
+use crate::plan::{Alarm, Facts, HintFacts};
 
 /// How much an event matters to whoever reads the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,10 +245,22 @@ pub fn news(sighting: &Sighting, before: &Facts) -> Option<(Weight, String)> {
         Sighting::Host { .. } => {
             before.blind.as_ref().map(|_| (Weight::Info, "the host can be observed again".to_owned()))
         }
+        Sighting::Hint { name, word, .. } => hint_news(name, word, before.hints.get(name)),
         Sighting::Related { .. } | Sighting::Failed { .. } | Sighting::Checked { .. } | Sighting::Woke => {
             None
         }
     }
+}
+
+/// A hint that comes and goes is told as it does; one that stays away, when the reason changes.
+fn hint_news(name: &str, word: &HintWord, before: Option<&HintFacts>) -> Option<(Weight, String)> {
+    let was = before.is_some_and(|b| b.word.connected);
+    if word.connected {
+        return (!was).then(|| (Weight::Info, format!("push hints connected ({name})")));
+    }
+    let told = before.is_some_and(|b| b.word.text == word.text);
+    let text = format!("push hints not connected ({name}), remotes are polled as without: {}", word.text);
+    (was || (!told && !word.text.is_empty())).then_some((Weight::Warning, text))
 }
 
 /// Says to the log what is new about a sighting.

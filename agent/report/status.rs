@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, Counters};
+use super::{Agent, Counters, HintStatus};
 use crate::model::{
     Answer, CheckFacts, DeploymentId, Oid, Operation, RebootPolicy, StorePath, Suspension, Why,
 };
@@ -34,6 +34,9 @@ pub struct Status {
     pub drift: bool,
     /// The remotes, in the order of the configuration.
     pub remotes: Vec<RemoteStatus>,
+    /// Who says that something was pushed, in the order of the configuration.
+    #[serde(default)]
+    pub hints: Vec<HintStatus>,
     /// After how many seconds without any answer the host counts as stale.
     pub stale_after_secs: u64,
     /// The action under way, if it is one that takes time.
@@ -181,6 +184,9 @@ pub struct RemoteStatus {
     pub heads: BTreeMap<String, Oid>,
     /// When it last answered; `null`: not since the agent started.
     pub checked_at: Option<u64>,
+    /// How often it is asked at present, in seconds; 0 in a status of an older version.
+    #[serde(default)]
+    pub interval: u64,
     /// Why it does not answer now.
     pub trouble: Option<TroubleStatus>,
     /// How its main branch stands to the accepted revision.

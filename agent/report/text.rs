@@ -32,6 +32,7 @@ pub fn page(status: &Status, life: Life, now: u64, style: &Style) -> String {
     page.test();
     page.waiting();
     page.remotes();
+    page.hints();
     page.alarms();
     page.trust();
     page.next(life);
@@ -370,6 +371,12 @@ impl Page<'_> {
                     self.line("remote", &text);
                 }
             }
+        }
+    }
+
+    fn hints(&mut self) {
+        for hint in &self.status.hints {
+            self.line("hints", &hint.line(self.now));
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::prepare::settings_of;
 use super::verify::VerifyError;
 use super::{Steps, TrustSeen, Verified, failed};
-use crate::host::clock;
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
+use crate::host::{self, clock};
 use crate::model::{Class, Deployment, DeploymentId, Desired, Event, Failure, Happened, Nonce, StorePath};
 use crate::repo::FailureClass;
 use crate::repo::export::{self, ExportError};
@@ -15,6 +15,10 @@ use crate::repo::store::{Store, StoreError};
 
 /// A build without a configured limit ends after this all the same; nothing waits for ever.
 const BUILD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// So many damaged things in the store are thrown away for one build.
+const DAMAGES_MAX: usize = 32;
+/// What the name of the root of a source ends with; before it stands the deployment.
+const SOURCE_ROOT: &str = "-source";
 /// How many lines of a failed build's log are told.
 const LOG_LINES: usize = 5;
 
@@ -109,12 +113,30 @@ impl Steps {
     async fn build_verified(&self, id: &DeploymentId, verified: &Verified) -> Result<Built, BuildError> {
         let roots = self.roots_dir();
         std::fs::create_dir_all(&roots).map_err(|e| BuildError::Folder(roots.clone(), e))?;
-        let source_root = roots.join(format!("{id}-source"));
         self.ensure_stored(verified).await?;
+        for _ in 0..DAMAGES_MAX {
+            match self.build_stored(id, verified).await {
+                Err(BuildError::Nix(error)) => self.discard_damaged(error).await?,
+                other => return other,
+            }
+        }
+        self.build_stored(id, verified).await
+    }
+
+    async fn build_stored(&self, id: &DeploymentId, verified: &Verified) -> Result<Built, BuildError> {
+        let roots = self.roots_dir();
+        let source_root = roots.join(format!("{id}{SOURCE_ROOT}"));
         let flake = self.add_source(verified, &source_root).await?;
         let build = &self.settings.build;
         let limits = EvalLimits { time: build.eval_timeout.0, address_space: build.eval_memory_max };
-        let drv = self.timed("eval", self.nix.eval_drv(&flake, self.manager, limits)).await?;
+        let eval = self.timed("eval", self.nix.eval_drv(&flake, self.manager, limits));
+        // What was evaluated must be what was signed, and not what a power cut has left of it.
+        let source = [&flake.source];
+        let (drv, damage) = tokio::join!(eval, self.nix.damaged(&source));
+        if let Some(text) = damage? {
+            return Err(NixError::Damaged { path: flake.source, text }.into());
+        }
+        let drv = drv?;
         let limit = build.timeout.map_or(BUILD_MAX, |t| t.0);
         let root = roots.join(id.as_str());
         let toplevel = self.timed("build", self.nix.realise(&drv, &root, limit)).await?;
@@ -141,10 +163,44 @@ impl Steps {
         })
     }
 
+    /// Throws away what is damaged in the store if `error` comes of that, so that the next try makes it anew. Nix does not
+    /// wait for the disk before it calls something valid (nix.conf(5), `fsync-store-paths`), so after a power cut the files
+    /// of what was added last may be empty, and stay so.
+    ///
+    /// # Errors
+    /// `error` itself, if it has another cause; or what is damaged can't be thrown away.
+    async fn discard_damaged(&self, error: NixError) -> Result<(), NixError> {
+        let (path, text) = match error {
+            NixError::Damaged { path, text } => (path, text),
+            error => self.damaged_among(error.suspects()).await.ok_or(error)?,
+        };
+        tracing::warn!(
+            "'{path}' in the Nix store is damaged, as after a power cut, and is made anew: {text}"
+        );
+        // No evaluation is under way that needs one.
+        self.drop_roots(|name| !name.ends_with(SOURCE_ROOT));
+        let deleted = self.nix.delete(&path).await;
+        deleted.map_err(|e| NixError::Damaged { path, text: format!("{text}; {}", host::chain(&e)) })
+    }
+
+    /// Returns the first of `suspects` that is valid and damaged, and what Nix says of it.
+    async fn damaged_among(&self, suspects: Vec<StorePath>) -> Option<(StorePath, String)> {
+        for path in suspects {
+            if let Ok(Some(text)) = self.nix.damaged(&[&path]).await {
+                return Some((path, text));
+            }
+        }
+        None
+    }
+
     /// Drops the roots of all builds but one's.
     pub(super) fn sweep_roots(&self, keep: &DeploymentId) {
+        self.drop_roots(|name| name == keep.as_str());
+    }
+
+    fn drop_roots(&self, is_kept: impl Fn(&str) -> bool) {
         for entry in std::fs::read_dir(self.roots_dir()).into_iter().flatten().flatten() {
-            if entry.file_name().to_str() != Some(keep.as_str()) {
+            if !entry.file_name().to_str().is_some_and(&is_kept) {
                 // It stays a root until the next sweep; nothing depends on its being gone.
                 drop(std::fs::remove_file(entry.path()));
             }
@@ -166,6 +222,7 @@ fn code(error: &NixError) -> &'static str {
             Cause::Killed => "killed",
             Cause::Store | Cause::Unknown => "nix",
         },
+        NixError::Damaged { .. } => "damaged",
         NixError::Command(_) | NixError::Answer { .. } | NixError::TooOld { .. } => "nix",
         NixError::File(_) => "state",
     }
@@ -179,6 +236,6 @@ fn text(error: &NixError) -> String {
             format!("{text}; its log ends with: {}", tail.collect::<Vec<_>>().join(" ⏎ "))
         }
         NixError::Build { text, .. } | NixError::Evaluation { text } => text.clone(),
-        _ => crate::host::chain(error),
+        _ => host::chain(error),
     }
 }

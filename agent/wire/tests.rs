@@ -27,6 +27,21 @@ fn source() -> Source {
     }
 }
 
+fn hint() -> Hint {
+    Hint {
+        name: "push".to_owned(),
+        way: Way::Sse(Address {
+            url: "https://push.example.org/sse".to_owned(),
+            token_file: Some("/run/token".into()),
+            ca_file: None,
+        }),
+        polls: [("origin".to_owned(), 600_000)].into(),
+        filter: Some("infra".to_owned()),
+        splay_ms: 2000,
+        idle_ms: 90_000,
+    }
+}
+
 /// Runs a test on a runtime like the daemon's.
 fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -65,6 +80,8 @@ fn messages_and_descriptors_cross() {
         };
         for request in [
             Request::Watch { sources: vec![source()] },
+            Request::Listen { hints: vec![] },
+            Request::Listen { hints: vec![hint()] },
             Request::Poll { source: None },
             Request::Poll { source: Some("origin".to_owned()) },
             want,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use pullagent::host::clock;
-use pullagent::model::Suspension;
+use pullagent::model::{HintWord, Sighting, Suspension};
 use pullagent::plan::Held;
 use pullagent::report::{self, Publisher, Snapshot, Status};
 
@@ -119,6 +119,24 @@ fn a_file_is_only_written_when_something_changed() {
         2,
         "no temporary file is left"
     );
+}
+
+/// While hints are connected there are fewer polls, which is no reason to call the agent silent.
+#[test]
+fn an_agent_that_polls_less_often_may_be_silent_for_longer() {
+    let host = Host::new();
+    let mut publisher = Publisher::open(&host.root).unwrap();
+    let mut settings = settings();
+    let hint = serde_json::json!({ "name": "push", "kind": "sse", "url": "https://push.example.org/x" });
+    settings.hints = vec![serde_json::from_value(hint).unwrap()];
+    let mut snapshot = in_sync();
+    for (connected, interval) in [(true, 600), (false, 60)] {
+        let word = HintWord { connected, ..HintWord::default() };
+        snapshot.facts.see(Sighting::Hint { name: "push".to_owned(), word, at: 1000 });
+        publisher.publish(&snapshot, &settings, 2000).unwrap();
+        let read = report::read_status(&host.root).unwrap();
+        assert_eq!(read.agent.due_at, Some(2000 + 3 * interval + 120), "{connected}");
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@
 pub mod client;
 pub mod git;
 pub mod git_server;
+pub mod hint_server;
 pub mod machine;
+pub mod nchan;
 pub mod nix;
 pub mod peer;
 pub mod processes;

@@ -223,8 +223,12 @@ fn f63_three_bad_pushes_suspend_the_host() {
     wait_until("the suspension", LIMIT, || host.word() == "suspended");
     runs_the_first(&host);
     let good = host.push(&next(&host, "good"));
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    wait_until("a look at it", LIMIT, || host.history().iter().any(|entry| entry["revision"] == good));
     runs_the_first(&host);
-    host.machine.check(&format!("{}/bin/pullagent resume", host.package));
-    host.wait_for_outcome(&good, "confirmed");
+    // Somebody says so by a commit.
+    let mut settings = host.settings.clone();
+    settings["activation"]["retryNonce"] = "mended".into();
+    let mended = host.push(&next(&host, "mended").agent(&host.package, &settings));
+    host.wait_for_outcome(&mended, "confirmed");
+    assert_eq!(host.status().unwrap()["setAside"], serde_json::json!([]));
 }

@@ -14,6 +14,7 @@ mod sandbox;
 mod security;
 mod switching;
 mod units;
+mod wakes;
 
 use std::path::Path;
 use std::process::Output;

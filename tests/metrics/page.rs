@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
-use pullagent::model::{CheckFacts, Failure, Happened, Outcome, RemoteFailure, Sighting};
+use pullagent::model::{
+    CheckFacts, Failure, Happened, HintCounts, HintWord, Outcome, RemoteFailure, Sighting,
+};
 use pullagent::report::metrics::Seen;
 use pullagent::report::{self, Fate, Headline, Publisher, Snapshot, Tally};
 
@@ -13,12 +15,14 @@ use crate::worlds::{in_sync, push, refused, rev};
 
 /// When the host was looked at.
 const NOW: u64 = 2_000;
-/// Metrics that have no value where nobody knows one: the worlds here have no store, and no checks were tried.
-const UNKNOWN: [&str; 4] = [
+/// Metrics that have no value where nobody knows one: the worlds here have no store and no hints, and no checks were tried.
+const UNKNOWN: [&str; 6] = [
     "nixos_booted_system_time_seconds",
     "nixos_current_system_kernel_booted",
     "nixos_current_system_time_seconds",
     "pullagent_health_check_ok",
+    "pullagent_hint_connected",
+    "pullagent_hint_events_total",
 ];
 
 /// Publishes a world as an agent does that is this very process, and returns the page.
@@ -50,6 +54,25 @@ fn seen(remote: &str) -> Sighting {
 fn gone(class: RemoteFailure) -> Sighting {
     let (remote, class) = ("origin".to_owned(), class.as_str().to_owned());
     Sighting::Unreachable { remote, class, text: "gone".to_owned(), at: NOW }
+}
+
+#[test]
+fn hints_are_on_the_page() {
+    let mut settings = settings();
+    let hint = serde_json::json!({ "name": "push", "kind": "sse", "url": "https://push.example.org/x" });
+    settings.hints = vec![serde_json::from_value(hint).unwrap()];
+    let mut snapshot = in_sync_now();
+    let counts = HintCounts { accepted: 3, coalesced: 4, ignored: 5, too_long: 6 };
+    let word = HintWord { connected: true, text: String::new(), counts };
+    snapshot.facts.see(Sighting::Hint { name: "push".to_owned(), word, at: NOW });
+    let host = Host::new();
+    Publisher::open(&host.root).unwrap().publish(&snapshot, &settings, NOW).unwrap();
+    let page = Seen::at(&host.root, NOW).page();
+    assert_eq!(value(&page, "pullagent_hint_connected{source=\"push\"}"), Some(1.0));
+    for (result, expected) in [("accepted", 3.0), ("coalesced", 4.0), ("ignored", 5.0), ("too_long", 6.0)] {
+        let series = format!("pullagent_hint_events_total{{source=\"push\",result=\"{result}\"}}");
+        assert_eq!(value(&page, &series), Some(expected), "{page}");
+    }
 }
 
 #[test]

@@ -58,6 +58,7 @@ in
       mkdir -p "$HOME"
     '';
     nativeCheckInputs = (old.nativeCheckInputs or [ ]) ++ [
+      pkgs.curl
       pkgs.fcgiwrap
       pkgs.git
       pkgs.gnupg
@@ -67,6 +68,7 @@ in
       pkgs.openssh
       pkgs.openssl
       pkgs.strace
+      pkgs.systemd
     ];
     # The build's user has no shell, so sshd lets nobody in.
     checkFlags = (old.checkFlags or [ ]) ++ [ "--skip=sshd::" ];

@@ -6,6 +6,8 @@
   duration ? "60s",
   tokenFile ? "/run/keys/token",
   sshKeyFile ? "/run/keys/deploy",
+  hintTokenFile ? "/run/keys/push",
+  hookSecret ? "/run/keys/forge",
   key ? builtins.head (lib.importJSON ../fixtures/config.json).trust.signers.alice.keys,
 }:
 
@@ -93,6 +95,21 @@ let
           url = "git@git.example.org:me/infra.git";
           inherit sshKeyFile;
           knownHostsFile = "/etc/ssh/ssh_known_hosts";
+        }
+      ];
+      hints = [
+        {
+          name = "nchan";
+          kind = "sse";
+          url = "https://push.example.org/infra";
+          tokenFile = hintTokenFile;
+        }
+        {
+          name = "broker";
+          kind = "exec";
+          command = [ "/bin/mosquitto_sub" ];
+          remotes = [ "origin" ];
+          splay = "30s";
         }
       ];
     };
@@ -234,6 +251,36 @@ in
       file = with' { textfile = "/var/lib/node/pullagent.prom"; };
     };
 
+  webhooks =
+    let
+      config = host [
+        (settings {
+          exporter.listen = "127.0.0.1:9175";
+          webhooks.listen = "[::1]:9000";
+          webhooks.hooks = {
+            forge = {
+              kind = "forgejo";
+              secretFiles = [
+                hookSecret
+                "/run/keys/forge-old"
+              ];
+            };
+            other = {
+              kind = "hmac-sha256";
+              header = "X-Signature";
+              secretFiles = [ "/run/keys/other" ];
+              remotes = [ "origin" ];
+            };
+          };
+        })
+      ];
+    in
+    {
+      rendered = rendered config;
+      units = unitsOf config;
+      failures = failures config;
+    };
+
   # What a host may add to a unit, beside what the module says.
   extended = unitsOf (host [
     {
@@ -282,6 +329,15 @@ in
     undeclared = failuresOf { services.pullagent.branch = "main"; };
     textfile = rendered (host [ (settings { exporter.textfile = "/var/lib/node/pullagent.txt"; }) ]);
     listen = rendered (host [ (settings { exporter.listen = "9175"; }) ]);
+    hookKind = rendered (host [
+      (settings {
+        webhooks.hooks.forge = {
+          kind = "sourceforge";
+          secretFiles = [ "/run/keys/forge" ];
+        };
+      })
+    ]);
+    hookWithoutSecret = rendered (host [ (settings { webhooks.hooks.forge.kind = "github"; }) ]);
     remoteWithoutUrl = rendered (host [ (settings { remotes = [ { name = "spare"; } ]; }) ]);
   };
 }

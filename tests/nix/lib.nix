@@ -301,7 +301,13 @@ let
       tail
       types
       ;
-    inherit (builtins) any replaceStrings;
+    inherit (builtins)
+      any
+      elemAt
+      genList
+      length
+      replaceStrings
+      ;
     optionalAttrs = condition: attrs: if condition then attrs else { };
     nameValuePair = name: value: { inherit name value; };
     mapAttrs' = f: set: listToAttrs (map (name: f name set.${name}) (attrNames set));

@@ -12,6 +12,11 @@ const LINES_MAX: usize = 25;
 /// How many characters of one line are kept.
 const LINE_MAX: usize = 400;
 
+/// How many store paths are looked for in a message.
+const NAMED_MAX: usize = 8;
+/// How many characters of the hash stand before the name of a store path.
+const HASH_LENGTH: usize = 32;
+
 /// Exit codes of a failed build are 100 plus these bits (`Worker::failingExitStatus`): any, timeout, hash
 /// mismatch, check mismatch. Commands that evaluate give them too.
 const BUILD_CODES: std::ops::RangeInclusive<i32> = 100..=111;
@@ -104,6 +109,28 @@ pub(super) fn store_failure(error: &CommandError) -> Option<NixError> {
         | CommandError::Stopped { .. }
         | CommandError::Io { .. } => None,
     }
+}
+
+/// Returns the store paths that `text` names, each once and the last first, no more than [`NAMED_MAX`].
+pub(super) fn named_paths(text: &str) -> Vec<StorePath> {
+    let mut named = Vec::new();
+    for word in text.rsplit(|c: char| c.is_whitespace() || "'\"`:,;()[]«»".contains(c)) {
+        named.extend(object_in(word).filter(|path| !named.contains(path)));
+        if named.len() == NAMED_MAX {
+            break;
+        }
+    }
+    named
+}
+
+/// Returns the store path that a file is or lies in; the store may be anywhere.
+fn object_in(file: &str) -> Option<StorePath> {
+    let mut end = 0;
+    file.split_inclusive('/').find(|part| {
+        end += part.len();
+        part.find('-') == Some(HASH_LENGTH)
+    })?;
+    file[..end].trim_end_matches('/').parse().ok()
 }
 
 /// Sorts out what says nothing about the configuration; leaves exit code and messages.
@@ -223,6 +250,21 @@ mod tests {
             NixError::Build { drv: Some(drv), .. } => drv.as_str().rsplit_once('-').unwrap().1,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn paths_are_found_in_what_nix_says() {
+        let object = |c: &str, name: &str| format!("/nix/store/{}-{name}", c.repeat(32));
+        let (a, b, c) = (object("a", "source"), object("b", "m4.drv"), object("c", "x"));
+        let text = format!(
+            "error: syntax error\n at {a}/lib/default.nix:1:1:\n from call site «none» at {a}/x.nix:2\n \
+             error: error parsing derivation '{b}': error: expected string 'D'; /tmp/root{c}, /nix/store/short-x {b}:"
+        );
+        let named: Vec<String> = named_paths(&text).iter().map(StorePath::to_string).collect();
+        assert_eq!(named, [b, format!("/tmp/root{c}"), a]);
+        let many: String = (b'a'..=b'z').map(|n| object(&char::from(n).to_string(), "x") + " ").collect();
+        assert_eq!(named_paths(&many).len(), NAMED_MAX);
+        assert_eq!(named_paths("no path; - / -/ é-"), []);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::model::{Oid, StorePath};
 
 /// Time limit of calls that only ask or register something.
 const SHORT_TIME: Duration = Duration::from_secs(120);
-/// How long reading two toplevels may take; their files are few and small.
+/// How long reading two toplevels, or a source, may take.
 const VERIFY_TIME: Duration = SHORT_TIME;
 /// Time limit of copying a source tree to the store.
 const ADD_TIME: Duration = Duration::from_secs(15 * 60);
@@ -55,6 +55,14 @@ pub enum NixError {
     Transient {
         /// What kind of reason.
         cause: Cause,
+        /// Nix's own last words.
+        text: String,
+    },
+    /// Something in the store is not what it was when it was made, though Nix calls it valid.
+    #[error("'{path}' in the Nix store is damaged, as a power cut may leave it: {text}")]
+    Damaged {
+        /// What is damaged.
+        path: StorePath,
         /// Nix's own last words.
         text: String,
     },
@@ -96,10 +104,28 @@ impl NixError {
         match self {
             NixError::Evaluation { .. } | NixError::Build { .. } => true,
             NixError::Transient { .. }
+            | NixError::Damaged { .. }
             | NixError::Command(_)
             | NixError::Answer { .. }
             | NixError::TooOld { .. }
             | NixError::File(_) => false,
+        }
+    }
+
+    /// Returns what in the store Nix names where it says what went wrong, the last first: one of these may be damaged.
+    pub fn suspects(&self) -> Vec<StorePath> {
+        match self {
+            NixError::Evaluation { text }
+            | NixError::Build { text, .. }
+            | NixError::Transient { cause: Cause::Store | Cause::Unknown, text } => {
+                messages::named_paths(text)
+            }
+            NixError::Transient { .. }
+            | NixError::Damaged { .. }
+            | NixError::Command(_)
+            | NixError::Answer { .. }
+            | NixError::TooOld { .. }
+            | NixError::File(_) => Vec::new(),
         }
     }
 }
@@ -287,6 +313,13 @@ impl Nix {
             }
             Err(e) => Err(messages::store_failure(&e).unwrap_or(NixError::Command(e))),
         }
+    }
+
+    /// Removes `path`, which nothing may depend on that is needed, from the store, so that it is made anew when it is wanted.
+    pub async fn delete(&self, path: &StorePath) -> Result<(), NixError> {
+        let call = self.classic("nix-store").args(["--delete", path.as_str()]).time_limit(SHORT_TIME);
+        let deleted = call.run().await;
+        deleted.map(drop).map_err(|e| messages::store_failure(&e).unwrap_or(NixError::Command(e)))
     }
 
     /// Protects `path`, which must be valid or obtainable, from garbage collection by the link `root`.

@@ -1,15 +1,15 @@
-//! How the remotes are.
+//! How the remotes are, and whether anybody says that something was pushed.
 
 use super::flag;
 use super::text::Page;
-use crate::model::RemoteFailure;
+use crate::model::{HintCounts, RemoteFailure};
 use crate::report::counters::ANSWERED;
 use crate::report::{RemoteStatus, StandingWord, Status};
 
 /// A metric with one value for each remote.
 type Gauge = (&'static str, &'static str, fn(&RemoteStatus) -> f64);
 
-const GAUGES: [Gauge; 3] = [
+const GAUGES: [Gauge; 4] = [
     (
         "pullagent_last_successful_fetch_timestamp_seconds",
         "When the remote last answered; 0: not since the agent started.",
@@ -18,6 +18,11 @@ const GAUGES: [Gauge; 3] = [
     ("pullagent_remote_up", "Whether the remote answered when it was asked last.", |r| {
         flag(r.trouble.is_none() && r.checked_at.is_some())
     }),
+    (
+        "pullagent_remote_poll_interval_seconds",
+        "How often the remote is asked at present; less often while a hint is connected.",
+        |r| r.interval as f64,
+    ),
     ("pullagent_remote_failures", "How often the remote has not answered, in a row.", |r| {
         f64::from(r.trouble.as_ref().map_or(0, |t| t.tries))
     }),
@@ -45,6 +50,28 @@ pub(super) fn add(page: &mut Page, status: Option<&Status>) {
         standing.one_of(&[("remote", &r.name)], "standing", &STANDINGS.map(word), Some(word(r.standing)));
     }
     fetches(page, status);
+    hints(page, status);
+}
+
+fn hints(page: &mut Page, status: Option<&Status>) {
+    let hints = || status.iter().flat_map(|s| &s.hints);
+    let mut connected = page.gauge(
+        "pullagent_hint_connected",
+        "Whether hints of this source can be heard; its remotes are polled less often while they can.",
+    );
+    hints().for_each(|h| connected.with(&[("source", &h.name)], flag(h.connected)));
+    let mut events = page.counter(
+        "pullagent_hint_events_total",
+        "What came of the events of this source, since the gateway started.",
+    );
+    for hint in hints() {
+        let HintCounts { accepted, coalesced, ignored, too_long } = hint.events;
+        let results =
+            [("accepted", accepted), ("coalesced", coalesced), ("ignored", ignored), ("too_long", too_long)];
+        for (result, count) in results {
+            events.with(&[("source", &hint.name), ("result", result)], count as f64);
+        }
+    }
 }
 
 fn fetches(page: &mut Page, status: Option<&Status>) {

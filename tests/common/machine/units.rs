@@ -10,6 +10,8 @@ use super::system::System;
 pub const GATEWAY: &str = "pullagent-gateway.service";
 /// The process that decides, by the name of its unit.
 pub const RECONCILER: &str = "pullagent.service";
+/// Where webhooks come in, if there are any.
+pub const WEBHOOKS: &str = "pullagent-webhook.socket";
 
 /// Returns the description of all units, which the agent and the module read too.
 pub fn described() -> Value {
@@ -49,10 +51,25 @@ impl System {
             Sha256::digest(&text)[..8].iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let units = described();
         let mut system = self.package("pullagent", package).etc("pullagent/config.json", &text);
+        let ids = credentials.iter().filter_map(|credential| credential.split(':').next());
+        let hooks: Vec<&str> = ids.filter(|id| id.starts_with("webhook.")).collect();
+        if !hooks.is_empty() {
+            let mut socket = units["optional"][WEBHOOKS].clone();
+            socket["Socket"]["ListenStream"] = written["webhooks"]["listen"].clone();
+            system = system.unit(WEBHOOKS, &render(&socket, ""));
+        }
         for (name, unit) in units["installed"].as_object().unwrap() {
             let mut unit = unit.clone();
             match name.as_str() {
-                GATEWAY => unit["Service"]["LoadCredential"] = json!(credentials),
+                GATEWAY => {
+                    let service = &mut unit["Service"];
+                    service["LoadCredential"] = json!(credentials);
+                    if !hooks.is_empty() {
+                        service["Sockets"] = json!(WEBHOOKS);
+                        let missing: Vec<_> = hooks.iter().map(|id| format!("{id}:missing")).collect();
+                        service["SetCredential"] = json!(missing);
+                    }
+                }
                 RECONCILER => unit["Unit"]["X-Restart-Triggers"] = json!(hash),
                 _ => {}
             }
@@ -89,6 +106,15 @@ fn with_credentials(settings: &Value) -> (Value, Vec<String>) {
             let id = format!("{}.{key}", remote["name"].as_str().unwrap());
             credentials.push(format!("{id}:{path}"));
             remote[key] = json!(format!("/run/credentials/{GATEWAY}/{id}"));
+        }
+    }
+    for (name, hook) in
+        written.pointer_mut("/webhooks/hooks").and_then(Value::as_object_mut).into_iter().flatten()
+    {
+        for (n, file) in hook["secretFiles"].as_array_mut().unwrap().iter_mut().enumerate() {
+            let id = format!("webhook.{name}.{n}");
+            credentials.push(format!("{id}:{}", file.as_str().unwrap()));
+            *file = json!(format!("/run/credentials/{GATEWAY}/{id}"));
         }
     }
     (written, credentials)

@@ -18,8 +18,10 @@ pub mod remote;
 pub mod scripted;
 #[path = "../../trust/sshsig.rs"]
 pub mod sign;
+pub mod sse;
 pub mod sshsig;
 pub mod tree;
+pub mod webhook;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

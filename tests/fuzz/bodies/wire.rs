@@ -26,6 +26,19 @@ pub fn check(data: &[u8]) -> bool {
                     source.refs.iter().for_each(|name| plain_ref(name));
                 }
             }
+            Request::Listen { hints } => {
+                assert!(hints.len() <= wire::HINTS_MAX);
+                for hint in hints {
+                    plain(&hint.name);
+                    assert!(hint.polls.len() <= wire::SOURCES_MAX);
+                    match &hint.way {
+                        wire::Way::Sse(address) | wire::Way::LongPoll(address) => {
+                            assert!(address.url.len() <= wire::URL_BYTES_MAX);
+                        }
+                        wire::Way::Exec { command } => assert!(command[0].starts_with('/')),
+                    }
+                }
+            }
             Request::Want { haves, .. } | Request::Probe { haves, .. } => {
                 assert!(haves.len() <= wire::HAVES_MAX)
             }
@@ -38,6 +51,10 @@ pub fn check(data: &[u8]) -> bool {
                 refs.iter().for_each(|r| plain_ref(&r.name));
             }
             Notice::Pack { .. } => {}
+            Notice::Hint { name, word } => {
+                plain(name);
+                super::fit_for_people(&word.text, wire::TEXT_BYTES_MAX);
+            }
             Notice::Failed { source, text, .. } => {
                 plain(source);
                 super::fit_for_people(text, wire::TEXT_BYTES_MAX);
@@ -121,6 +138,18 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let oid = "ab".repeat(20);
     let source = r#"{"name":"origin","url":"https://x/y.git","refs":["refs/heads/main"],"intervalMs":1000,
         "username":"git","tokenFile":"/t","caFile":null,"sshKeyFile":null,"knownHostsFile":null,"limits":{"refs":7}}"#;
+    let way = [
+        r#"{"sse":{"url":"https://x/y","tokenFile":"/t","caFile":null}}"#,
+        r#"{"longPoll":{"url":"https://x/y","tokenFile":null,"caFile":"/c"}}"#,
+        r#"{"exec":{"command":["/bin/sh","-c","true"]}}"#,
+        r#"{"exec":{"command":["sh"]}}"#,
+    ];
+    let listen = way.map(|way| {
+        format!(
+            r#"{{"listen":{{"hints":[{{"name":"push","way":{way},"polls":{{"origin":600000}},"filter":null,"splayMs":2000,
+            "idleMs":90000}}]}}}}"#
+        )
+    });
     let requests = [
         format!(r#"{{"watch":{{"sources":[{source}]}}}}"#),
         r#"{"poll":{"source":null}}"#.to_owned(),
@@ -136,9 +165,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
         ),
         (2, r#"{"pack":{"want":1}}"#.to_owned()),
         (4, r#"{"pack":{"want":1}}"#.to_owned()),
+        (
+            0,
+            r#"{"hint":{"name":"push","word":{"connected":true,"text":"","counts":{"accepted":1,"coalesced":2,
+            "ignored":3,"tooLong":4}}}}"#
+                .to_owned(),
+        ),
         (0, r#"{"failed":{"source":"origin","want":null,"class":"timeout","text":"slow"}}"#.to_owned()),
     ];
-    let mut seeds: Vec<Vec<u8>> = requests.iter().map(|r| [&[0], r.as_bytes()].concat()).collect();
+    let mut seeds: Vec<Vec<u8>> =
+        requests.iter().chain(&listen).map(|r| [&[0], r.as_bytes()].concat()).collect();
     seeds.extend(notices.iter().map(|(fds, n)| [&[1 | fds], n.as_bytes()].concat()));
     seeds.push(vec![0]);
     seeds

@@ -184,7 +184,12 @@ const ROWS: &[Row] = &[
     (
         36,
         "the power fails before a system is confirmed",
-        &[MATRIX, "tests/live/guard.rs a_power_cut_on_probation_boots_the_old_system"],
+        &[
+            MATRIX,
+            "tests/live/guard.rs a_power_cut_on_probation_boots_the_old_system",
+            "tests/uefi/cuts.rs with_252_a_power_cut_at_any_time_is_survived",
+            "tests/uefi/cuts.rs with_257_a_power_cut_at_any_time_is_survived",
+        ],
     ),
     (37, "the power fails while a system is confirmed", &[MATRIX, SWEEP]),
     (38, "the power fails during a rollback", &[MATRIX, SWEEP]),
@@ -202,11 +207,43 @@ const ROWS: &[Row] = &[
             "tests/guard.rs a_switch_that_hangs_is_ended_and_rolled_back",
         ],
     ),
-    (42, "the kernel panics when a system is [booted for a trial](operations.md#reboots)", &[SWEEP]),
-    (43, "a system that is booted for a trial hangs", &[SWEEP]),
-    (44, "a system that is booted for a trial has no network", &[SWEEP]),
+    (
+        42,
+        "the kernel panics when a system is [booted for a trial](operations.md#reboots)",
+        &[
+            SWEEP,
+            "tests/uefi/agent.rs with_252_a_panic_ends_in_the_old_system",
+            "tests/uefi/agent.rs with_257_a_panic_ends_in_the_old_system",
+        ],
+    ),
+    (
+        43,
+        "a system that is booted for a trial hangs",
+        &[
+            SWEEP,
+            "tests/uefi/agent.rs with_252_a_hang_ends_in_the_old_system",
+            "tests/uefi/agent.rs with_257_a_hang_ends_in_the_old_system",
+        ],
+    ),
+    (
+        44,
+        "a system that is booted for a trial has no network",
+        &[
+            SWEEP,
+            "tests/uefi/agent.rs with_252_a_system_without_network_ends_in_the_old_one",
+            "tests/uefi/agent.rs with_257_a_system_without_network_ends_in_the_old_one",
+        ],
+    ),
     (45, "the firmware loses the entry for one boot", &[SWEEP]),
-    (46, "the firmware's own default is another entry", &[SWEEP]),
+    (
+        46,
+        "the firmware's own default is another entry",
+        &[
+            SWEEP,
+            "tests/uefi/agent.rs with_252_a_stale_efi_default_forbids_a_trial",
+            "tests/uefi/agent.rs with_257_a_stale_efi_default_forbids_a_trial",
+        ],
+    ),
     (47, "a boot waits for a passphrase", &["agent/host/boot/unlock.rs f47_only_what_is_unlocked_counts"]),
     (
         48,

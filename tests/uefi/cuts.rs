@@ -43,12 +43,14 @@ fn cut(kept: &Kept, round: u64, random: &mut fastrand::Rng, trial: Duration) -> 
     let look = kept.wait_until("the push to be settled", |look| has_settled(look, &revision));
     let ended = look.of(&revision).last().map_or(Value::Null, |entry| (*entry).clone());
     println!(
-        "uefi: {}: a power cut {when}, {after} s after the push: {} ({}), {} in the end",
+        "uefi: {}: a power cut {when}, {after} s after the push: {} ({}: {}), {} in the end",
         kept.vm.version(),
         ended["outcome"],
         ended["code"],
+        ended["text"],
         look.status["state"]
     );
+    assert_ne!(look.status["state"], "build-failed", "the commit is not to blame: {look:?}");
     let new = look.of(&revision).iter().find_map(|entry| entry["toplevel"].as_str());
     let booted = kept.vm.booted()[before..].to_vec();
     assert!(booted.iter().all(|system| *system == running || Some(system.as_str()) == new), "{booted:#?}");

@@ -37,7 +37,7 @@ const PARAMETERS: &str =
 const OUTSIDE: &str = "10.0.2.2";
 
 /// The unit that gives the machine its address, and without which it has none.
-const NETWORK: &str = "rig-network.service";
+pub const NETWORK: &str = "rig-network.service";
 const NETWORK_TEXT: &str = "[Unit]
 DefaultDependencies=no
 Before=network.target shutdown.target
@@ -56,6 +56,8 @@ pub struct Kept {
     pub vm: Vm,
     /// The first system; the next ones are made from it.
     pub system: System,
+    /// Its store path.
+    pub toplevel: String,
     package: String,
     alice: Signer,
     repo: Repo,
@@ -111,7 +113,7 @@ impl Kept {
             "nix-env -p /nix/var/nix/profiles/system --set {toplevel} && \
              {toplevel}/bin/switch-to-configuration switch"
         ));
-        let kept = Kept { vm, system, package, alice, repo, _server: server };
+        let kept = Kept { vm, system, toplevel, package, alice, repo, _server: server };
         kept.wait_until("the first system to be in sync", |look| look.status["state"] == "in-sync");
         kept
     }

@@ -9,6 +9,7 @@
 mod agent;
 #[path = "../common/mod.rs"]
 mod common;
+mod cuts;
 mod image;
 mod kept;
 mod nvram;

@@ -212,6 +212,14 @@ impl Vm {
         }
     }
 
+    /// Lets some time go by, through all resets.
+    pub fn pass(&self, time: Duration) {
+        let began = Instant::now();
+        while let Some(left) = time.checked_sub(began.elapsed()) {
+            self.boot_within(left);
+        }
+    }
+
     /// Runs a script as root in the machine.
     pub fn run(&self, script: &str) -> Output {
         self.run_within(SCRIPT_LIMIT, script)
@@ -279,12 +287,6 @@ impl Vm {
     pub fn reboot(&self) -> Boot {
         self.send("systemctl --no-block reboot");
         self.wait_for_boot()
-    }
-
-    /// Takes the machine's power, at this instant, and gives it back.
-    pub fn power_cut(&self) -> Boot {
-        self.cut_power();
-        self.power_on()
     }
 
     /// Takes the machine's power, at this instant. Of what was not synced, nothing is left that the machine had not written;
@@ -391,7 +393,9 @@ impl Vm {
         let accel = std::env::var("PULLAGENT_TEST_ACCEL").unwrap_or_else(|_| EMULATED.to_owned());
         let cpu = if accel == EMULATED { "qemu64" } else { "host" };
         let at = |file: &str| self.dir.join(file).display().to_string();
-        let mut qemu = Command::new("qemu-system-x86_64");
+        // A test that is killed takes its machine along.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         qemu.args([
             "-no-user-config",
             "-nodefaults",

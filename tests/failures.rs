@@ -61,6 +61,7 @@ const ROWS: &[Row] = &[
         &[
             "tests/live/switch.rs a_damaged_system_is_not_left",
             "tests/recovery.rs what_a_power_cut_emptied_in_the_nix_store_is_made_anew",
+            "tests/recovery.rs a_new_system_that_a_power_cut_emptied_is_built_anew",
         ],
     ),
     (

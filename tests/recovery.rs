@@ -9,7 +9,7 @@
 mod world;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pullagent::cli::demo::people::Change;
@@ -121,5 +121,32 @@ async fn what_a_power_cut_emptied_in_the_nix_store_is_made_anew() {
 
     let tip = push(&world, &[("system/toplevel.sh", &whole)]).await;
     settle(&mut world, |s| s.state == Headline::InSync && runs(s, &tip)).await;
+    world.tear_down().await.unwrap();
+}
+
+/// The same of the system itself, which was built before and is tried once more.
+#[tokio::test]
+async fn a_new_system_that_a_power_cut_emptied_is_built_anew() {
+    let mut world = world::begin("emptied-system", TEMPO, SETTLE_MAX).await;
+    let sick = Change { message: "a change", write: &[], remove: &["site/healthz"], signed: true };
+    let tip = world.alice.commit(sick).await.unwrap();
+    world.alice.push("main").await.unwrap();
+    let failed =
+        |s: &Status| s.bad(&tip).is_some_and(|b| b.kind == BadKind::RolledBack) && !s.state.is_passing();
+    let why = settle(&mut world, failed).await.bad(&tip).unwrap().clone();
+    let is_new = |dir: &Path| {
+        std::fs::read_to_string(dir.join("etc/pullagent/revision")).is_ok_and(|r| r.trim() == tip.as_str())
+    };
+    let systems = std::fs::read_dir(&world.store.dir).unwrap().map(|entry| entry.unwrap().path());
+    let new = systems.filter(|dir| is_new(dir)).last().unwrap().join("etc/nginx/nginx.conf");
+    let whole = std::fs::read(&new).unwrap();
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&new, "").unwrap();
+    world.agent.ask(&["retry", tip.as_str()]).await.unwrap();
+    settle(&mut world, |s| s.state == Headline::Retrying).await;
+    world.agent.ask(&["retry", tip.as_str()]).await.unwrap();
+    let again = |s: &Status| failed(s) && s.bad(&tip).is_some_and(|b| b.at > why.at);
+    settle(&mut world, again).await;
+    assert_eq!(std::fs::read(&new).unwrap(), whole);
     world.tear_down().await.unwrap();
 }

@@ -17,8 +17,6 @@ use crate::repo::store::{Store, StoreError};
 const BUILD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// So many damaged things in the store are thrown away for one build.
 const DAMAGES_MAX: usize = 32;
-/// What the name of the root of a source ends with; before it stands the deployment.
-const SOURCE_ROOT: &str = "-source";
 /// How many lines of a failed build's log are told.
 const LOG_LINES: usize = 5;
 
@@ -125,7 +123,7 @@ impl Steps {
 
     async fn build_stored(&self, id: &DeploymentId, verified: &Verified) -> Result<Built, BuildError> {
         let roots = self.roots_dir();
-        let source_root = roots.join(format!("{id}{SOURCE_ROOT}"));
+        let source_root = roots.join(format!("{id}-source"));
         let flake = self.add_source(verified, &source_root).await?;
         let build = &self.settings.build;
         let limits = EvalLimits { time: build.eval_timeout.0, address_space: build.eval_memory_max };
@@ -164,7 +162,7 @@ impl Steps {
     }
 
     /// Throws away what is damaged in the store if `error` comes of that, so that the next try makes it anew. Nix does not
-    /// wait for the disk before it calls something valid (nix.conf(5), `fsync-store-paths`), so after a power cut the files
+    /// wait for the disk before it calls a derivation valid, nor, before 2.26, anything else. So after a power cut the files
     /// of what was added last may be empty, and stay so.
     ///
     /// # Errors
@@ -177,10 +175,15 @@ impl Steps {
         tracing::warn!(
             "'{path}' in the Nix store is damaged, as after a power cut, and is made anew: {text}"
         );
-        // No evaluation is under way that needs one.
-        self.drop_roots(|name| !name.ends_with(SOURCE_ROOT));
-        let deleted = self.nix.delete(&path).await;
+        let deleted = self.delete_built(&path).await;
         deleted.map_err(|e| NixError::Damaged { path, text: format!("{text}; {}", host::chain(&e)) })
+    }
+
+    /// Deletes something from the store that came of a build and that nobody but builds of ours needs.
+    pub(super) async fn delete_built(&self, path: &StorePath) -> Result<(), NixError> {
+        // What is built keeps its derivation, too (nix.conf(5), `keep-derivations`). Nothing is under way that needs one.
+        self.drop_roots(|_| false);
+        self.nix.delete(path).await
     }
 
     /// Returns the first of `suspects` that is valid and damaged, and what Nix says of it.

@@ -92,7 +92,7 @@ impl Steps {
             ));
         };
         self.check_valid(d, built.toplevel()).await?;
-        self.check_intact(d, &[&old, built.toplevel()]).await?;
+        self.check_intact(d, &old, built.toplevel()).await?;
         if !boots && reboot.as_ref().is_none_or(|need| need.forbids_switch.is_empty()) {
             self.check_switch(built.toplevel()).await?;
         }
@@ -192,9 +192,14 @@ impl Steps {
     /// Nix compares what both systems are with what they were when they were made: a power cut may have emptied files, and a
     /// rollback needs the old ones. Only they themselves are looked at, which takes no longer than a call of Nix; all that they
     /// refer to would take minutes.
-    async fn check_intact(&self, d: &Deployment, systems: &[&StorePath]) -> Result<(), Stop> {
-        match self.nix.damaged(systems).await {
+    async fn check_intact(&self, d: &Deployment, old: &StorePath, new: &StorePath) -> Result<(), Stop> {
+        match self.nix.damaged(&[old, new]).await {
             Ok(None) => Ok(()),
+            Ok(Some(text)) if old != new && self.discards(new).await => {
+                let text =
+                    format!("the new system was damaged, as by a power cut, and is built anew: {text}");
+                Err(off(Class::Transient, "damaged", text))
+            }
             Ok(Some(text)) => {
                 let text = format!(
                     "a system in the Nix store is damaged, 'nix-store --repair-path' mends it: {text}"
@@ -203,6 +208,11 @@ impl Steps {
             }
             Err(e) => Err(again(d, "nix", &e)),
         }
+    }
+
+    /// Throws a system away that never ran here, if it is damaged and nobody needs it. Returns whether it is gone.
+    async fn discards(&self, new: &StorePath) -> bool {
+        matches!(self.nix.damaged(&[new]).await, Ok(Some(_))) && self.delete_built(new).await.is_ok()
     }
 
     /// Returns what runs now and what fails now. Without it a rollback restores less and no unit can be blamed, which is no

@@ -30,6 +30,8 @@ const DAEMON_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
 const STORE_CHOICE: [&str; 3] = ["NIX_REMOTE", "NIX_STORE_DIR", "NIX_STATE_DIR"];
 /// From here on `path:` flakes in the store take `lastModified` and `dir`; 2.8 refuses both.
 const FULL_PATH_FLAKES: Version = Version { major: 2, minor: 18 };
+/// From here on Nix can wait for the disk before it calls something valid.
+const SYNCED_PATHS: Version = Version { major: 2, minor: 26 };
 
 /// Says why Nix did not do what it was asked for, and with that whether to ask again.
 #[derive(Debug, thiserror::Error)]
@@ -233,7 +235,7 @@ impl Nix {
 
     /// Copies the tree in `dir` to the store under the name of `dir` (to be `source`) and roots it at `root`.
     pub async fn add_source(&self, dir: &Path, root: &Path) -> Result<StorePath, NixError> {
-        let call = self.classic("nix-store").arg("--add").arg(dir).time_limit(ADD_TIME);
+        let call = self.durable(self.classic("nix-store").arg("--add").arg(dir)).time_limit(ADD_TIME);
         let added =
             call.run().await.map_err(|e| messages::store_failure(&e).unwrap_or(NixError::Command(e)))?;
         let path = store_path("nix-store --add", &added)?;
@@ -355,10 +357,18 @@ impl Nix {
         Command::new(program).envs(self.env.iter().cloned()).stderr_tail(MESSAGES_MAX)
     }
 
+    /// Has what `call` adds to the store be on the disk before Nix calls it valid, or a power cut would empty its files for
+    /// good (nix.conf(5), `fsync-store-paths`). An evaluation may not ask for that.
+    fn durable(&self, call: Command) -> Command {
+        let option = ["--option", "fsync-store-paths", "true"];
+        if self.version >= SYNCED_PATHS { call.args(option) } else { call }
+    }
+
     fn realise_call(&self, path: &StorePath, root: &Path) -> Result<Command, NixError> {
         let dir = files::parent(root);
         std::fs::create_dir_all(dir).map_err(files::io_error("make directory", dir))?;
-        Ok(self.classic("nix-store").args(["--realise", path.as_str(), "--add-root"]).arg(root))
+        let call = self.classic("nix-store").args(["--realise", path.as_str(), "--add-root"]).arg(root);
+        Ok(self.durable(call))
     }
 
     fn flake_url(&self, flake: &FlakeSource) -> Result<String, NixError> {

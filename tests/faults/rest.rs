@@ -127,7 +127,9 @@ pub fn judge(host: &Managed, systems: &Systems, is_test: bool, status: &Value) -
 
 /// Every guard knows what to do, so none of its timers can undo anything any more.
 fn check_guards(host: &Managed) -> Result<(), String> {
-    let script = "cd /var/lib/pullagent/guard && for plan in */plan.json; do
+    // Where no deployment was prepared yet, there is none.
+    let script = "cd /var/lib/pullagent/guard 2> /dev/null || exit 0
+    for plan in */plan.json; do
         [ -e \"$plan\" ] || continue; dir=${plan%/plan.json}
         [ -e $dir/result.json ] || grep -q -e '\"confirm\"' -e '\"superseded\"' $dir/decision 2> /dev/null ||
           grep -qv $(cat /proc/sys/kernel/random/boot_id) $plan || echo \"$dir: $(ls $dir | tr '\\n' ' ')\"

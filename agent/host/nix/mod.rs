@@ -18,10 +18,10 @@ use crate::model::{Oid, StorePath};
 
 /// Time limit of calls that only ask or register something.
 const SHORT_TIME: Duration = Duration::from_secs(120);
-/// How long reading two toplevels, or a source, may take.
-const VERIFY_TIME: Duration = SHORT_TIME;
 /// Time limit of copying a source tree to the store.
 const ADD_TIME: Duration = Duration::from_secs(15 * 60);
+/// How long reading two toplevels, or a source, may take: a source that can be added can be compared.
+const VERIFY_TIME: Duration = ADD_TIME;
 /// How much of Nix's messages is looked at, from the end.
 const MESSAGES_MAX: usize = 128 << 10;
 /// Where the daemon of a multi-user installation listens.

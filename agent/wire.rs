@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 pub use crate::model::RemoteFailure as Class;
-use crate::model::{HintWord, Oid};
+use crate::model::{HintWord, Oid, OldProtocol};
 
 /// The longest frame, in bytes; it fits the socket's default send buffer.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -90,6 +90,9 @@ pub enum Notice {
         source: String,
         /// Those of the refs asked for that the remote has.
         refs: Vec<Ref>,
+        /// What the answer cost if the server speaks an old version of Git's protocol.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        old: Option<OldProtocol>,
     },
     /// The server sends a pack. The frame carries the read end of a pipe; closing it cancels the transfer.
     /// The end of the pipe proves nothing, only the pack's own trailer does.
@@ -264,7 +267,7 @@ impl Frame for Notice {
     fn offence(&self) -> Option<&'static str> {
         match self {
             Notice::Seen { refs, .. } if refs.len() > REFS_MAX => Some("too many refs"),
-            Notice::Seen { source, refs } => {
+            Notice::Seen { source, refs, .. } => {
                 name_offence(source).or_else(|| refs.iter().find_map(|r| ref_offence(&r.name)))
             }
             Notice::Pack { .. } => None,

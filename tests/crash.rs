@@ -168,8 +168,12 @@ fn live(dir: &Path, world: &Rc<World>, script: &Script, pushed: &mut usize) -> O
         let mut context = Context::from_waker(Waker::noop());
         let push = |n: usize| {
             let now = 1_900_000_000;
-            let heads =
-                Sighting::Heads { remote: "origin".to_owned(), heads: script.pushes[n].clone(), at: now };
+            let heads = Sighting::Heads {
+                remote: "origin".to_owned(),
+                heads: script.pushes[n].clone(),
+                old: None,
+                at: now,
+            };
             send.try_send(Inbound::Saw(heads)).unwrap();
             if let Some((_, revision)) = script.accepts.iter().find(|(at, _)| *at == n) {
                 send.try_send(accept(revision)).unwrap();

@@ -67,7 +67,7 @@ impl Reconciler {
 
     async fn sees(&self, source: &str, tip: Option<&str>) {
         let refs = tip.map(|tip| Ref { name: MAIN.to_owned(), oid: oid(tip) }).into_iter().collect();
-        assert_eq!(self.hears().await.0, Notice::Seen { source: source.to_owned(), refs });
+        assert_eq!(self.hears().await.0, Notice::Seen { source: source.to_owned(), refs, old: None });
     }
 
     async fn fails(&self, name: &str, number: Option<u64>, kind: Class, words: &str) {

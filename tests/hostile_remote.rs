@@ -16,7 +16,7 @@ use common::scripted::{Ask, FLUSH, band, capabilities, head, line, send, serve, 
 use proptest::prelude::*;
 use pullagent::model::Oid;
 use pullagent::repo::net::{Class, Failure, Net, Stop};
-use pullagent::repo::remote::{Limits, Link, Remote};
+use pullagent::repo::remote::{Limits, Link, Remote, Want};
 
 const MAIN: &str = "refs/heads/main";
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -64,7 +64,7 @@ fn answering(body: Vec<u8>) -> Remote {
 
 fn refs(remote: &Remote) -> Result<Vec<(String, Oid)>, Failure> {
     let net = Rc::new(Net::new(Stop::default(), IDLE).unwrap());
-    Link::open(remote, &net)?.ls_refs(&[MAIN]).map(|(refs, _)| refs)
+    Link::open(remote, &net)?.ls_refs(&[MAIN]).map(|(refs, _)| refs.found)
 }
 
 /// Fetches; returns what came through the pipe, how it ended, and how long that took.
@@ -78,7 +78,8 @@ fn pack(remote: &Remote, stop: &Stop) -> (Vec<u8>, Result<u64, Failure>, Duratio
     });
     let began = Instant::now();
     let open = move || Ok(OwnedFd::from(writer));
-    let done = Link::open(remote, &net).and_then(|link| link.pack(&ID.parse().unwrap(), &[], open));
+    let done = Link::open(remote, &net)
+        .and_then(|link| link.pack(&Want { oid: &ID.parse().unwrap(), haves: &[], or_behind: &[] }, open));
     (drain.join().unwrap(), done.map(|(bytes, _)| bytes), began.elapsed())
 }
 
@@ -168,7 +169,11 @@ fn a_reader_that_goes_away_ends_it_at_once_even_if_the_server_is_silent() {
     });
     let began = Instant::now();
     let link = Link::open(&remote, &net).unwrap();
-    expect(link.pack(&ID.parse().unwrap(), &[], || Ok(writer.into())), Class::Cancelled, "went away");
+    expect(
+        link.pack(&Want { oid: &ID.parse().unwrap(), haves: &[], or_behind: &[] }, || Ok(writer.into())),
+        Class::Cancelled,
+        "went away",
+    );
     assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
 }
 
@@ -178,7 +183,11 @@ fn a_reader_that_does_not_read_is_not_waited_for_for_ever() {
     let net = Rc::new(Net::new(Stop::default(), IDLE).unwrap());
     let (_reader, writer) = std::io::pipe().unwrap();
     let link = Link::open(&fast, &net).unwrap();
-    expect(link.pack(&ID.parse().unwrap(), &[], || Ok(writer.into())), Class::Timeout, "nothing happened");
+    expect(
+        link.pack(&Want { oid: &ID.parse().unwrap(), haves: &[], or_behind: &[] }, || Ok(writer.into())),
+        Class::Timeout,
+        "nothing happened",
+    );
 }
 
 #[test]
@@ -308,9 +317,9 @@ proptest! {
             let (_reader, writer) = std::io::pipe().unwrap();
             match (link, kind) {
                 (Some(link), 0) => if let Ok((refs, _)) = link.ls_refs(&[MAIN]) {
-                    prop_assert!(refs.iter().all(|(name, _)| name == MAIN));
+                    prop_assert!(refs.found.iter().all(|(name, _)| name == MAIN));
                 },
-                (Some(link), _) => drop(link.pack(&ID.parse().unwrap(), &[], || Ok(writer.into()))),
+                (Some(link), _) => drop(link.pack(&Want { oid: &ID.parse().unwrap(), haves: &[], or_behind: &[] }, || Ok(writer.into()))),
                 (None, _) => drop(Link::open(&remote, &net)),
             }
         }

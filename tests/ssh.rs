@@ -96,13 +96,13 @@ mod sshd {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::common::client::{SECOND, fetch, limits, net, noise, oid};
+    use crate::common::client::{SECOND, exactly, fetch, limits, net, noise, oid};
     use crate::common::git::Repo;
     use crate::common::processes;
     use crate::common::sshd::{Sshd, keygen};
     use pullagent::gateway;
     use pullagent::repo::net::{Net, Stop};
-    use pullagent::repo::remote::{Limits, Link};
+    use pullagent::repo::remote::{Limits, Link, Want};
     use pullagent::wire::{self, Notice, Ref, Request, Source};
 
     fn remote(server: &Sshd, repo: &str) -> Remote {
@@ -129,7 +129,7 @@ mod sshd {
         repo.git(&["update-ref", "refs/heads/main2", &first]);
         let remote = remote(&server, "infra.git");
         let (refs, link) = Link::open(&remote, &net()).unwrap().ls_refs(&[MAIN]).unwrap();
-        assert_eq!(refs, [(MAIN.to_owned(), oid(&first))]);
+        assert_eq!(refs.found, [(MAIN.to_owned(), oid(&first))]);
         assert!(link.is_none(), "a process that saw the refs once would never see them move");
 
         let second = repo.commit("main", &[("big", &noise(3 << 20, 1)), ("a", b"2")]);
@@ -217,14 +217,45 @@ mod sshd {
         assert!(ask(&good, &[MAIN]).is_ok(), "nothing of it was learnt");
     }
 
+    /// An `sshd` without `AcceptEnv GIT_PROTOCOL`.
     #[test]
-    fn a_server_that_hides_version_2_gets_a_hint() {
+    fn a_server_that_does_not_hear_the_wish_is_polled_and_fetched_from_all_the_same() {
         let server = Sshd::start_with("");
-        server.repo("infra.git").commit("main", &[("a", b"1")]);
-        let failure = ask(&remote(&server, "infra.git"), &[MAIN]).unwrap_err();
-        assert_eq!(failure.class, Class::Protocol, "{failure}");
-        assert!(failure.text.ends_with("version 2 is needed; does its sshd have 'AcceptEnv GIT_PROTOCOL'?"));
-        assert!(failure.text.len() <= wire::TEXT_BYTES_MAX, "{failure}");
+        let repo = server.repo("infra.git");
+        let first = repo.commit("main", &[("big", &noise(1 << 20, 1)), ("a", b"1")]);
+        repo.git(&["update-ref", "refs/heads/main2", &first]);
+        let remote = remote(&server, "infra.git");
+        let (refs, link) = Link::open(&remote, &net()).unwrap().ls_refs(&[MAIN]).unwrap();
+        assert_eq!((refs.found, refs.old.unwrap().refs), (vec![(MAIN.to_owned(), oid(&first))], 3));
+        assert!(link.is_none(), "a process that saw the refs once would never see them move");
+        let (full, done) = fetch(&remote, &first, &[]);
+        assert_eq!(done, Ok(full.len() as u64));
+        let copy = Repo::init(&server.path("copy.git"), "sha1");
+        copy.index(&full);
+
+        repo.git(&["update-ref", "-d", "refs/heads/main2"]);
+        let second = repo.commit("main", &[("big", &noise(1 << 20, 1)), ("a", b"2")]);
+        assert_eq!(ask(&remote, &[MAIN]), Ok(vec![(MAIN.to_owned(), oid(&second))]));
+        let (thin, done) = fetch(&remote, &second, &[&first]);
+        assert_eq!(done, Ok(thin.len() as u64));
+        assert!(thin.len() < 2000, "{} bytes", thin.len());
+        copy.index(&thin);
+        assert_eq!(copy.git(&["rev-list", "--objects", "--count", &second]), "7");
+
+        // What no ref points to any more is not given, unless what is in front of it will do.
+        expect(fetch(&remote, &first, &[]).1, Class::Refused, "not our ref");
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let drain = std::thread::spawn(move || {
+            let mut pack = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut pack).unwrap();
+            pack
+        });
+        let want = Want { oid: &oid(&first), haves: &[], or_behind: &[MAIN] };
+        Link::open(&remote, &net()).unwrap().pack(&want, move || Ok(writer.into())).unwrap();
+        let other = Repo::init(&server.path("other.git"), "sha1");
+        other.index(&drain.join().unwrap());
+        other.git(&["cat-file", "-e", &first]);
+        assert!(server.logins().iter().all(|login| login.starts_with(" git-upload-pack ")));
     }
 
     /// The kernel accepts for it.
@@ -252,7 +283,7 @@ mod sshd {
         pipe: OwnedFd,
     ) -> Result<(), pullagent::repo::net::Failure> {
         let link = Link::open(&remote(server, "stalls.git"), net)?;
-        link.pack(&oid(id), &[], move || Ok(pipe)).map(drop)
+        link.pack(&exactly(&oid(id), &[]), move || Ok(pipe)).map(drop)
     }
 
     #[test]
@@ -401,6 +432,7 @@ mod sshd {
         let seen = |tip: &str| Notice::Seen {
             source: "origin".to_owned(),
             refs: vec![Ref { name: MAIN.to_owned(), oid: oid(tip) }],
+            old: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let test = async {

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use pullagent::model::{
     Action, Answer, AwaitedReboot, Cause, CheckFacts, Class, Ended, Entered, Event, Failure, HintCounts,
-    HintWord, Oid, Operation, Outcome, RebootNeed, Setback, Sighting, Step, Suspension, Target, TestLine,
-    TestProgress, Tip, Word,
+    HintWord, Oid, OldProtocol, Operation, Outcome, RebootNeed, Setback, Sighting, Step, Suspension, Target,
+    TestLine, TestProgress, Tip, Word,
 };
 use pullagent::plan::{self, Policy, Retry};
 use pullagent::report::{self, Doing, Fate, Headline, History, Life, Snapshot, Status, Style, Verdict};
@@ -94,6 +94,19 @@ fn hints_are_heard_or_not() {
 fn switching() {
     let s = on_probation(Step::Armed, Operation::Switch);
     assert_eq!(check("switching", &s).state, Headline::Switching);
+}
+
+/// What each poll costs, and what to do about it.
+#[test]
+fn a_remote_that_speaks_an_old_protocol() {
+    let mut s = host_in_sync();
+    let heads = s.facts.remotes["origin"].heads.clone().unwrap();
+    let old = Some(OldProtocol { refs: 10_002, bytes: 612_345 });
+    s.facts.see(Sighting::Heads { remote: "origin".to_owned(), heads, old, at: NOW - 12 });
+    let status = check("old-protocol", &s);
+    assert_eq!(status.state, Headline::InSync);
+    let json = serde_json::to_value(&status).unwrap();
+    assert_eq!(json["remotes"][0]["oldProtocol"], json!({ "refs": 10_002, "bytes": 612_345 }));
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn looked(host: HostFacts) -> Facts {
 fn heads(facts: &mut Facts, remote: &str, branches: &[(&str, char)]) {
     let heads =
         branches.iter().map(|(name, tip)| ((*name).to_owned(), oid(*tip))).collect::<BTreeMap<_, _>>();
-    facts.see(Sighting::Heads { remote: remote.to_owned(), heads, at: NOW });
+    facts.see(Sighting::Heads { remote: remote.to_owned(), heads, old: None, at: NOW });
 }
 
 fn apply(state: &mut State, events: &[Event]) {

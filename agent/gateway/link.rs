@@ -310,9 +310,9 @@ impl Link {
         let mut pace = Pace::new();
         while let Some((notice, fd)) = line.recv().await? {
             match notice {
-                Notice::Seen { source, refs } => {
+                Notice::Seen { source, refs, old } => {
                     if let Some(heads) = self.heads(&source, refs) {
-                        see(Sighting::Heads { remote: source, heads, at: clock() }).await;
+                        see(Sighting::Heads { remote: source, heads, old, at: clock() }).await;
                     }
                 }
                 Notice::Hint { name, word } => {

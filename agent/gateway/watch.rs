@@ -17,7 +17,7 @@ use super::route::Ways;
 use crate::model::Oid;
 use crate::plan::backoff::{self, Last};
 use crate::repo::net::{Class, Failure, Net, Stop};
-use crate::repo::remote::{Limits, Link, Remote};
+use crate::repo::remote::{self, Limits, Link, Refs, Remote};
 use crate::wire::{self, Notice, Ref, Source};
 
 /// Fetches that may wait for one source.
@@ -197,9 +197,10 @@ impl Watch {
     /// Polls, says what came of it, and serves fetches until the next poll is due. Returns whether to go on.
     fn turn(&mut self) -> bool {
         let notice = match self.poll() {
-            Ok(refs) => {
+            Ok(Refs { found, old }) => {
                 self.note(Last::Answered);
-                Notice::Seen { source: self.source.name.clone(), refs }
+                let refs = found.into_iter().map(|(name, oid)| Ref { name, oid }).collect();
+                Notice::Seen { source: self.source.name.clone(), refs, old }
             }
             // Whoever called it off knows.
             Err(failure) if failure.class == Class::Cancelled => return false,
@@ -279,27 +280,33 @@ impl Watch {
         })
     }
 
-    fn poll(&mut self) -> Result<Vec<Ref>, Failure> {
+    fn poll(&mut self) -> Result<Refs, Failure> {
         let names = self.source.refs.clone();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let refs = self.request(|link| link.ls_refs(&names)).or_else(|failure| {
-            self.may_be_stale(&failure)?;
+        self.request(|link| link.ls_refs(&names)).or_else(|failure| {
+            // A server that speaks version 2 no longer refuses the question.
+            if !(self.was_kept && failure.class == Class::Refused) {
+                self.may_be_stale(&failure)?;
+            }
             self.request(|link| link.ls_refs(&names))
-        })?;
-        Ok(refs.into_iter().map(|(name, oid)| Ref { name, oid }).collect())
+        })
     }
 
     /// Fetches one pack into a pipe whose other end goes to the reconciler. Returns whether to go on.
     fn fetch(&mut self, Want { want, oid, haves, afresh }: &Want) -> bool {
         let mut write_end = None;
         let out = self.out.clone();
+        let refs = self.source.refs.clone();
+        let refs: Vec<&str> = refs.iter().map(String::as_str).collect();
+        // Whoever wants to know whether there is a way to the object is content with more; an import is not.
+        let or_behind = if *afresh { &refs[..] } else { &[] };
+        let asked = remote::Want { oid, haves, or_behind };
         let reached = if *afresh { self.reach_afresh() } else { Ok(()) };
-        let done = reached.and_then(|()| {
-            self.request(|link| link.pack(oid, haves, || open_pipe(*want, &out, &mut write_end)))
-        });
+        let done = reached
+            .and_then(|()| self.request(|link| link.pack(&asked, || open_pipe(*want, &out, &mut write_end))));
         let done = match done {
             Err(failure) if write_end.is_none() && !afresh => self.may_be_stale(&failure).and_then(|()| {
-                self.request(|link| link.pack(oid, haves, || open_pipe(*want, &out, &mut write_end)))
+                self.request(|link| link.pack(&asked, || open_pipe(*want, &out, &mut write_end)))
             }),
             other => other,
         };

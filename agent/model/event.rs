@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AdoptedTrust, Answer, CheckFacts, Class, Decision, DeploymentId, Desired, GuardFacts, HintWord,
-    HostFacts, Kin, Nonce, Oid, Red, StorePath, Tip, TrustSettings,
+    HostFacts, Kin, Nonce, Oid, OldProtocol, Red, StorePath, Tip, TrustSettings,
 };
 use super::{AwaitedReboot, Failure, RebootNeed, Refusal, Suspension};
 
@@ -407,6 +407,8 @@ pub enum Sighting {
         remote: String,
         /// Branch to tip; exact names of the configuration only.
         heads: BTreeMap<String, Oid>,
+        /// What the answer cost if the server speaks an old version of Git's protocol.
+        old: Option<OldProtocol>,
         /// When.
         at: u64,
     },

@@ -31,7 +31,7 @@ pub use keys::{AdoptedTrust, Keys, Kin, REVOKED_BYTES_MAX, TrustSettings, Vouche
 pub use nonce::{BREAKER, Nonce};
 pub use reboot::{AwaitedReboot, LOADER, NEEDS_REBOOT, RebootNeed, RebootPolicy, Window, WindowError};
 pub use recheck::{Cause, ENVIRONMENT, INTERRUPTED, NETWORK, Recheck, Red};
-pub use remote::RemoteFailure;
+pub use remote::{OldProtocol, RemoteFailure};
 pub use ssh::{SshAddress, SshAddressError, is_plain_file};
 pub use state::{
     Awaiting, Deployment, Ended, Entered, Foreign, HISTORY_MAX, Outcome, Phase, QUARANTINE_MAX,

@@ -1,6 +1,18 @@
-//! Why a remote does not answer: the kinds of failure, from the socket up to the status.
+//! How a remote fares, from the socket up to the status: the kinds of failure, and that it speaks an old version of
+//! Git's protocol.
 
 use serde::{Deserialize, Serialize};
+
+/// What a poll costs of a server that speaks version 0 or 1 of Git's protocol: it lists all its refs each time, where one of
+/// version 2 answers what it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OldProtocol {
+    /// How many refs it listed.
+    pub refs: u64,
+    /// How long the list was, in bytes.
+    pub bytes: u64,
+}
 
 /// What kind of failure: stable names, also used as metric labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -24,7 +36,7 @@ pub enum RemoteFailure {
     Timeout,
     /// It was larger than allowed.
     Limit,
-    /// What came is not the Git protocol, version 2.
+    /// What came is not Git's protocol.
     Protocol,
     /// The remote says that it lacks a part of the history.
     Shallow,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{
     CheckFacts, Class, Command, Deployment, DeploymentId, Event, Failure, GuardFacts, HintWord, HostFacts,
-    Kin, Oid, RETENTION, Sighting, TrustSettings, Why,
+    Kin, Oid, OldProtocol, RETENTION, Sighting, TrustSettings, Why,
 };
 
 use super::SUSPENDED;
@@ -49,6 +49,8 @@ pub struct Facts {
 pub struct RemoteFacts {
     /// Branch to tip at its last answer; `None`: it has not answered since the start.
     pub heads: Option<BTreeMap<String, Oid>>,
+    /// What that answer cost if the server speaks an old version of Git's protocol.
+    pub old: Option<OldProtocol>,
     /// When it last answered.
     pub answered_at: Option<u64>,
     /// Why it does not answer now.
@@ -138,8 +140,8 @@ impl Facts {
                 self.now = now;
                 self.blind = Some(text);
             }
-            Sighting::Heads { remote, heads, at } => {
-                let facts = RemoteFacts { heads: Some(heads), answered_at: Some(at), trouble: None };
+            Sighting::Heads { remote, heads, old, at } => {
+                let facts = RemoteFacts { heads: Some(heads), old, answered_at: Some(at), trouble: None };
                 self.remotes.insert(remote, facts);
             }
             Sighting::Unreachable { remote, class, text, at } => {

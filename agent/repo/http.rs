@@ -9,9 +9,7 @@ use std::rc::Rc;
 
 use base64::Engine as _;
 use bytes::{Buf as _, Bytes};
-use gix_transport::client::blocking_io::http::{
-    GetResponse, Http, PostBodyDataKind, PostResponse, Transport,
-};
+use gix_transport::client::blocking_io::http::{GetResponse, Http, PostBodyDataKind, PostResponse};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 
@@ -39,17 +37,14 @@ pub(super) struct Access {
     pub(super) ca_file: Option<PathBuf>,
 }
 
-/// Returns a transport with a connection pool of its own, so that dropping it drops its connections.
+/// Returns a client with a connection pool of its own, so that dropping it drops its connections.
 ///
 /// # Errors
 /// If the URL is not safe to send credentials to, or the authorities cannot be read.
-pub(super) fn transport(access: Access, net: &Rc<Net>) -> Result<Transport<Client>, Failure> {
+pub(super) fn client(access: Access, net: &Rc<Net>) -> Result<Client, Failure> {
     check_url(&access.url)?;
-    let url = gix::url::parse(access.url.as_str())
-        .map_err(|e| Failure::new(Class::Local, format!("its url is not usable: {e}")))?;
     let client = web::client(&access.url, access.ca_file.as_deref(), USER_AGENT)?;
-    let client = Client(Rc::new(Shared { client, access, net: net.clone() }));
-    Ok(Transport::new_http(client, url, gix_transport::Protocol::V2, false))
+    Ok(Client(Rc::new(Shared { client, access, net: net.clone() })))
 }
 
 /// A repository's address is a path and nothing more.

@@ -3,6 +3,10 @@
 
 pub mod net;
 
+mod words;
+
+mod talk;
+
 mod pipe;
 
 pub mod web;
@@ -10,6 +14,10 @@ pub mod web;
 mod http;
 
 mod ssh;
+
+mod v2;
+
+mod old;
 
 pub mod remote;
 

@@ -1,7 +1,7 @@
-//! Pipes, read and written within the bounds of a [`Net`]; Git's protocol with a child over its three; and the child
-//! for a local repository, `git-upload-pack`.
+//! Pipes, read and written within the bounds of a [`Net`]; talking with a child over its three; and the child for a
+//! local repository, `git-upload-pack`.
 
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Child;
@@ -9,13 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gix_transport::Protocol;
-use gix_transport::client::git::{ConnectMode, blocking_io::Connection};
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::net::{Class, Failure, Net};
+use super::talk::Piped;
 use crate::host::command::Command;
 
 /// How much of what a child wrote to its standard error is looked at, in bytes.
@@ -86,42 +85,36 @@ impl Write for Writer {
     }
 }
 
-/// Gitoxide's transport over the pipes of a child.
-pub(super) type Spoken = Connection<BufReader<Output>, BufWriter<Input>>;
-
 /// Makes a reason of what a child wrote to its standard error before it ended.
 pub(super) type Explain = fn(&str) -> Failure;
 
-/// Returns a transport that talks with `child` about the repository at `path`, and ends it when dropped.
+/// Returns a talk with `child`, which ends it when dropped.
 ///
 /// # Errors
 /// If its pipes cannot be waited for.
-pub(super) fn transport(child: Child, path: String, net: &Rc<Net>, explain: Explain) -> io::Result<Spoken> {
+pub(super) fn talk(child: Child, net: &Rc<Net>, explain: Explain) -> io::Result<Piped> {
     let mut child = Talker(child);
     let pipes = (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
         return Err(io::Error::other("no pipes"));
     };
-    // A request goes out as a whole, in one write.
-    let input = BufWriter::with_capacity(BUFFER_BYTES, Input(Writer::new(stdin.into(), net)?));
+    let input = Input(Writer::new(stdin.into(), net)?);
     let stderr = net.enter(|| Receiver::from_owned_fd(stderr.into()))?;
     let output = Output { stdout: Reader::new(stdout.into(), net)?, stderr, explain, _child: child };
-    let output = BufReader::with_capacity(BUFFER_BYTES, output);
-    Ok(Connection::new(output, input, Protocol::V2, path, None::<(&str, _)>, ConnectMode::Process, false))
+    Ok(Piped::new(BufReader::with_capacity(BUFFER_BYTES, output), input))
 }
 
 /// Starts `git-upload-pack` for the repository at `path`. It serves one poll or one pack, then it is to be dropped.
 ///
 /// # Errors
 /// If there is no such directory or no such program.
-pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Spoken, Failure> {
+pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Piped, Failure> {
     let place = std::fs::canonicalize(path).map_err(|e| {
         let class = if e.kind() == io::ErrorKind::NotFound { Class::NotFound } else { Class::Local };
         Failure::new(class, format!("there is no usable directory: {e}"))
     })?;
-    let path = place.to_string_lossy().into_owned();
     spawn_upload_pack(&place)
-        .and_then(|child| transport(child, path, net, explain))
+        .and_then(|child| talk(child, net, explain))
         .map_err(|e| Failure::new(Class::Local, format!("git-upload-pack cannot be run: {e}")))
 }
 

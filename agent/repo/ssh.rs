@@ -10,6 +10,7 @@ use std::rc::Rc;
 use super::net::{Class, Failure, Net};
 use super::pipe;
 use super::remote::shown;
+use super::talk::Piped;
 use crate::host::command::Command;
 use crate::model::{SshAddress, is_plain_file};
 
@@ -39,8 +40,6 @@ const OPTIONS: [&str; 17] = [
     // Carries the wish for protocol version 2, as Git has it.
     "SendEnv=GIT_PROTOCOL",
 ];
-/// Why a server that could do better speaks an old version of the protocol.
-pub(super) const OLD_PROTOCOL_HINT: &str = "; does its sshd have 'AcceptEnv GIT_PROTOCOL'?";
 /// How many of the last lines before the end are looked at.
 const LINES_MAX: usize = 32;
 
@@ -59,20 +58,19 @@ pub(super) struct Access {
 ///
 /// # Errors
 /// If a file is not given or not usable, or there is no `ssh`.
-pub(super) fn upload_pack(access: &Access, net: &Rc<Net>) -> Result<pipe::Spoken, Failure> {
+pub(super) fn upload_pack(access: &Access, net: &Rc<Net>) -> Result<Piped, Failure> {
     let key = plain(access.key_file.as_deref(), "private key")?;
     let hosts = plain(access.known_hosts_file.as_deref(), "known_hosts")?;
     // `ssh` takes a file that is not there for an empty one, and says nothing of it.
     File::open(hosts)
         .map_err(|e| Failure::new(Class::Local, format!("the host keys in '{hosts}' cannot be read: {e}")))?;
-    let command = access.address.upload_pack();
     Command::new("ssh")
         .bare_env()
         .env("GIT_PROTOCOL", "version=2")
         .args(arguments(&access.address, key, hosts))
-        .arg(&command)
+        .arg(access.address.upload_pack())
         .converse()
-        .and_then(|child| pipe::transport(child, command, net, explain))
+        .and_then(|child| pipe::talk(child, net, explain))
         .map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Failure::new(Class::Local, "there is no program 'ssh' in the PATH"),
             _ => Failure::new(Class::Local, format!("ssh cannot be run: {e}")),

@@ -317,6 +317,7 @@ fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
             trouble: facts.and_then(|f| f.trouble.as_ref()).map(trouble),
             standing: standing(plan::standing_of_remote(&r.name, &snapshot.state, &snapshot.facts, &policy)),
             stale: plan::is_stale(&r.name, &snapshot.facts, &policy),
+            old_protocol: facts.and_then(|f| f.old),
         }
     };
     settings.remotes.iter().map(remote).collect()

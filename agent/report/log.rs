@@ -6,7 +6,7 @@ use crate::model::{Deployment, Event, Oid, Sighting, Stage, Step, SwitchEnd, Tip
 use crate::plan::{Alarm, Facts};
 
 /// What each kind of record is called in the journal: those of the events first, then what is no event. They never change.
-pub const MESSAGE_IDS: [(&str, &str); 43] = [
+pub const MESSAGE_IDS: [(&str, &str); 45] = [
     ("main-accepted", "b626771fa04141008b5b2e213ed4a15f"),
     ("test-accepted", "96774d9c59ef4515a4b3c48efa8dc053"),
     ("refused", "4c9322c45b6f4f60a5acfd2ed0c91cba"),
@@ -41,6 +41,8 @@ pub const MESSAGE_IDS: [(&str, &str); 43] = [
     ("failed", "1db85b6ae40448c592e5f251d42251f4"),
     ("remote-unreachable", "eab5ba95444b4f469ee6a4178a059385"),
     ("remote-answers", "5b4bda9724da47b1bdb4dd9af1d8b2b0"),
+    ("remote-old-protocol", "d0525743c0eb4f1b951129d45252afd3"),
+    ("remote-new-protocol", "9f0df9c493f94e7abdb92cced353c44b"),
     ("host-unreadable", "f2d7bfe7e433479e85a86276b677b33e"),
     ("host-readable", "c63bd4d5c528484f99d4cd99acd679ab"),
     ("hints-connected", "1cd65efd2e5048d090da4b2f03bc794a"),

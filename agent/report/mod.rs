@@ -20,6 +20,8 @@ mod reboot;
 
 mod hint;
 
+mod old;
+
 mod known;
 
 mod explain;

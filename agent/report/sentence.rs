@@ -2,9 +2,12 @@
 //! [`super::log()`] says them.
 
 use crate::model::{
-    Arbiter, Class, Decision, Deployment, Event, HintWord, Operation, Sighting, Stage, Step, SwitchEnd, Word,
+    Arbiter, Class, Decision, Deployment, Event, HintWord, OldProtocol, Operation, Sighting, Stage, Step,
+    SwitchEnd, Word,
 };
 use crate::plan::{Facts, HintFacts};
+
+use super::old::{self, REMEDY};
 
 /// How much an event matters to whoever reads the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,9 +261,11 @@ pub fn news(sighting: &Sighting, before: &Facts) -> Option<News> {
             let known = trouble(remote).is_some_and(|t| t.class == *class);
             (!known).then(|| News::new("remote-unreachable", Warning, text))
         }
-        Sighting::Heads { remote, .. } => trouble(remote).map(|t| {
-            let text = format!("{remote} answers again, after {} failures", t.tries);
-            News::new("remote-answers", Info, text)
+        Sighting::Heads { remote, old, .. } => protocol_news(remote, *old, before).or_else(|| {
+            trouble(remote).map(|t| {
+                let text = format!("{remote} answers again, after {} failures", t.tries);
+                News::new("remote-answers", Info, text)
+            })
         }),
         Sighting::Blind { text, .. } => (before.blind.as_ref() != Some(text)).then(|| {
             let text = format!("the host can't be observed, so nothing is done: {text}");
@@ -277,6 +282,22 @@ pub fn news(sighting: &Sighting, before: &Facts) -> Option<News> {
     }
 }
 
+/// Told when a remote turns out to speak an old version of Git's protocol, and when it no longer does.
+fn protocol_news(remote: &str, old: Option<OldProtocol>, before: &Facts) -> Option<News> {
+    let was = before.remotes.get(remote).and_then(|r| r.old);
+    match (was, old) {
+        (None, Some(cost)) => {
+            let text = format!("{remote} {}; {REMEDY}", old::cost(cost));
+            Some(News::new("remote-old-protocol", Weight::Warning, text))
+        }
+        (Some(_), None) => {
+            let text = format!("{remote} speaks version 2 of Git's protocol now");
+            Some(News::new("remote-new-protocol", Weight::Info, text))
+        }
+        (Some(_), Some(_)) | (None, None) => None,
+    }
+}
+
 /// A hint that comes and goes is told as it does; one that stays away, when the reason changes.
 fn hint_news(name: &str, word: &HintWord, before: Option<&HintFacts>) -> Option<News> {
     let was = before.is_some_and(|b| b.word.connected);
@@ -287,4 +308,29 @@ fn hint_news(name: &str, word: &HintWord, before: Option<&HintFacts>) -> Option<
     let told = before.is_some_and(|b| b.word.text == word.text);
     let text = format!("push hints not connected ({name}), remotes are polled as without: {}", word.text);
     (was || (!told && !word.text.is_empty())).then(|| News::new("hints-lost", Weight::Warning, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_protocol_is_told_once_and_when_it_is_over() {
+        let mut facts = Facts::default();
+        let mut tell = |old: Option<u64>| {
+            let old = old.map(|refs| OldProtocol { refs, bytes: 80 * refs });
+            let sighting =
+                Sighting::Heads { remote: "origin".to_owned(), heads: Default::default(), old, at: 1 };
+            let told = news(&sighting, &facts);
+            facts.see(sighting);
+            told
+        };
+        assert!(tell(None).is_none());
+        let said = tell(Some(100)).unwrap();
+        assert_eq!((said.kind, said.weight), ("remote-old-protocol", Weight::Warning));
+        assert!(said.text.contains("all its 100 refs (8 kB)") && said.text.contains(REMEDY), "{}", said.text);
+        assert!(tell(Some(101)).is_none(), "the number changes all the time");
+        assert_eq!(tell(None).unwrap().kind, "remote-new-protocol");
+        assert!(tell(None).is_none());
+    }
 }

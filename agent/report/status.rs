@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Agent, Counters, HintStatus};
 use crate::model::{
-    Answer, CheckFacts, DeploymentId, Oid, Operation, RebootPolicy, StorePath, Suspension, Why,
+    Answer, CheckFacts, DeploymentId, Oid, OldProtocol, Operation, RebootPolicy, StorePath, Suspension, Why,
 };
 
 /// Everything that is said about one host at one moment.
@@ -195,6 +195,9 @@ pub struct RemoteStatus {
     /// Whether it has not answered for longer than `trust.staleAfter`.
     #[serde(default)]
     pub stale: bool,
+    /// What each poll costs if the remote speaks an old version of Git's protocol; not there if it speaks version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_protocol: Option<OldProtocol>,
 }
 
 /// How the main branch of a remote stands to the accepted revision.

@@ -4,6 +4,7 @@
 //! reads it at night has not read the manual.
 
 use super::headline::{self, mark};
+use super::old;
 use super::status::{
     Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, RemoteStatus, RetryStatus, StageWord,
     StandingWord, Status, System, TestProgressWord, TestStatus,
@@ -369,9 +370,16 @@ impl Page<'_> {
                         None => format!("{}  not asked yet", safe(&remote.name)),
                     };
                     self.line("remote", &text);
+                    self.old_protocol(remote);
                 }
             }
         }
+    }
+
+    fn old_protocol(&mut self, remote: &RemoteStatus) {
+        let Some(cost) = remote.old_protocol else { return };
+        self.line("", &format!("it {}", old::cost(cost)));
+        self.line("", old::REMEDY);
     }
 
     fn hints(&mut self) {

@@ -96,6 +96,7 @@ fn messages_and_descriptors_cross() {
         let seen = Notice::Seen {
             source: "origin".to_owned(),
             refs: vec![Ref { name: "refs/heads/main".to_owned(), oid: oid('a') }],
+            old: Some(OldProtocol { refs: 3, bytes: 200 }),
         };
         theirs.send(&seen, None).await.unwrap();
         drop(theirs);
@@ -199,7 +200,7 @@ fn what_breaks_the_bounds_is_not_sent() {
 fn a_sender_waits_for_a_reader_that_does_not_read() {
     run(async {
         let (ours, theirs) = pair().unwrap();
-        let notice = Notice::Seen { source: "x".repeat(200), refs: vec![] };
+        let notice = Notice::Seen { source: "x".repeat(200), refs: vec![], old: None };
         let mut sent = 0;
         while let Ok(done) = tokio::time::timeout(Duration::from_millis(50), theirs.send(&notice, None)).await
         {
@@ -254,6 +255,7 @@ proptest! {
         let seen = Notice::Seen {
             source: "origin".to_owned(),
             refs: vec![Ref { name: "refs/heads/main".to_owned(), oid: oid('a') }],
+            old: Some(OldProtocol { refs: 3, bytes: 200 }),
         };
         let mut frame = serde_json::to_vec(&seen).unwrap();
         let at = at % frame.len();

@@ -69,7 +69,7 @@ pub fn settled_at(revision: &Oid, generation: u64) -> Snapshot {
         ..HostFacts::default()
     });
     let heads = Some(BTreeMap::from([("main".to_owned(), revision.clone())]));
-    let origin = RemoteFacts { heads, answered_at: Some(1000), trouble: None };
+    let origin = RemoteFacts { heads, answered_at: Some(1000), ..RemoteFacts::default() };
     snapshot.facts.remotes.insert("origin".to_owned(), origin);
     snapshot
 }

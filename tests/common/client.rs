@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pullagent::model::Oid;
 use pullagent::repo::net::{Class, Failure, Net, Stop};
-use pullagent::repo::remote::{Limits, Link, Remote};
+use pullagent::repo::remote::{Limits, Link, Remote, Want};
 
 use super::git_server::GitServer;
 
@@ -43,13 +43,18 @@ pub fn oid(text: &str) -> Oid {
     text.parse().unwrap()
 }
 
+/// Asks for `oid` and nothing in its place.
+pub fn exactly<'a>(oid: &'a Oid, haves: &'a [Oid]) -> Want<'a> {
+    Want { oid, haves, or_behind: &[] }
+}
+
 /// How a fetch ends: with the bytes passed on and the link, if it lasts.
 pub type Fetched = Result<(u64, Option<Link>), Failure>;
 
 /// Asks once, on a link of its own.
 pub fn ask(remote: &Remote, names: &[&str]) -> Result<Vec<(String, Oid)>, Failure> {
     let net = net();
-    Link::open(remote, &net)?.ls_refs(names).map(|(refs, _)| refs)
+    Link::open(remote, &net)?.ls_refs(names).map(|(refs, _)| refs.found)
 }
 
 /// Fetches once, on a link of its own; returns the pack as the reader of the pipe got it.
@@ -72,7 +77,8 @@ pub fn fetch_on(link: Link, want: &str, haves: &[&str]) -> (Vec<u8>, Fetched) {
         reader.read_to_end(&mut pack).unwrap();
         pack
     });
-    let done = link.pack(&oid(want), &haves, move || Ok(OwnedFd::from(writer)));
+    let want = oid(want);
+    let done = link.pack(&exactly(&want, &haves), move || Ok(OwnedFd::from(writer)));
     (drain.join().unwrap(), done)
 }
 

@@ -22,13 +22,24 @@ const PORTS_TRIED: usize = 5;
 pub struct Setup {
     pub tls: bool,
     pub http2: bool,
-    /// Whether the server hears which protocol version is asked for; without, it speaks version 0.
-    pub protocol_v2: bool,
+    /// Which version of Git's protocol the server speaks.
+    pub spoken: Spoken,
+}
+
+/// Which version of Git's protocol a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    /// The one that it is asked for.
+    Asked,
+    /// Version 0: it does not hear which is asked for.
+    Zero,
+    /// Version 1, whatever it is asked for.
+    One,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { tls: true, http2: true, protocol_v2: true }
+        Setup { tls: true, http2: true, spoken: Spoken::Asked }
     }
 }
 
@@ -133,6 +144,12 @@ impl GitServer {
         fs::write(self.dir.path().join("passwords"), line).unwrap();
     }
 
+    /// Has the server speak another version of Git's protocol; it starts anew on the same port.
+    pub fn speak(&mut self, spoken: Spoken) {
+        self.setup.spoken = spoken;
+        self.restart();
+    }
+
     /// Ends nginx, and with it all connections.
     pub fn stop(&mut self) {
         self.nginx = None;
@@ -183,10 +200,10 @@ impl GitServer {
         };
         let tls = format!("ssl_certificate {dir}/server.pem; ssl_certificate_key {dir}/server.key;");
         let tls = if self.setup.tls { tls } else { String::new() };
-        let version = if self.setup.protocol_v2 {
-            "fastcgi_param HTTP_GIT_PROTOCOL $http_git_protocol if_not_empty;"
-        } else {
-            "fastcgi_param HTTP_GIT_PROTOCOL '';"
+        let version = match self.setup.spoken {
+            Spoken::Asked => "fastcgi_param HTTP_GIT_PROTOCOL $http_git_protocol if_not_empty;",
+            Spoken::Zero => "fastcgi_param HTTP_GIT_PROTOCOL '';",
+            Spoken::One => "fastcgi_param HTTP_GIT_PROTOCOL 'version=1';",
         };
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {dir}/tmp/{kind};\n"))

@@ -56,7 +56,7 @@ fn read_request(input: &mut impl BufRead) -> Option<Ask> {
     let body = String::from_utf8_lossy(&body);
     Some(match () {
         () if body.contains("command=ls-refs") => Ask::Refs,
-        () if body.contains("command=fetch") => Ask::Pack,
+        () if body.contains("want ") => Ask::Pack,
         () => Ask::Handshake,
     })
 }

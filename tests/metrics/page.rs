@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
 use pullagent::model::{
-    CheckFacts, Failure, Happened, HintCounts, HintWord, Outcome, RemoteFailure, Sighting,
+    CheckFacts, Failure, Happened, HintCounts, HintWord, OldProtocol, Outcome, RemoteFailure, Sighting,
 };
 use pullagent::report::metrics::Seen;
 use pullagent::report::{self, Fate, Headline, Publisher, Snapshot, Tally};
@@ -48,12 +48,23 @@ fn in_sync_now() -> Snapshot {
 }
 
 fn seen(remote: &str) -> Sighting {
-    Sighting::Heads { remote: remote.to_owned(), heads: Default::default(), at: NOW }
+    Sighting::Heads { remote: remote.to_owned(), heads: Default::default(), old: None, at: NOW }
 }
 
 fn gone(class: RemoteFailure) -> Sighting {
     let (remote, class) = ("origin".to_owned(), class.as_str().to_owned());
     Sighting::Unreachable { remote, class, text: "gone".to_owned(), at: NOW }
+}
+
+#[test]
+fn what_an_old_protocol_costs_is_on_the_page() {
+    let series = "pullagent_remote_old_protocol_bytes{remote=\"origin\"}";
+    let mut snapshot = in_sync_now();
+    assert_eq!(value(&page(&snapshot), series), Some(0.0));
+    let old = Some(OldProtocol { refs: 3, bytes: 4321 });
+    let remote = "origin".to_owned();
+    snapshot.facts.see(Sighting::Heads { remote, heads: Default::default(), old, at: NOW });
+    assert_eq!(value(&page(&snapshot), series), Some(4321.0));
 }
 
 #[test]

@@ -92,6 +92,7 @@ pub fn host_in_sync() -> Snapshot {
     };
     let origin = RemoteFacts {
         heads: Some(BTreeMap::from([("main".to_owned(), old_rev())])),
+        old: None,
         answered_at: Some(NOW - 12),
         trouble: None,
     };

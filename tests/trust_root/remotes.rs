@@ -52,7 +52,7 @@ fn junk(number: u32) -> Oid {
 /// A remote names `junk(number)` as the tip of main.
 fn pollute(facts: &mut Facts, remote: &str, number: u32) {
     let heads = [("main".to_owned(), junk(number))].into();
-    facts.see(Sighting::Heads { remote: remote.to_owned(), heads, at: NOW });
+    facts.see(Sighting::Heads { remote: remote.to_owned(), heads, old: None, at: NOW });
 }
 
 /// A pusher without a key names a new commit with every poll; each is looked at while nothing else is due, and a build

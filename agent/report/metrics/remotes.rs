@@ -9,7 +9,7 @@ use crate::report::{RemoteStatus, StandingWord, Status};
 /// A metric with one value for each remote.
 type Gauge = (&'static str, &'static str, fn(&RemoteStatus) -> f64);
 
-const GAUGES: [Gauge; 4] = [
+const GAUGES: [Gauge; 5] = [
     (
         "pullagent_last_successful_fetch_timestamp_seconds",
         "When the remote last answered; 0: not since the agent started.",
@@ -26,6 +26,11 @@ const GAUGES: [Gauge; 4] = [
     ("pullagent_remote_failures", "How often the remote has not answered, in a row.", |r| {
         f64::from(r.trouble.as_ref().map_or(0, |t| t.tries))
     }),
+    (
+        "pullagent_remote_old_protocol_bytes",
+        "What a poll transfers because the remote speaks an old version of Git's protocol; 0: it speaks version 2.",
+        |r| r.old_protocol.map_or(0.0, |old| old.bytes as f64),
+    ),
 ];
 
 const STANDINGS: [StandingWord; 5] = [

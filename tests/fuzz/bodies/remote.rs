@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pullagent::model::Oid;
 use pullagent::repo::net::{Class, Failure, Net, Stop};
-use pullagent::repo::remote::{Limits, Link, Remote};
+use pullagent::repo::remote::{Limits, Link, Refs, Remote, Want};
 
 use super::Dice;
 use super::scripted::{self, Ask, FLUSH, capabilities, line, whole};
@@ -46,13 +46,17 @@ static URL: LazyLock<String> = LazyLock::new(|| {
     })
 });
 
-/// The first byte chooses what is asked, which answer is made of the rest, and whether that is cut into packet lines.
+/// The first byte chooses what is asked, which answer is made of the rest, whether that is cut into packet lines, and
+/// whether the rest of what is said is of an old version of the protocol.
 pub fn check(data: &[u8]) -> bool {
     let mut dice = Dice(data);
     let choice = dice.byte();
     let body = if choice & 4 == 0 { dice.0.to_vec() } else { packet_lines(&mut dice) };
+    let old = choice & 16 != 0;
     let script = match choice & 3 {
+        0 if old => Script { handshake: body, answer: good_old_answer(), raw: false },
         0 => Script { handshake: body, answer: good_answer(choice & 8 == 0), raw: false },
+        1 | 2 if old => Script { handshake: old_list(), answer: body, raw: false },
         1 | 2 => Script { handshake: capabilities(), answer: body, raw: false },
         _ => Script { handshake: body.clone(), answer: body, raw: true },
     };
@@ -66,6 +70,18 @@ fn good_answer(refs: bool) -> Vec<u8> {
         true => [line(format!("{ID} refs/heads/main\n")), FLUSH.to_vec()].concat(),
         false => [line("packfile\n"), band(b"PACK"), FLUSH.to_vec()].concat(),
     }
+}
+
+/// How a server of version 0 begins.
+fn old_list() -> Vec<u8> {
+    let main =
+        format!("{ID} refs/heads/main\0thin-pack side-band-64k ofs-delta agent=git/2 object-format=sha1\n");
+    let lines = [line(main), line(format!("{ID} refs/tags/v1^{{}}\n"))].concat();
+    [&line("# service=git-upload-pack\n")[..], FLUSH, &lines, FLUSH].concat()
+}
+
+fn good_old_answer() -> Vec<u8> {
+    [&line("NAK\n")[..], &line(b"\x01PACK"), FLUSH].concat()
 }
 
 /// Lines with lengths that fit, with a flush, a delimiter or an odd length now and then.
@@ -82,6 +98,8 @@ fn packet_lines(dice: &mut Dice<'_>) -> Vec<u8> {
             6 => lines.extend(line("packfile\n")),
             7 => lines.extend(line([ID.as_bytes(), b" ", dice.short()].concat())),
             8 => lines.extend(line([ID.as_bytes(), b" refs/heads/main", dice.short()].concat())),
+            12 => lines.extend(line("NAK\n")),
+            13 => lines.extend(line([ID.as_bytes(), b" refs/heads/main\0side-band", dice.short()].concat())),
             n => lines.extend(line([&[n % 4], dice.short()].concat())),
         }
     }
@@ -115,7 +133,7 @@ fn refs() -> bool {
     let digits = if link.object_format() == "sha256" { 64 } else { 40 };
     match link.ls_refs(&ASKED) {
         Err(failure) => failed(&failure),
-        Ok((refs, _)) => {
+        Ok((Refs { found: refs, .. }, _)) => {
             assert!(refs.len() <= ASKED.len());
             for (n, (name, oid)) in refs.iter().enumerate() {
                 assert!(ASKED.contains(&name.as_str()) && oid.as_str().len() == digits, "{name} {oid}");
@@ -135,7 +153,8 @@ fn pack() -> bool {
     // What is within the limit fits into the pipe, so nobody has to read while it is written.
     let (mut reader, writer) = std::io::pipe().unwrap();
     let wanted: Oid = ID.parse().unwrap();
-    let done = link.pack(&wanted, std::slice::from_ref(&wanted), || Ok(OwnedFd::from(writer)));
+    let want = Want { oid: &wanted, haves: std::slice::from_ref(&wanted), or_behind: &[] };
+    let done = link.pack(&want, || Ok(OwnedFd::from(writer)));
     let done = done.map(|(bytes, _link)| bytes);
     let mut came = Vec::new();
     reader.read_to_end(&mut came).unwrap();
@@ -177,6 +196,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
         vec![13, 6, 9, 4, b'P', b'A', b'C', b'K', 10, 2, b'h', b'i', 0],
         vec![13, 6, 11, 4, b'f', b'u', b'l', b'l', 0],
         vec![5, 5, 3, b'n', b'o', b'!'],
+        [&[16], &old_list()[..]].concat(),
+        [&[24], &old_list()[..]].concat(),
+        [&[16], &line("version 1\n")[..], &old_list()].concat(),
+        [&[16], &line("version 1\n")[..], &line(format!("{ID} HEAD\0side-band")), FLUSH].concat(),
+        [&[16], &line(format!("{} capabilities^{{}}\0side-band", "0".repeat(40)))[..], FLUSH].concat(),
+        [&[24], &old_list()[..], &line(format!("shallow {ID}"))].concat(),
+        [&[25], &good_old_answer()[..]].concat(),
+        [&[25], &line(format!("ACK {ID}\n"))[..], &good_old_answer()].concat(),
+        vec![20, 13, 3, b'-', b'6', b'4', 0],
+        vec![29, 12, 9, 4, b'P', b'A', b'C', b'K', 11, 2, b'n', b'o', 0],
         http(&format!("HTTP/1.1 200 OK\r\n{kind}"), &capabilities()),
         http("HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic", b""),
         http("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/", b""),

@@ -45,7 +45,7 @@ pub fn check(data: &[u8]) -> bool {
             Request::Poll { source } => source.iter().for_each(|name| plain(name)),
         }),
         _ => received::<Request, Notice>(frame, fds, |notice| match notice {
-            Notice::Seen { source, refs } => {
+            Notice::Seen { source, refs, .. } => {
                 plain(source);
                 assert!(refs.len() <= wire::REFS_MAX);
                 refs.iter().for_each(|r| plain_ref(&r.name));

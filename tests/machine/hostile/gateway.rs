@@ -87,7 +87,7 @@ impl Hostile {
     /// Claims that a branch of the remote is at some commit.
     pub fn claim(&self, branch: &str, commit: &str) {
         let refs = vec![Ref { name: format!("refs/heads/{branch}"), oid: commit.parse::<Oid>().unwrap() }];
-        self.tell(&Notice::Seen { source: "origin".into(), refs }).unwrap();
+        self.tell(&Notice::Seen { source: "origin".into(), refs, old: None }).unwrap();
     }
 
     /// Answers a request with what is read from `pack`.

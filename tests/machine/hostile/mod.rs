@@ -140,7 +140,7 @@ fn goes_back(victim: &Victim) {
     hostile.claim("main", &victim.host.revision);
     std::thread::sleep(EFFECT);
     victim.is_unharmed("go back to an older commit");
-    hostile.tell(&Notice::Seen { source: "origin".into(), refs: vec![] }).unwrap();
+    hostile.tell(&Notice::Seen { source: "origin".into(), refs: vec![], old: None }).unwrap();
     std::thread::sleep(EFFECT);
     victim.is_unharmed("delete the branch");
 }
@@ -243,7 +243,9 @@ fn floods(victim: &Victim) {
             name: "refs/heads/main".into(),
             oid: commit.parse().unwrap(),
         });
-        for notice in [Notice::Seen { source: "origin".into(), refs: refs.collect() }, failed.clone()] {
+        for notice in
+            [Notice::Seen { source: "origin".into(), refs: refs.collect(), old: None }, failed.clone()]
+        {
             said += u32::from(hostile.tell(&notice).is_ok());
         }
     }

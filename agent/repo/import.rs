@@ -201,11 +201,14 @@ async fn blocking(work: impl FnOnce() -> Result<(), StoreError> + Send + 'static
 fn of_command(error: &CommandError) -> Failure {
     /// Aborted, killed, out of processor time, file too large: Linux' numbers on all our architectures.
     const OF_LIMITS: [i32; 4] = [6, 9, 24, 25];
+    /// A page of a mapped file can't be read: a bad sector, or a pack that was cut meanwhile. Linux' number for it.
+    const BUS_ERROR: i32 = 7;
     let class = match error {
         CommandError::TimedOut { .. } => FailureClass::Limit,
         CommandError::Failed { end: Ending::Signal(signal), .. } if OF_LIMITS.contains(signal) => {
             FailureClass::Limit
         }
+        CommandError::Failed { end: Ending::Signal(BUS_ERROR), .. } => FailureClass::Corrupt,
         CommandError::NotFound { .. } | CommandError::Io { .. } => FailureClass::Io,
         CommandError::Failed { .. } | CommandError::TooMuchOutput { .. } | CommandError::Stopped { .. } => {
             FailureClass::Crashed

@@ -135,7 +135,8 @@ impl Store {
         if !git_dir.try_exists().map_err(io_error("look for", &git_dir))? {
             return Ok(None);
         }
-        let config = read_small(&git_dir.join("config"))?.unwrap_or_default();
+        let config = read_small(&git_dir.join("config")).map_err(|e| misshapen(&git_dir, e))?;
+        let config = config.unwrap_or_default();
         let format =
             parse_format(&config).ok_or_else(|| corrupt(&git_dir, "its 'config' names no object format"))?;
         let store = Store { state_directory: state_directory.to_owned(), git_dir, format };
@@ -147,7 +148,9 @@ impl Store {
     /// Deletes the store below `state_directory`. The way out of [`StoreError::Corrupt`].
     pub fn discard(state_directory: &Path) -> Result<(), StoreError> {
         let git_dir = git_dir(state_directory);
-        files::remove_tree(&git_dir).map_err(io_error("delete", &git_dir))
+        let is_dir = fs::symlink_metadata(&git_dir).is_ok_and(|found| found.is_dir());
+        let delete = if is_dir { files::remove_tree } else { files::remove };
+        delete(&git_dir).map_err(io_error("delete", &git_dir))
     }
 
     /// Deletes what an earlier process left unfinished below `state_directory`: quarantines, and the halves of packs
@@ -224,6 +227,7 @@ impl Store {
             .map_or(Ok(()), files::ensure_private)
             .and_then(|()| files::replace(&path, &lock_of(&path), format!("{oid}\n").as_bytes()))
             .map_err(io_error("write", &path))
+            .map_err(|e| misshapen(&self.git_dir, e))
     }
 
     /// Tells whether there are more packs than [`Store::PACKS_MAX`].
@@ -334,6 +338,17 @@ impl Store {
 
 fn corrupt(git_dir: &Path, what: &str) -> StoreError {
     StoreError::Corrupt { path: git_dir.to_owned(), what: what.to_owned() }
+}
+
+/// A file in place of a directory, or the other way round, is damage: waiting does not mend it.
+fn misshapen(git_dir: &Path, error: StoreError) -> StoreError {
+    use io::ErrorKind::{IsADirectory, NotADirectory};
+    match error {
+        StoreError::Io { path, source, .. } if matches!(source.kind(), IsADirectory | NotADirectory) => {
+            corrupt(git_dir, &format!("'{}' can't be used: {source}", path.display()))
+        }
+        other => other,
+    }
 }
 
 fn git_dir(state_directory: &Path) -> PathBuf {

@@ -146,7 +146,12 @@ impl Steps {
                     let (revision, to) = (revision.clone(), main.revision.clone());
                     return Happened::Saw(Sighting::Related { revision, to, kin });
                 }
-                Err(error) => return failed(revision, "store", &error),
+                Err(error) => {
+                    if matches!(error, StoreError::Corrupt { .. }) {
+                        self.discard_store();
+                    }
+                    return failed(revision, "store", &error);
+                }
             },
         })
     }

@@ -12,6 +12,7 @@ mod agent;
 mod bytes;
 #[path = "../common/mod.rs"]
 mod common;
+mod damage;
 mod deploys;
 #[allow(dead_code, reason = "another test takes the rest")]
 #[path = "../store/git.rs"]

@@ -79,6 +79,11 @@ impl Stage {
         self.repo.change("hosts/web1/default.nix", "{ }\n".repeat(60) + &format!("release {n}\n"))
     }
 
+    /// Makes a signed commit that differs from those before by `n`.
+    pub fn push_after(&mut self, n: usize) -> Oid {
+        self.repo.change("hosts/web1/default.nix", "{ }\n".repeat(60) + &format!("round {n}\n"))
+    }
+
     /// Pushes, lies about it, and then is honest.
     #[track_caller]
     pub fn tell(&mut self, name: &str, expect: Expect, script: impl FnOnce(&mut Stage, &Oid) -> Script) {

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use pullagent::model::Oid;
 use pullagent::repo::import::Verdict;
-use pullagent::repo::store::{Store, StoreError};
+use pullagent::repo::store::{Reference, Store, StoreError};
 use pullagent::repo::{FailureClass, Limits};
 
 use crate::git::Repo;
@@ -91,45 +90,6 @@ fn what_a_dead_agent_left_is_swept() {
     host.fsck();
 }
 
-#[test]
-fn a_full_disk_is_no_verdict_and_leaves_nothing() {
-    let (repo, host, tip) = behind(2_000);
-    let Some(disk) = SmallDisk::mount(300_000) else {
-        println!("left out: only root can mount a small file system");
-        return;
-    };
-    let mut small = Host::at(disk.path().join("state"), &host.main.revision);
-    small.accept(&host.main.revision, Some(&repo.pack(&host.main.revision, &[])));
-    let pack = repo.pack(&tip, &[&host.main.revision]);
-    assert!(pack.len() > 300_000);
-    small.fail(&tip, &pack, FailureClass::Io, "");
-    small.fsck();
-    drop((small, disk));
-}
-
-/// A file system of a given size, gone when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(bytes: u64) -> Option<SmallDisk> {
-        let dir = tempfile::tempdir().unwrap();
-        let options = format!("size={bytes}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(dir.path()).status();
-        mounted.is_ok_and(|status| status.success()).then_some(SmallDisk(dir))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        assert!(Command::new("umount").arg(self.0.path()).status().unwrap().success());
-    }
-}
-
 /// Where a store can rot, and who notices it.
 enum Notices {
     Opening,
@@ -139,7 +99,7 @@ enum Notices {
 #[test]
 fn damage_is_noticed_and_the_way_out_works() {
     type Damage = fn(&Path, &Path);
-    let table: [(&str, Damage, Notices); 9] = [
+    let table: [(&str, Damage, Notices); 14] = [
         ("an empty index", |idx, _| fs::write(idx, "").unwrap(), Notices::Opening),
         ("an index of zeros", |idx, _| fs::write(idx, vec![0; file_len(idx)]).unwrap(), Notices::Opening),
         ("an index that is cut", |idx, _| cut(idx), Notices::Opening),
@@ -148,10 +108,23 @@ fn damage_is_noticed_and_the_way_out_works() {
         ("a lost pack", |_, pack| fs::remove_file(pack).unwrap(), Notices::Opening),
         ("a pack that is cut", |_, pack| cut(pack), Notices::Opening),
         ("a pack with one wrong byte", |_, pack| flip(pack, file_len(pack) / 2), Notices::Importing),
+        ("a pack of zeros", |_, pack| fs::write(pack, vec![0; file_len(pack)]).unwrap(), Notices::Opening),
         (
             "a config of zeros",
-            |idx, _| fs::write(idx.ancestors().nth(3).unwrap().join("config"), [0; 66]).unwrap(),
+            |idx, _| fs::write(git_dir(idx).join("config"), [0; 66]).unwrap(),
             Notices::Opening,
+        ),
+        ("a config that is a directory", |idx, _| in_place(&git_dir(idx).join("config")), Notices::Opening),
+        (
+            "no directory of packs",
+            |idx, _| fs::remove_dir_all(idx.parent().unwrap()).unwrap(),
+            Notices::Opening,
+        ),
+        ("a file in place of it all", |idx, _| a_file_instead(git_dir(idx)), Notices::Opening),
+        (
+            "a reference that is a directory",
+            |idx, _| in_place(&git_dir(idx).join("refs/pullagent/main")),
+            Notices::Importing,
         ),
     ];
     for (name, damage, notices) in table {
@@ -181,6 +154,45 @@ fn damage_is_noticed_and_the_way_out_works() {
         host.accept(&tip, Some(&repo.pack(&tip, &[])));
         host.fsck();
     }
+}
+
+fn git_dir(idx: &Path) -> &Path {
+    idx.ancestors().nth(3).unwrap()
+}
+
+fn in_place(file: &Path) {
+    fs::remove_file(file).unwrap();
+    fs::create_dir(file).unwrap();
+}
+
+fn a_file_instead(dir: &Path) {
+    fs::remove_dir_all(dir).unwrap();
+    fs::write(dir, "").unwrap();
+}
+
+/// A reference is for people and for what the server is told we have: without one all of it comes again.
+#[test]
+fn garbage_in_a_reference_costs_bytes_and_no_more() {
+    for garbage in [&b""[..], &[0; 41], b"not an id\n", &[b'a'; 100_000], "ü".as_bytes()] {
+        let (repo, mut host, tip) = behind(200);
+        let base = host.main.revision.clone();
+        fs::write(host.state().join("git/refs/pullagent/main"), garbage).unwrap();
+        assert_eq!(host.store().tip(Reference::Main), None);
+        host.accept(&tip, Some(&repo.pack(&tip, &[])));
+        assert!(host.store().has(&base).unwrap());
+        host.fsck();
+    }
+}
+
+/// A store of the other object format holds nothing that fits; the agent discards it like one that is damaged.
+#[test]
+fn a_store_of_another_object_format_is_told() {
+    let (_, host, tip) = behind(200);
+    let config = host.state().join("git/config");
+    let other = fs::read_to_string(&config).unwrap().replace("bare", "objectformat = sha256\n\tbare");
+    fs::write(&config, other).unwrap();
+    let opened = Store::open_or_create(host.state(), &tip);
+    assert!(matches!(opened, Err(StoreError::Format { .. } | StoreError::Corrupt { .. })), "{opened:?}");
 }
 
 fn file_len(path: &Path) -> usize {

@@ -6,7 +6,9 @@
 mod bytes;
 mod crash;
 mod export;
+mod full;
 mod git;
+mod growth;
 mod host;
 mod hostile;
 mod imports;

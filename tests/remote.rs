@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use common::client::{ask, expect, fetch, fetch_on, limits, net, noise, oid, plain};
 use common::git::Repo;
 use common::git_server::{GitServer, Setup, wait_until};
-use pullagent::model::Oid;
+use pullagent::model::{Https, Oid};
 use pullagent::repo::net::Class;
 use pullagent::repo::remote::{Limits, Link, Remote};
 
@@ -27,7 +27,7 @@ const PIECE_BYTES: u64 = 9 + 22;
 fn remote(server: &GitServer, repo: &str) -> Remote {
     Remote {
         token_file: Some(server.token_file()),
-        ca_file: Some(server.ca_file()),
+        https: Https { ca_file: Some(server.ca_file()), ..Https::default() },
         ..plain(&server.url(repo))
     }
 }
@@ -215,10 +215,25 @@ fn each_way_to_be_turned_away_has_its_class_and_reason() {
     let good = remote(&server, "infra.git");
     let check = |remote: &Remote, class, words: &str| expect(ask(remote, &[MAIN]), class, words);
 
-    check(&Remote { ca_file: None, ..good.clone() }, Class::Tls, "UnknownIssuer");
-    check(&Remote { ca_file: Some(server.other_ca_file()), ..good.clone() }, Class::Tls, "UnknownIssuer");
-    check(&Remote { ca_file: Some(server.token_file()), ..good.clone() }, Class::Local, "no certificate");
-    check(&Remote { ca_file: Some("/nonexistent".into()), ..good.clone() }, Class::Local, "'/nonexistent'");
+    check(&Remote { https: Https::default(), ..good.clone() }, Class::Tls, "UnknownIssuer");
+    check(
+        &Remote {
+            https: Https { ca_file: Some(server.other_ca_file()), ..Https::default() },
+            ..good.clone()
+        },
+        Class::Tls,
+        "UnknownIssuer",
+    );
+    check(
+        &Remote { https: Https { ca_file: Some(server.token_file()), ..Https::default() }, ..good.clone() },
+        Class::Local,
+        "no certificate",
+    );
+    check(
+        &Remote { https: Https { ca_file: Some("/nonexistent".into()), ..Https::default() }, ..good.clone() },
+        Class::Local,
+        "'/nonexistent'",
+    );
     check(&Remote { token_file: None, ..good.clone() }, Class::Auth, "no token file");
     check(
         &Remote { token_file: Some("/nonexistent".into()), ..good.clone() },

@@ -18,7 +18,7 @@ use reqwest::Url;
 
 use super::net::{Class, Failure, Net, causes};
 use super::{http, pipe, ssh};
-use crate::model::{Oid, SshAddress, SshAddressError};
+use crate::model::{Https, Oid, SshAddress, SshAddressError};
 
 /// The most lines between the request for a pack and the pack. A server that was told `done` has nothing to say
 /// there, and millions of forged lines would cost memory.
@@ -38,8 +38,8 @@ pub struct Remote {
     pub username: String,
     /// The file that holds the token.
     pub token_file: Option<PathBuf>,
-    /// A PEM file of authorities trusted beside the system's.
-    pub ca_file: Option<PathBuf>,
+    /// How an HTTPS server is reached and believed.
+    pub https: Https,
     /// The private key for an SSH remote, without a passphrase.
     pub ssh_key_file: Option<PathBuf>,
     /// The host keys that are accepted of an SSH remote, as in `known_hosts`.
@@ -264,7 +264,7 @@ fn connect(address: Address, remote: &Remote, net: &Rc<Net>) -> Result<(Box<dyn 
                 url,
                 username: remote.username.clone(),
                 token_file: remote.token_file.clone(),
-                ca_file: remote.ca_file.clone(),
+                https: remote.https.clone(),
             };
             Ok((Box::new(http::transport(access, net)?), true))
         }

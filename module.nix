@@ -77,7 +77,7 @@ let
     tokenFile = mkNullable types.path ''
       File on the host that holds an access token for this remote. It is handed to the network gateway by systemd
       (`LoadCredential=`), so only root needs to be able to read it, and it must not lie in the Nix store.
-      A new token is read when the gateway restarts.
+      When the file changes, the gateway is restarted with what it holds then.
     '';
     sshKeyFile = mkNullable types.path ''
       File on the host that holds a private key for this SSH remote, without a passphrase and for nothing else (a
@@ -91,6 +91,22 @@ let
     caFile = mkNullable types.path ''
       PEM file of certificate authorities that this remote may also use, besides the system's own. Like
       {option}`knownHostsFile`, it must be readable by everybody, and not lie in a home directory.
+    '';
+    clientCertFile = mkNullable types.path ''
+      PEM file with a certificate that proves this host to this remote, and those between it and the authority. It is no
+      secret. A certificate that is renewed counts from the next request on.
+    '';
+    clientKeyFile = mkNullable types.path ''
+      PEM file on the host with the private key of {option}`clientCertFile`. It is handed to the gateway as
+      {option}`tokenFile` is.
+    '';
+    proxy = mkNullable types.str ''
+      A proxy to go through: `http://host:port` (by `CONNECT`) or `socks5h://host:port`. It looks the server's name up, and
+      sees no more than where the connection leads. `null` means none: {option}`networking.proxy` is not used by itself, but
+      `config.networking.proxy.httpsProxy` may be given here.
+    '';
+    proxyCredentialsFile = mkNullable types.path ''
+      File on the host with `user:password` for the proxy. It is handed to the gateway as {option}`tokenFile` is.
     '';
   };
 
@@ -123,6 +139,22 @@ let
     caFile = mkNullable types.path ''
       PEM file of certificate authorities that this service may also use, besides the system's own. It must be readable by
       everybody.
+    '';
+    clientCertFile = mkNullable types.path ''
+      PEM file with a certificate that proves this host to this service, and those between it and the authority. It is no
+      secret. A certificate that is renewed counts from the next request on.
+    '';
+    clientKeyFile = mkNullable types.path ''
+      PEM file on the host with the private key of {option}`clientCertFile`. It is handed to the gateway as
+      {option}`tokenFile` is.
+    '';
+    proxy = mkNullable types.str ''
+      A proxy to go through: `http://host:port` (by `CONNECT`) or `socks5h://host:port`. It looks the server's name up, and
+      sees no more than where the connection leads. `null` means none: {option}`networking.proxy` is not used by itself, but
+      `config.networking.proxy.httpsProxy` may be given here.
+    '';
+    proxyCredentialsFile = mkNullable types.path ''
+      File on the host with `user:password` for the proxy. It is handed to the gateway as {option}`tokenFile` is.
     '';
     command = mkOption {
       type = types.listOf types.str;
@@ -329,7 +361,11 @@ let
   described = builtins.fromJSON (builtins.readFile ./agent/host/units.json);
   installed = described.installed // described.optional;
   filled = lib.mapAttrs (
-    _: value: if lib.isString value then lib.replaceStrings [ "@program@" ] [ program ] value else value
+    _: value:
+    if lib.isString value then
+      lib.replaceStrings [ "@program@" "@systemctl@" ] [ program "${config.systemd.package}/bin/systemctl" ] value
+    else
+      value
   );
   # Where NixOS has an option for a key, it is used, so that a host can add to it.
   orders = {
@@ -370,6 +406,8 @@ let
   credentialKeys = [
     "tokenFile"
     "sshKeyFile"
+    "clientKeyFile"
+    "proxyCredentialsFile"
   ];
   secretsOf = r: lib.filter (key: (r.${key} or null) != null) credentialKeys;
   # No remote has such a name as the others.
@@ -397,6 +435,7 @@ let
     }) (lib.length hook.secretFiles)
   ) cfg.settings.webhooks.hooks;
   hookSecrets = builtins.concatLists (lib.attrValues hookCredentials);
+  secretFiles = map (s: s.path) (secrets ++ hookSecrets);
 
   inCredentials = name: "/run/credentials/pullagent-gateway.service/${name}";
   rendered =
@@ -923,6 +962,19 @@ in
           ListenStream = cfg.settings.webhooks.listen;
         };
       }
+    );
+
+    # systemd copies secrets when the gateway starts; so it is started anew when one is written, or put in place of another.
+    systemd.paths.pullagent-credentials = lib.mkIf (secretFiles != [ ]) (
+      unitOf "pullagent-credentials.path"
+      // {
+        pathConfig = filled installed."pullagent-credentials.path".Path // {
+          PathChanged = secretFiles;
+        };
+      }
+    );
+    systemd.services.pullagent-credentials = lib.mkIf (secretFiles != [ ]) (
+      serviceOf "pullagent-credentials.service" { }
     );
 
     # Only this directory, and only in addition to what its owner and group may do there.

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::error::Error as StdError;
-use std::future::{Future, poll_fn};
+use std::future::{Future, Ready, poll_fn, ready};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -113,20 +113,28 @@ impl Dialer {
         let (to, server) = (uri(proxy.as_str())?, uri(self.url.as_str())?);
         let file = self.https.proxy_credentials_file.as_deref();
         let credentials = file.map(web::user_and_password).transpose()?;
+        let reached = Reached(Some(
+            ask(connector(), to.clone()).await.map_err(|e| unreached("the proxy", e.as_ref()))?,
+        ));
         let connected = if proxy.scheme() == "socks5h" {
-            let mut socks = SocksV5::new(to, connector());
+            let mut socks = SocksV5::new(to, reached);
             if let Some((user, password)) = credentials {
                 socks = socks.with_auth(user, password);
             }
             ask(socks, server).await
         } else {
-            let mut tunnel = Tunnel::new(to, connector());
+            let mut tunnel = Tunnel::new(to, reached);
             if let Some(((user, password), file)) = credentials.zip(file) {
                 tunnel = tunnel.with_auth(web::basic(&user, password.as_bytes(), file)?);
             }
             ask(tunnel, server).await
         };
-        connected.map(TokioIo::into_inner).map_err(|e| unreached("the proxy", e.as_ref()))
+        connected.map(TokioIo::into_inner).map_err(|e| {
+            Failure::new(
+                Class::Network,
+                format!("the proxy does not connect us: {}", web::root_cause(e.as_ref())),
+            )
+        })
     }
 }
 
@@ -157,18 +165,16 @@ where
 
 /// Says why `who` cannot be reached.
 fn unreached(who: &str, error: &(dyn StdError + 'static)) -> Failure {
-    let is = |wanted: fn(&(dyn StdError + 'static)) -> bool| causes(error).any(wanted);
-    let is_timeout = |e: &(dyn StdError + 'static)| {
-        e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut)
+    let cause = web::root_cause(error);
+    if causes(error).any(|e| e.is::<Unresolved>()) {
+        let whose = if who == "it" { "its".to_owned() } else { format!("{who}'s") };
+        return Failure::new(Class::Dns, format!("{whose} name does not resolve: {cause}"));
+    }
+    let (class, what) = match causes(error).find_map(|e| e.downcast_ref::<io::Error>()).map(io::Error::kind) {
+        Some(io::ErrorKind::TimedOut) => (Class::Timeout, "did not accept a connection in time"),
+        _ => (Class::Network, "accepts no connection"),
     };
-    let (class, what) = if is(|e| e.is::<Unresolved>()) {
-        (Class::Dns, format!("{} name does not resolve", if who == "it" { "its" } else { "the proxy's" }))
-    } else if is(is_timeout) {
-        (Class::Timeout, format!("{who} did not accept a connection in time"))
-    } else {
-        (Class::Network, format!("{who} accepts no connection"))
-    };
-    Failure::new(class, format!("{what}: {}", web::root_cause(error)))
+    Failure::new(class, format!("{who} {what}: {cause}"))
 }
 
 /// A name that does not resolve.
@@ -192,5 +198,22 @@ impl Service<Name> for Lookup {
     fn call(&mut self, name: Name) -> Self::Future {
         let looking = self.0.call(name);
         Box::pin(async { looking.await.map_err(Unresolved) })
+    }
+}
+
+/// A connection that is there already: what is asked of a proxy is asked on it.
+struct Reached(Option<TokioIo<TcpStream>>);
+
+impl Service<Uri> for Reached {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<TokioIo<TcpStream>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        ready(self.0.take().ok_or_else(|| io::ErrorKind::NotConnected.into()))
     }
 }

@@ -25,8 +25,6 @@ use crate::model::Https;
 const UPLOAD_BYTES_MAX: usize = 64 * 1024;
 /// Forges tell Git from a browser by the first word.
 const USER_AGENT: &str = concat!("git/pullagent-", env!("CARGO_PKG_VERSION"));
-/// How much of an answer that nobody read to its end is passed over to use its connection again, in bytes.
-const REST_BYTES_MAX: usize = 4 * 1024;
 /// How much of an unexpected content type is shown.
 const KIND_CHARS_SHOWN: usize = 60;
 
@@ -227,11 +225,7 @@ impl Shared {
         self.turn.set(self.turn.get() + 1);
         let kept = self.line.take();
         let (head, line) = self.net.wait(async {
-            let mut line = match kept {
-                Some(line) => self.reuse(line).await,
-                None => None,
-            };
-            let mut line = match line.take() {
+            let mut line = match kept.and_then(|line| self.reuse(line)) {
                 Some(line) => line,
                 None => self.connect().await?,
             };
@@ -242,17 +236,9 @@ impl Shared {
         Ok(head)
     }
 
-    /// Returns a connection that can still be used: what was left of the last answer is there and not much, its end has come,
-    /// the server has not closed it, and no file has changed since it was made.
-    async fn reuse(&self, mut line: Line) -> Option<Line> {
-        let mut rest = 0;
-        while rest < REST_BYTES_MAX {
-            match line.connection.chunk().await {
-                Ok(Some(bytes)) => rest += bytes.len(),
-                Ok(None) => break,
-                Err(_) => return None,
-            }
-        }
+    /// Returns a connection that can still be used: its last answer was read to the end, the server has not closed it, and no
+    /// file has changed since it was made.
+    fn reuse(&self, mut line: Line) -> Option<Line> {
         (line.connection.is_ready() && line.stamps == self.dialer.stamps()).then_some(line)
     }
 

@@ -80,7 +80,7 @@ pub struct Link {
     /// For people: the host, or the path.
     place: String,
     limits: Limits,
-    /// `None` for servers that do not say, which means SHA-1.
+    /// `None` means SHA-1.
     object_format: Option<String>,
 }
 
@@ -101,7 +101,8 @@ impl Link {
         let object_format = capabilities
             .capability("object-format")
             .and_then(|c| c.value().map(ToString::to_string))
-            .filter(|format| format == "sha1" || format == "sha256");
+            // Who says nothing means SHA-1, and so do we (gitprotocol-v2(5), "object-format").
+            .filter(|format| format == "sha256");
         Ok(Link { transport, lasting, net: net.clone(), place, limits, object_format })
     }
 

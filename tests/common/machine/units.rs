@@ -10,6 +10,8 @@ use super::system::System;
 pub const GATEWAY: &str = "pullagent-gateway.service";
 /// The process that decides, by the name of its unit.
 pub const RECONCILER: &str = "pullagent.service";
+/// What notices that a secret was written, if there are any.
+pub const CREDENTIALS: &str = "pullagent-credentials.path";
 /// Where webhooks come in, if there are any.
 pub const WEBHOOKS: &str = "pullagent-webhook.socket";
 
@@ -58,6 +60,15 @@ impl System {
             socket["Socket"]["ListenStream"] = written["webhooks"]["listen"].clone();
             system = system.unit(WEBHOOKS, &render(&socket, ""));
         }
+        if !credentials.is_empty() {
+            let files = credentials.iter().filter_map(|credential| Some(credential.split_once(':')?.1));
+            let mut path = units["optional"][CREDENTIALS].clone();
+            path["Path"]["PathChanged"] = json!(files.collect::<Vec<_>>());
+            system = system.wanted_unit(CREDENTIALS, &["multi-user.target"], &render(&path, ""));
+            let service = CREDENTIALS.replace(".path", ".service");
+            let text = render(&units["optional"][&service], "").replace("@systemctl@", "systemctl");
+            system = system.unit(&service, &text);
+        }
         for (name, unit) in units["installed"].as_object().unwrap() {
             let mut unit = unit.clone();
             match name.as_str() {
@@ -101,7 +112,7 @@ impl System {
 fn with_credentials(settings: &Value) -> (Value, Vec<String>) {
     let (mut written, mut credentials) = (settings.clone(), Vec::new());
     for remote in written["remotes"].as_array_mut().unwrap() {
-        for key in ["tokenFile", "sshKeyFile"] {
+        for key in ["tokenFile", "sshKeyFile", "clientKeyFile", "proxyCredentialsFile"] {
             let Some(path) = remote[key].as_str() else { continue };
             let id = format!("{}.{key}", remote["name"].as_str().unwrap());
             credentials.push(format!("{id}:{path}"));

@@ -77,7 +77,7 @@ let
     tokenFile = mkNullable types.path ''
       File on the host that holds an access token for this remote. It is handed to the network gateway by systemd
       (`LoadCredential=`), so only root needs to be able to read it, and it must not lie in the Nix store.
-      When the file changes, the gateway is restarted with what it holds then.
+      When the file changes, the agent restarts the gateway with what it holds then.
     '';
     sshKeyFile = mkNullable types.path ''
       File on the host that holds a private key for this SSH remote, without a passphrase and for nothing else (a
@@ -361,11 +361,7 @@ let
   described = builtins.fromJSON (builtins.readFile ./agent/host/units.json);
   installed = described.installed // described.optional;
   filled = lib.mapAttrs (
-    _: value:
-    if lib.isString value then
-      lib.replaceStrings [ "@program@" "@systemctl@" ] [ program "${config.systemd.package}/bin/systemctl" ] value
-    else
-      value
+    _: value: if lib.isString value then lib.replaceStrings [ "@program@" ] [ program ] value else value
   );
   # Where NixOS has an option for a key, it is used, so that a host can add to it.
   orders = {
@@ -435,7 +431,6 @@ let
     }) (lib.length hook.secretFiles)
   ) cfg.settings.webhooks.hooks;
   hookSecrets = builtins.concatLists (lib.attrValues hookCredentials);
-  secretFiles = map (s: s.path) (secrets ++ hookSecrets);
 
   inCredentials = name: "/run/credentials/pullagent-gateway.service/${name}";
   rendered =
@@ -452,6 +447,8 @@ let
           name: hook: hook // { secretFiles = map (s: inCredentials s.name) hookCredentials.${name}; }
         ) cfg.settings.webhooks.hooks;
       };
+      # It is restarted when one of them changes.
+      copiedSecrets = map (s: s.path) (secrets ++ hookSecrets);
     };
   written = json.generate "pullagent-config.json" rendered;
   program = "${cfg.package}/bin/pullagent";
@@ -962,19 +959,6 @@ in
           ListenStream = cfg.settings.webhooks.listen;
         };
       }
-    );
-
-    # systemd copies secrets when the gateway starts; so it is started anew when one is written, or put in place of another.
-    systemd.paths.pullagent-credentials = lib.mkIf (secretFiles != [ ]) (
-      unitOf "pullagent-credentials.path"
-      // {
-        pathConfig = filled installed."pullagent-credentials.path".Path // {
-          PathChanged = secretFiles;
-        };
-      }
-    );
-    systemd.services.pullagent-credentials = lib.mkIf (secretFiles != [ ]) (
-      serviceOf "pullagent-credentials.service" { }
     );
 
     # Only this directory, and only in addition to what its owner and group may do there.

@@ -126,6 +126,10 @@ pub struct Settings {
     /// Where metrics are shown; `null`: nowhere.
     #[serde(default)]
     pub exporter: Option<Exporter>,
+    /// Where the secrets come from that the gateway is given copies of: when one is renewed, the gateway is restarted. The
+    /// NixOS module fills it in.
+    #[serde(default)]
+    pub copied_secrets: Vec<PathBuf>,
     /// Reserved for hooks.
     #[serde(default)]
     pub hooks: BTreeMap<String, serde_json::Value>,

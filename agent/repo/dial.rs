@@ -5,8 +5,6 @@ use std::cell::RefCell;
 use std::error::Error as StdError;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,6 +25,7 @@ use tower_service::Service;
 use super::h1::Stream;
 use super::net::{Class, Failure, causes};
 use super::{tls, web};
+use crate::host::files::{self, Stamp};
 use crate::model::Https;
 
 /// How long making a connection may take, name lookup, proxy and TLS included.
@@ -45,8 +44,8 @@ pub(super) struct Dialer {
     tls: RefCell<Option<(Stamps, Arc<ClientConfig>)>>,
 }
 
-/// Tells whether files are the same as before: where each lies, how long it is, and when it was written.
-pub(super) type Stamps = [Option<(u64, u64, u64, i64, i64)>; 4];
+/// How the files are that a connection is made with.
+pub(super) type Stamps = [Option<Stamp>; 4];
 
 impl Dialer {
     pub(super) fn new(url: Url, https: Https) -> Dialer {
@@ -55,11 +54,7 @@ impl Dialer {
 
     /// Returns how the files are now.
     pub(super) fn stamps(&self) -> Stamps {
-        let stamp = |path: &PathBuf| {
-            let file = std::fs::metadata(path).ok()?;
-            Some((file.dev(), file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
-        };
-        self.https.files().map(|path| path.and_then(stamp))
+        self.https.files().map(|path| path.and_then(|path| files::stamp(path)))
     }
 
     /// Connects, within [`CONNECT_TIMEOUT`].

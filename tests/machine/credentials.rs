@@ -4,7 +4,7 @@ use crate::common::machine::{Forge, GATEWAY, Managed, System, Via};
 
 const TOKEN: &str = "/run/secrets/token";
 
-/// Puts `token` where secrets managers put it: into a new directory, to which a link is turned in one step.
+/// Puts `token` where agenix and sops-nix put it: into a new directory, to which a link is turned in one step.
 fn put_new_directory(host: &Managed, number: u32, token: &str) {
     host.machine.check(&format!(
         "umask 077; mkdir -p /run/secrets.d/{number}; printf '%s\\n' {token} > /run/secrets.d/{number}/token;

@@ -143,7 +143,7 @@ let
   ];
 
   # Everything a switch compares.
-  unitsOf = config: { inherit (config.systemd) services sockets paths; };
+  unitsOf = config: { inherit (config.systemd) services sockets; };
 
   revisionOf = modules: (host modules).environment.etc."pullagent/revision".text or null;
   commit = "0123456789abcdef0123456789abcdef01234567";

@@ -31,8 +31,6 @@ in
     services.openssh = option some { };
     system.autoUpgrade.enable = option types.bool false;
     system.configurationRevision = option (types.nullOr types.str) null;
-    systemd.package = option some "/nix/store/00000000000000000000000000000000-systemd";
-    systemd.paths = option (types.attrsOf unit) { };
     systemd.services = option (types.attrsOf unit) { };
     systemd.sockets = option (types.attrsOf unit) { };
     systemd.tmpfiles.settings = option (types.attrsOf some) { };

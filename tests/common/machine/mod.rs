@@ -48,7 +48,7 @@ use lab::{Lab, children};
 pub use signer::{Signer, commit};
 pub use switching::{View, build_command, switch_command};
 pub use system::{Fault, HOSTNAME, Step, System, Verb};
-pub use units::{CREDENTIALS, GATEWAY, RECONCILER, WEBHOOKS, described, render, transient};
+pub use units::{GATEWAY, RECONCILER, WEBHOOKS, described, render, transient};
 
 /// How long a command in the machine may take unless it is given another limit.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);

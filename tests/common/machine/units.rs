@@ -10,8 +10,6 @@ use super::system::System;
 pub const GATEWAY: &str = "pullagent-gateway.service";
 /// The process that decides, by the name of its unit.
 pub const RECONCILER: &str = "pullagent.service";
-/// What notices that a secret was written, if there are any.
-pub const CREDENTIALS: &str = "pullagent-credentials.path";
 /// Where webhooks come in, if there are any.
 pub const WEBHOOKS: &str = "pullagent-webhook.socket";
 
@@ -59,15 +57,6 @@ impl System {
             let mut socket = units["optional"][WEBHOOKS].clone();
             socket["Socket"]["ListenStream"] = written["webhooks"]["listen"].clone();
             system = system.unit(WEBHOOKS, &render(&socket, ""));
-        }
-        if !credentials.is_empty() {
-            let files = credentials.iter().filter_map(|credential| Some(credential.split_once(':')?.1));
-            let mut path = units["optional"][CREDENTIALS].clone();
-            path["Path"]["PathChanged"] = json!(files.collect::<Vec<_>>());
-            system = system.wanted_unit(CREDENTIALS, &["multi-user.target"], &render(&path, ""));
-            let service = CREDENTIALS.replace(".path", ".service");
-            let text = render(&units["optional"][&service], "").replace("@systemctl@", "systemctl");
-            system = system.unit(&service, &text);
         }
         for (name, unit) in units["installed"].as_object().unwrap() {
             let mut unit = unit.clone();
@@ -128,5 +117,7 @@ fn with_credentials(settings: &Value) -> (Value, Vec<String>) {
             *file = json!(format!("/run/credentials/{GATEWAY}/{id}"));
         }
     }
+    let originals = credentials.iter().filter_map(|credential: &String| Some(credential.split_once(':')?.1));
+    written["copiedSecrets"] = json!(originals.collect::<Vec<_>>());
     (written, credentials)
 }

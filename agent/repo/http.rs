@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::{Buf as _, Bytes};
@@ -19,6 +19,7 @@ use super::h1::{Broken, Connection, Head, Stream};
 use super::net::{Class, Failure, Net};
 use super::remote::shown;
 use super::web;
+use crate::host::files::{self, Stamp};
 use crate::model::Https;
 
 /// The longest request body, in bytes; ours hold a few ids.
@@ -35,7 +36,7 @@ pub(super) struct Access {
     pub(super) url: Url,
     /// The user name that goes with the token.
     pub(super) username: String,
-    /// The file that holds the token, read afresh for every request.
+    /// The file that holds the token, as it is at each request.
     pub(super) token_file: Option<PathBuf>,
     /// How the server is reached and believed.
     pub(super) https: Https,
@@ -50,8 +51,8 @@ pub(super) fn transport(access: Access, net: &Rc<Net>) -> Result<Transport<Clien
     let url = gix::url::parse(access.url.as_str())
         .map_err(|e| Failure::new(Class::Local, format!("its url is not usable: {e}")))?;
     let dialer = Dialer::new(access.url.clone(), access.https.clone());
-    let (line, turn) = (RefCell::new(None), Cell::new(0));
-    let client = Client(Rc::new(Shared { dialer, line, turn, access, net: net.clone() }));
+    let (line, token, turn) = (RefCell::default(), RefCell::default(), Cell::new(0));
+    let client = Client(Rc::new(Shared { dialer, line, token, turn, access, net: net.clone() }));
     Ok(Transport::new_http(client, url, gix_transport::Protocol::V2, false))
 }
 
@@ -69,6 +70,8 @@ pub(super) struct Client(Rc<Shared>);
 struct Shared {
     dialer: Dialer,
     line: RefCell<Option<Line>>,
+    /// What was made of the token file, as long as it stays the same.
+    token: RefCell<Option<(Stamp, HeaderValue)>>,
     /// The number of the request whose answer the line has.
     turn: Cell<u64>,
     access: Access,
@@ -212,12 +215,24 @@ impl Shared {
             head = format!("{head}Content-Length: {}\r\n", upload.len());
         }
         let mut request = head.into_bytes();
-        if let Some(authorization) = self.access.authorization()? {
+        if let Some(path) = &self.access.token_file {
+            let authorization = self.authorization(path)?;
             request.extend_from_slice(&[b"Authorization: ", authorization.as_bytes(), b"\r\n"].concat());
         }
         request.extend_from_slice(b"\r\n");
         request.extend_from_slice(upload);
         Ok(request)
+    }
+
+    /// Returns what proves us to the server, from the token file as it is now.
+    fn authorization(&self, path: &Path) -> Result<HeaderValue, Failure> {
+        let stamp = files::stamp(path);
+        if let Some((_, value)) = self.token.borrow().as_ref().filter(|(then, _)| stamp == Some(*then)) {
+            return Ok(value.clone());
+        }
+        let value = web::basic(&self.access.username, &web::token(path)?, path)?;
+        self.token.replace(stamp.map(|stamp| (stamp, value.clone())));
+        Ok(value)
     }
 
     /// Sends a request on the kept connection, or on a new one, and reads the head of the answer.
@@ -265,12 +280,6 @@ fn broken(error: &Broken) -> Failure {
 }
 
 impl Access {
-    /// Returns what proves us to the server, from the token file as it is now.
-    fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
-        let Some(path) = &self.token_file else { return Ok(None) };
-        web::basic(&self.username, &web::token(path)?, path).map(Some)
-    }
-
     fn check_status(&self, answer: Head) -> Result<Head, Failure> {
         let status = answer.status;
         let class = match status {

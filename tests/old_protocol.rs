@@ -12,6 +12,7 @@ mod git;
 mod host;
 
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +24,7 @@ use common::scripted::{Ask, FLUSH, band, capabilities, head, line, send, serve, 
 /// The pieces that other tests use too call us by this name.
 use pullagent as product;
 use pullagent::gateway;
-use pullagent::model::Oid;
+use pullagent::model::{Https, Oid};
 use pullagent::repo::net::{Class, Failure};
 use pullagent::repo::remote::{Limits, Link, Refs, Remote, Want};
 use pullagent::wire::{self, Notice, Request, Source};
@@ -39,9 +40,16 @@ fn setup(spoken: Spoken) -> Setup {
     Setup { spoken, ..Setup::default() }
 }
 
+fn believing(ca_file: impl Into<PathBuf>) -> Https {
+    Https { ca_file: Some(ca_file.into()), ..Https::default() }
+}
+
 fn remote(server: &GitServer, repo: &str) -> Remote {
-    let token_file = Some(server.token_file());
-    Remote { token_file, ca_file: Some(server.ca_file()), ..plain(&server.url(repo)) }
+    Remote {
+        token_file: Some(server.token_file()),
+        https: believing(server.ca_file()),
+        ..plain(&server.url(repo))
+    }
 }
 
 /// Asks once, on a link of its own.
@@ -213,7 +221,8 @@ const REMOTE: &str = "PULLAGENT_TEST_REMOTE";
 fn peak_kib(remote: &Remote) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "--ignored", "--nocapture", "a_poll_that_says_how_much_memory_it_took"]);
-    let files = [&remote.token_file, &remote.ca_file].map(|f| f.as_ref().unwrap().display().to_string());
+    let files =
+        [&remote.token_file, &remote.https.ca_file].map(|f| f.as_ref().unwrap().display().to_string());
     child.env(REMOTE, [&remote.url, &files[0], &files[1]].map(String::as_str).join(" "));
     let output = child.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -226,7 +235,7 @@ fn peak_kib(remote: &Remote) -> u64 {
 fn a_poll_that_says_how_much_memory_it_took() {
     let Ok(named) = std::env::var(REMOTE) else { return };
     let [url, token, ca]: [&str; 3] = named.split(' ').collect::<Vec<_>>().try_into().unwrap();
-    let remote = Remote { token_file: Some(token.into()), ca_file: Some(ca.into()), ..plain(url) };
+    let remote = Remote { token_file: Some(token.into()), https: believing(ca), ..plain(url) };
     for _ in 0..3 {
         ask(&remote, &[MAIN]).unwrap();
     }
@@ -428,7 +437,7 @@ fn a_server_that_learns_version_2_and_forgets_it_is_followed() {
         interval_ms: 200,
         username: GitServer::USER.to_owned(),
         token_file: Some(server.token_file()),
-        ca_file: Some(server.ca_file()),
+        https: believing(server.ca_file()),
         ssh_key_file: None,
         known_hosts_file: None,
         limits: wire::Limits::default(),

@@ -9,7 +9,13 @@ mod talk;
 
 mod pipe;
 
+mod tls;
+
 pub mod web;
+
+mod h1;
+
+mod dial;
 
 mod http;
 

@@ -15,7 +15,7 @@ use super::talk::{Lines, Smart, Talk};
 use super::v2::V2;
 use super::words::{self, hex_digits, next, protocol};
 use super::{http, pipe, ssh};
-use crate::model::{Oid, OldProtocol, SshAddress, SshAddressError};
+use crate::model::{Https, Oid, OldProtocol, SshAddress, SshAddressError};
 
 pub(super) use super::words::shown;
 
@@ -32,8 +32,8 @@ pub struct Remote {
     pub username: String,
     /// The file that holds the token.
     pub token_file: Option<PathBuf>,
-    /// A PEM file of authorities trusted beside the system's.
-    pub ca_file: Option<PathBuf>,
+    /// How an HTTPS server is reached and believed.
+    pub https: Https,
     /// The private key for an SSH remote, without a passphrase.
     pub ssh_key_file: Option<PathBuf>,
     /// The host keys that are accepted of an SSH remote, as in `known_hosts`.
@@ -286,7 +286,7 @@ fn connect(address: Address, remote: &Remote, net: &Rc<Net>) -> Result<Box<dyn T
                 url,
                 username: remote.username.clone(),
                 token_file: remote.token_file.clone(),
-                ca_file: remote.ca_file.clone(),
+                https: remote.https.clone(),
             };
             Ok(Box::new(Smart::new(http::client(access, net)?, &base)))
         }

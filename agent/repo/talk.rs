@@ -119,9 +119,8 @@ impl Talk for Smart {
         self.finish()?;
         let url = format!("{}/{SERVICE}", self.base);
         let kind = format!("Content-Type: application/x-{SERVICE}-request");
-        let accept = format!("Accept: application/x-{SERVICE}-result");
         // A server that has learnt version 2 since takes a request without this line for one of version 0.
-        let headers = [kind.as_str(), &accept].into_iter().chain(version_2.then_some(VERSION_2));
+        let headers = [kind.as_str()].into_iter().chain(version_2.then_some(VERSION_2));
         let body = PostBodyDataKind::BoundedAndFitsIntoMemory;
         let mut answer = self.client.post(&url, &self.base, headers, body).map_err(protocol)?;
         answer.post_body.write_all(request).map_err(protocol)?;

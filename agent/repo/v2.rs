@@ -9,7 +9,7 @@ use crate::model::Oid;
 
 /// What the server can do, as far as it matters to us.
 pub(super) struct V2 {
-    /// `None` for servers that do not say, which means SHA-1.
+    /// `None` means SHA-1.
     pub(super) object_format: Option<String>,
 }
 
@@ -20,7 +20,8 @@ impl V2 {
         loop {
             match next(lines)? {
                 Said::Line(line) => {
-                    if let Some(format @ ("sha1" | "sha256")) = line.strip_prefix("object-format=") {
+                    // Who says nothing means SHA-1, and so do we (gitprotocol-v2(5), "object-format").
+                    if let Some(format @ "sha256") = line.strip_prefix("object-format=") {
                         object_format = Some(format.to_owned());
                     }
                 }

@@ -108,6 +108,7 @@ fn plain(name: &str, url: String) -> Source {
         url,
         refs: vec![MAIN.to_owned()],
         interval_ms: NEVER_MS,
+        calendar: None,
         username: GitServer::USER.to_owned(),
         token_file: None,
         ca_file: None,

@@ -391,6 +391,7 @@ mod sshd {
             url: server.url("infra.git"),
             refs: vec![MAIN.to_owned()],
             interval_ms: 500,
+            calendar: None,
             username: "pullagent".to_owned(),
             token_file: None,
             ca_file: None,

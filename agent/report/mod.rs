@@ -26,6 +26,8 @@ mod explain;
 
 mod policy;
 
+mod pace;
+
 mod publish;
 
 pub mod metrics;

@@ -434,12 +434,16 @@ let
   # A mistake fails the build and never reaches a host. Cross builds can't run the program and skip this.
   configFile =
     if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
-      pkgs.runCommand "pullagent-config-checked.json" { config = written; } ''
-        # A calendar may name a time zone.
-        export TZDIR=${pkgs.tzdata}/share/zoneinfo
-        ${program} config check --config "$config"
-        cp "$config" "$out"
-      ''
+      pkgs.runCommand "pullagent-config-checked.json"
+        {
+          config = written;
+          # A calendar may name a time zone.
+          TZDIR = "${pkgs.tzdata}/share/zoneinfo";
+        }
+        ''
+          ${program} config check --config "$config"
+          cp "$config" "$out"
+        ''
     else
       written;
 
@@ -560,7 +564,7 @@ in
           subdir = mkOption {
             type = types.str;
             default = ".";
-            description = "Folder of {file}`flake.nix` in the repository.";
+            description = "Folder of {file}`flake.nix` in the repository. Another one than its root takes Nix 2.18 or later.";
           };
           attribute = mkNullable types.str ''
             Attribute of the system to build. `null` means

@@ -70,12 +70,12 @@ pub fn longest_gap_secs(calendar: &Calendar, after: u64, zone: &TimeZone) -> u64
     let (within_day, first, last) = gaps_of_day(&calendar.times);
     let across = |days: u64| days * DAY_SECS + first - last;
     let mut longest = within_day;
-    let mut date = next_date(calendar, today);
-    while let Some(this) = date.filter(|d| days_between(today, *d) <= GAP_DAYS) {
-        let following = this.tomorrow().ok().and_then(|from| next_date(calendar, from));
-        let days = following.map(|following| days_between(this, following).unsigned_abs());
+    let mut dates = dates_from(calendar, today);
+    let mut last_date = dates.next();
+    while let Some(this) = last_date.filter(|date| days_between(today, *date) <= GAP_DAYS) {
+        last_date = dates.next();
+        let days = last_date.map(|following| days_between(this, following).unsigned_abs());
         longest = longest.max(days.map_or(0, across));
-        date = following;
     }
     longest
 }
@@ -101,41 +101,42 @@ fn days_between(from: Date, to: Date) -> i64 {
 
 /// Returns the first matching time that a clock shows that shows `from` now and is never set.
 fn first_shown(calendar: &Calendar, from: DateTime) -> Option<DateTime> {
-    let date = next_date(calendar, from.date())?;
+    let mut dates = dates_from(calendar, from.date());
+    let date = dates.next()?;
     if date == from.date()
         && let Some(time) = next_time(&calendar.times, from.time())
     {
         return Some(date.to_datetime(time));
     }
-    let date = if date == from.date() { next_date(calendar, date.tomorrow().ok()?)? } else { date };
+    let date = if date == from.date() { dates.next()? } else { date };
     Some(date.to_datetime(next_time(&calendar.times, Time::midnight())?))
 }
 
-fn next_date(calendar: &Calendar, from: Date) -> Option<Date> {
+/// Returns all dates from `from` on, in order.
+fn dates_from(calendar: &Calendar, from: Date) -> impl Iterator<Item = Date> {
     let Dates { years, months, .. } = &calendar.dates;
-    let this_year = from.year().unsigned_abs();
-    for year in years.range(this_year..) {
-        for month in months {
-            let first = Date::new(i16::try_from(*year).ok()?, i8::try_from(*month).ok()?, 1).ok()?;
-            if first.last_of_month() < from {
-                continue;
-            }
-            let fits = |date: &Date| *date >= from && calendar.is_on(weekday(*date));
-            if let Some(date) = dates_of_month(&calendar.dates, first).into_iter().find(fits) {
-                return Some(date);
-            }
-        }
-    }
-    None
+    let years = years.range(from.year().unsigned_abs()..);
+    let months = years.flat_map(|year| months.iter().filter_map(|month| date(*year, *month, 1)));
+    let dates = months
+        .filter(move |first| first.last_of_month() >= from)
+        .flat_map(|first| dates_of_month(&calendar.dates, first));
+    dates.filter(move |date| *date >= from && calendar.is_on(weekday(*date)))
 }
 
 /// Returns the dates in the month of `first`, in order.
 fn dates_of_month(dates: &Dates, first: Date) -> Vec<Date> {
-    let length = first.days_in_month().unsigned_abs();
-    let day = |day: &u16| if dates.from_end { (u16::from(length) + 1).checked_sub(*day) } else { Some(*day) };
-    let days: BTreeSet<u16> = dates.days.iter().filter_map(day).collect();
-    let date = |day: u16| Date::new(first.year(), first.month(), i8::try_from(day).ok()?).ok();
-    days.into_iter().filter_map(date).collect()
+    let (year, month) = (first.year().unsigned_abs(), u16::from(first.month().unsigned_abs()));
+    let length = u16::from(first.days_in_month().unsigned_abs());
+    let of = |day: u16| date(year, month, day);
+    if dates.from_end {
+        dates.days.iter().rev().filter_map(|day| of((length + 1).checked_sub(*day)?)).collect()
+    } else {
+        dates.days.iter().filter_map(|day| of(*day)).collect()
+    }
+}
+
+fn date(year: u16, month: u16, day: u16) -> Option<Date> {
+    Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()
 }
 
 fn weekday(date: Date) -> u8 {

@@ -128,9 +128,8 @@ pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Spoken, Failure>
 /// Returns `place` if a repository in it can be read, with or without a work tree: Git says of one that can't that there is
 /// none.
 fn readable(place: PathBuf) -> io::Result<PathBuf> {
-    drop(std::fs::read_dir(&place)?);
-    for head in ["HEAD", ".git/HEAD"] {
-        match std::fs::File::open(place.join(head)) {
+    for part in [".", "HEAD", "objects", ".git/HEAD", ".git/objects"] {
+        match std::fs::File::open(place.join(part)) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(e),
             Ok(_) | Err(_) => {}
         }

@@ -48,10 +48,10 @@ fn source(name: &str, server: &GitServer, url: String) -> Source {
 async fn seen(ours: &ReconcilerEnd, tip: &str) {
     loop {
         match ours.recv().await.unwrap().unwrap().0 {
-            Notice::Seen { source, refs } if source == "south" => {
-                if refs.iter().any(|r| r.oid.as_str() == tip) {
-                    return;
-                }
+            Notice::Seen { source, refs }
+                if source == "south" && refs.iter().any(|r| r.oid.as_str() == tip) =>
+            {
+                return;
             }
             Notice::Failed { source, text, .. } if source == "south" => panic!("{text}"),
             _ => {}

@@ -195,8 +195,8 @@ fn read_weekdays(text: &str) -> Result<u8, CalendarError> {
     const WRONG: &str =
         "is neither a day of the week, as in 'Mon..Fri' or 'Sat,Sun', nor a word such as 'hourly'";
     let day = |name: &str| {
-        let is_meant = |day: &&str| name.eq_ignore_ascii_case(day) || name.eq_ignore_ascii_case(&day[..3]);
-        WEEKDAYS.iter().position(|day| is_meant(&day)).ok_or_else(|| wrong(name, WRONG))
+        let is_meant = |day: &str| [day, &day[..3]].iter().any(|word| name.eq_ignore_ascii_case(word));
+        WEEKDAYS.iter().position(|day| is_meant(day)).ok_or_else(|| wrong(name, WRONG))
     };
     let mut days = 0;
     // systemd takes a comma at the end, too.

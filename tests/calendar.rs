@@ -57,8 +57,23 @@ fn comes_twice(moment: u64, zone: &TimeZone) -> bool {
     zone.to_ambiguous_timestamp(shown).is_ambiguous()
 }
 
+/// Tells whether a range of one second is named, such as `*:*:5..5`: systemd 252 refuses that, and takes such ranges of
+/// anything else.
+fn names_one_second(text: &str) -> bool {
+    let time = text.split(' ').find(|word| word.matches(':').count() == 2);
+    let seconds = time.and_then(|time| time.rsplit(':').next()).unwrap_or_default();
+    let one = |part: &str| {
+        let (first, last) = part.split_once("..")?;
+        Some(first.parse::<u16>().ok()? == last.parse::<u16>().ok()?)
+    };
+    seconds.split(',').any(|part| one(part) == Some(true))
+}
+
 fn agree(text: &str, base: u64) -> Result<(), TestCaseError> {
     let theirs = systemd(text, base);
+    if theirs.is_none() && names_one_second(text) {
+        return Ok(());
+    }
     let parsed: Result<Calendar, _> = text.parse();
     prop_assert_eq!(parsed.is_ok(), theirs.is_some(), "{:?} at {}: {:?}", text, base, parsed);
     let (Ok(calendar), Some(theirs)) = (parsed, theirs) else { return Ok(()) };

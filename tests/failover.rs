@@ -15,6 +15,7 @@ use common::git_server::GitServer;
 use common::relay::Relay;
 use common::scripted;
 use pullagent::gateway;
+use pullagent::model::Https;
 use pullagent::wire::{self, Limits, Notice, ReconcilerEnd, Request, Source};
 
 const MAIN: &str = "refs/heads/main";
@@ -37,7 +38,7 @@ fn source(name: &str, server: &GitServer, url: String) -> Source {
         calendar: None,
         username: GitServer::USER.to_owned(),
         token_file: Some(server.token_file()),
-        ca_file: Some(server.ca_file()),
+        https: Https { ca_file: Some(server.ca_file()), ..Https::default() },
         ssh_key_file: None,
         known_hosts_file: None,
         limits: Limits { idle_ms: IDLE.as_millis().try_into().unwrap(), ..Limits::default() },

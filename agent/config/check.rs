@@ -72,7 +72,6 @@ impl Settings {
             }
             let files = [
                 ("tokenFile", &remote.token_file),
-                ("caFile", &remote.ca_file),
                 ("sshKeyFile", &remote.ssh_key_file),
                 ("knownHostsFile", &remote.known_hosts_file),
             ];
@@ -80,6 +79,9 @@ impl Settings {
                 if file.as_ref().is_some_and(|f| !f.is_absolute()) {
                     return wrong(n, key, "it must be an absolute path".to_owned());
                 }
+            }
+            if let Err((key, text)) = super::https::check(&remote.https(), &remote.url) {
+                return wrong(n, key, text);
             }
             if let Err((key, text)) = check_ssh(remote) {
                 return wrong(n, key, text.to_owned());

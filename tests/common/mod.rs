@@ -10,6 +10,7 @@ pub mod nchan;
 pub mod nix;
 pub mod peer;
 pub mod processes;
+pub mod proxy;
 pub mod relay;
 pub mod scripted;
 pub mod sshd;

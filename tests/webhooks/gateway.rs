@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use pullagent::model::Https;
 use pullagent::wire::{Limits, Request, Source};
 use serde_json::{Value, json};
 
@@ -162,7 +163,7 @@ fn source(name: &str, url: &str) -> Source {
         calendar: None,
         username: "pullagent".to_owned(),
         token_file: None,
-        ca_file: None,
+        https: Https::default(),
         ssh_key_file: None,
         known_hosts_file: None,
         limits: Limits::default(),

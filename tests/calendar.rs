@@ -2,6 +2,8 @@
 //!
 //! One difference is meant: systemd passes over one of the two hours that the clock shows twice in autumn. What it does
 //! not list may therefore only lie there.
+#![allow(clippy::disallowed_methods, reason = "tests start programs")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::process::Command;
 

@@ -33,6 +33,10 @@ let
       description = "duration such as \"90s\" or \"1h 30m\"";
     };
 
+  calendar = types.strMatching "[A-Za-z0-9*~.,:/_+ -]{1,200}" // {
+    description = "calendar expression such as \"hourly\" or \"Mon..Fri 08..18:00/15\"";
+  };
+
   mkDuration =
     default: description:
     mkOption {
@@ -63,11 +67,21 @@ let
         {file}`/root` or {file}`/tmp`; `http://` on loopback only. Never with a password in it.
       '';
     };
-    interval = mkDuration "60s" "How often the remote is asked for its branches; `1s` or more.";
+    interval = mkOption {
+      type = types.either duration calendar;
+      default = "60s";
+      example = "Mon..Fri 08..18:00/15";
+      description = ''
+        How often the remote is asked for its branches, `1s` or more; or when, as a calendar expression of {manpage}`systemd.time(7)`:
+        `hourly`, `*-*-* 04:40:00`, `*:0/10`, `Sat,Sun 02:00 Europe/Berlin`. Without a time zone it goes by the host's
+        clock. A poll comes within a minute after its moment, at random. Whatever it says, the remote is also asked when the
+        agent starts, after a hint, a webhook or `pullagent sync`, and soon again when it did not answer.
+      '';
+    };
     intervalWhileHinted = mkNullable duration ''
       How often the remote is asked while a source of {option}`services.pullagent.settings.hints` is connected that is for
       it. `null` means ten times {option}`interval`, and `15m` at most. So much is what a source of hints that lies about
-      being there can delay a deployment.
+      being there can delay a deployment. With a calendar for {option}`interval`, it must be `null`.
     '';
     username = mkOption {
       type = types.str;
@@ -456,10 +470,16 @@ let
   # A mistake fails the build and never reaches a host. Cross builds can't run the program and skip this.
   configFile =
     if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
-      pkgs.runCommand "pullagent-config-checked.json" { config = written; } ''
-        ${program} config check --config "$config"
-        cp "$config" "$out"
-      ''
+      pkgs.runCommand "pullagent-config-checked.json"
+        {
+          config = written;
+          # A calendar may name a time zone.
+          TZDIR = "${pkgs.tzdata}/share/zoneinfo";
+        }
+        ''
+          ${program} config check --config "$config"
+          cp "$config" "$out"
+        ''
     else
       written;
 
@@ -580,7 +600,7 @@ in
           subdir = mkOption {
             type = types.str;
             default = ".";
-            description = "Folder of {file}`flake.nix` in the repository.";
+            description = "Folder of {file}`flake.nix` in the repository. Another one than its root takes Nix 2.18 or later.";
           };
           attribute = mkNullable types.str ''
             Attribute of the system to build. `null` means

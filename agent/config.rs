@@ -11,6 +11,7 @@ mod fetch;
 mod health;
 mod hint;
 mod https;
+mod interval;
 mod keys;
 mod reboot;
 mod retention;
@@ -31,6 +32,7 @@ pub use exporter::Exporter;
 pub use fetch::Fetch;
 pub use health::{Baseline, CHECKS_MAX, Check, Health, Kind, Severity, UnitFailures};
 pub use hint::{HINTS_MAX, Hint, HintKind};
+pub use interval::Interval;
 pub use keys::{TrustIn, trust_in};
 pub use reboot::Reboot;
 pub use retention::{Generations, Retention};
@@ -144,11 +146,11 @@ pub struct Remote {
     /// `https://…`, `ssh://user@host/path`, `user@host:path`, `file://…` or an absolute path. Plain `http://` only on
     /// loopback. Never with a password in it.
     pub url: String,
-    /// How often it is asked; 1 s or more.
+    /// How often it is asked, 1 s or more; or at which moments, by a calendar expression.
     #[serde(default = "default_interval")]
-    pub interval: Span,
+    pub interval: Interval,
     /// How often it is asked while a source of hints for it is connected, at least; `null`: ten times the interval, and
-    /// 15 min at most. Never more often than without.
+    /// 15 min at most. Never more often than without. Not for a remote that is asked by the calendar.
     #[serde(default)]
     pub interval_while_hinted: Option<Span>,
     /// The user name that goes with the token.
@@ -336,8 +338,8 @@ fn default_branches() -> Vec<Branch> {
     ]
 }
 
-fn default_interval() -> Span {
-    Span::secs(60)
+fn default_interval() -> Interval {
+    Interval::Every(Span::secs(60))
 }
 
 fn default_username() -> String {

@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 pub use crate::model::RemoteFailure as Class;
-use crate::model::{HintWord, Https, Oid, OldProtocol};
+use crate::model::{Calendar, HintWord, Https, Oid, OldProtocol};
 
 /// The longest frame, in bytes; it fits the socket's default send buffer.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -131,8 +131,11 @@ pub struct Source {
     pub url: String,
     /// Full ref names, compared exactly.
     pub refs: Vec<String>,
-    /// Time between polls, in milliseconds.
+    /// Time between polls, in milliseconds. Counts for nothing beside a calendar.
     pub interval_ms: u64,
+    /// The moments at which it is polled instead, if it is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calendar: Option<Calendar>,
     /// The user name that goes with the token.
     pub username: String,
     /// The file that holds the token; read afresh for every request.

@@ -121,6 +121,7 @@ fn a_hint_is_acted_upon_at_once_and_a_flood_leaves_nothing() {
         url,
         refs: vec!["refs/heads/main".to_owned()],
         interval_ms: NEVER_MS,
+        calendar: None,
         username: "pullagent".to_owned(),
         token_file: None,
         https: Https::default(),

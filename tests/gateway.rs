@@ -108,6 +108,7 @@ fn plain(name: &str, url: String) -> Source {
         url,
         refs: vec![MAIN.to_owned()],
         interval_ms: NEVER_MS,
+        calendar: None,
         username: GitServer::USER.to_owned(),
         token_file: None,
         https: Https::default(),
@@ -192,6 +193,38 @@ fn a_server_that_comes_back_is_seen_without_being_asked() {
                 other => panic!("{other:?}"),
             }
         }
+    });
+}
+
+/// By a calendar, polls come at its moments: a tenth of two seconds later at most, and never before.
+#[test]
+fn polls_come_by_the_calendar() {
+    const LATE_MAX: f64 = 1.0;
+    let server = GitServer::start();
+    let tip = server.repo("infra.git").commit("main", &[("a", b"1")]);
+    let calendar = |text: &str| Source {
+        interval_ms: 0,
+        calendar: Some(text.parse().unwrap()),
+        ..source("origin", &server, "infra.git")
+    };
+    run(async |gateway| {
+        let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+        gateway.watch(&[&calendar("*:*:0/2")]).await;
+        gateway.sees("origin", Some(&tip)).await;
+        let mut last = None;
+        for _ in 0..3 {
+            gateway.sees("origin", Some(&tip)).await;
+            let moment = (now() / 2.0).floor();
+            assert!(now() - 2.0 * moment < LATE_MAX, "at {}", now());
+            assert!(last.is_none_or(|last| last + 1.0 == moment), "{last:?}, {moment}");
+            last = Some(moment);
+        }
+        // It is asked at once when somebody wants that, however far away the next moment is.
+        gateway.watch(&[&calendar("2199-12-31")]).await;
+        gateway.sees("origin", Some(&tip)).await;
+        gateway.poll(Some("origin")).await;
+        gateway.sees("origin", Some(&tip)).await;
+        tokio::time::timeout(3 * SECOND, gateway.hears()).await.unwrap_err();
     });
 }
 

@@ -95,6 +95,7 @@ fn idle_polls_are_cheap_and_packs_pass_through() {
         url: server.url("infra.git"),
         refs: vec![MAIN.to_owned(), "refs/heads/test-web1".to_owned()],
         interval_ms: INTERVAL.as_millis().try_into().unwrap(),
+        calendar: None,
         username: GitServer::USER.to_owned(),
         token_file: Some(server.token_file()),
         https: Https { ca_file: Some(server.ca_file()), ..Https::default() },

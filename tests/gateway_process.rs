@@ -60,6 +60,7 @@ fn source(url: String, server: Option<&GitServer>) -> Source {
         url,
         refs: vec![MAIN.to_owned()],
         interval_ms: NEVER_MS,
+        calendar: None,
         username: GitServer::USER.to_owned(),
         token_file: server.map(GitServer::token_file),
         https: Https { ca_file: server.map(GitServer::ca_file), ..Https::default() },

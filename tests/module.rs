@@ -200,6 +200,33 @@ fn durations_are_those_that_the_agent_reads() {
 }
 
 #[test]
+fn an_interval_is_a_duration_or_a_calendar() {
+    let interval = |text: &str| try_eval("rendered", &[("interval", text)]);
+    for text in [
+        "90s",
+        "hourly",
+        "*-*-* 04:40:00",
+        "Mon..Fri 08..18:00/15",
+        "Sat,Sun 02:00 Europe/Berlin",
+        "*-*~1 23:30",
+    ] {
+        let rendered = interval(text).unwrap();
+        assert_eq!(rendered["remotes"][0]["interval"], text);
+        assert_eq!(
+            read(&rendered).settings.remotes[0].interval,
+            serde_json::from_value(json!(text)).unwrap()
+        );
+    }
+    // What only looks like one is refused by the agent's own check, at the build.
+    for text in ["", "*:0/10; reboot", "$(date)", "täglich"] {
+        let error = interval(text).unwrap_err();
+        assert!(error.contains("interval' is not of type `duration"), "'{text}': {error}");
+    }
+    let zones = try_eval("configEnvironment", &[]).unwrap();
+    assert!(zones["TZDIR"].as_str().unwrap().ends_with("-tzdata/share/zoneinfo"), "{zones}");
+}
+
+#[test]
 fn keys_are_ssh_ed25519() {
     let keys = |key: &str| try_eval("rendered.trust.signers.alice.keys", &[("key", key)]);
     assert!(keys("sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29t").is_ok());

@@ -47,6 +47,7 @@ fn inside() {
         refs: vec!["refs/heads/main".to_owned()],
         // By schedule it is never polled.
         interval_ms: 3_600_000,
+        calendar: None,
         username: GitServer::USER.to_owned(),
         token_file: Some(server.token_file()),
         https: Https { ca_file: Some(server.ca_file()), ..Https::default() },

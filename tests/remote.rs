@@ -347,7 +347,7 @@ fn a_local_path_is_a_remote_too() {
 fn a_local_path_that_is_no_repository_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing").display().to_string();
-    expect(ask(&plain(&missing), &[MAIN]), Class::NotFound, "no usable directory");
+    expect(ask(&plain(&missing), &[MAIN]), Class::NotFound, "no such directory");
     let empty = dir.path().display().to_string();
     expect(ask(&plain(&empty), &[MAIN]), Class::NotFound, "not appear to be a git repository");
     assert!(Path::new(&empty).read_dir().unwrap().next().is_none());

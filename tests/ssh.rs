@@ -423,6 +423,7 @@ mod sshd {
             url: server.url("infra.git"),
             refs: vec![MAIN.to_owned()],
             interval_ms: 500,
+            calendar: None,
             username: "pullagent".to_owned(),
             token_file: None,
             https: Https::default(),

@@ -27,6 +27,9 @@ mod trust_root {
     #[path = "../common/git_server.rs"]
     mod git_server;
     mod hosts;
+    #[allow(dead_code, reason = "each test takes the part it needs")]
+    #[path = "../common/relay.rs"]
+    mod relay;
     mod remotes;
     mod settings;
     mod two_remotes;

@@ -1,11 +1,15 @@
 //! `pullagent config`: check, show, describe. It needs no agent and no root.
 
+mod polls;
+
 use serde::Serialize;
 
 use super::Options;
 use super::exit::{Exit, Fail};
 use super::output;
 use crate::config::{self, Loaded, Settings};
+use crate::host::clock;
+use polls::Polls;
 
 /// What to do with the configuration.
 #[derive(Debug, clap::Subcommand)]
@@ -24,6 +28,8 @@ struct Findings {
     schema: u32,
     ok: bool,
     problems: Vec<String>,
+    warnings: Vec<String>,
+    polls: Vec<Polls>,
 }
 
 /// Carries out one of them.
@@ -43,14 +49,18 @@ pub fn run(options: &Options, verb: &Verb) -> Result<Exit, Fail> {
 
 fn check(options: &Options) -> Result<Exit, Fail> {
     let path = options.config_path();
-    let problems = problems(&path);
-    let ok = problems.is_empty();
+    let findings = findings(&path);
+    let Findings { schema: _, ok, problems, warnings, polls } = &findings;
+    for warning in warnings.iter().filter(|_| !options.json) {
+        anstream::eprintln!("warning: {warning}");
+    }
     if options.json {
-        output::print_json(&Findings { schema: 1, ok, problems })?;
-    } else if ok {
+        output::print_json(&findings)?;
+    } else if *ok {
         output::tell(options, &format!("'{}' is right", path.display()));
+        polls.iter().for_each(|polls| output::tell(options, &polls.to_string()));
     } else {
-        for problem in &problems {
+        for problem in problems {
             anstream::eprintln!("{problem}");
         }
         let count = problems.len();
@@ -58,15 +68,17 @@ fn check(options: &Options) -> Result<Exit, Fail> {
         anstream::eprintln!("pullagent: {count} {found} in '{}'", path.display());
         anstream::eprintln!("hint: every key with its meaning: pullagent config schema");
     }
-    Ok(if ok { Exit::Ok } else { Exit::Error })
+    Ok(if *ok { Exit::Ok } else { Exit::Error })
 }
 
 /// Everything that is wrong, as far as one look can tell: a value that makes no sense may hide the next.
-fn problems(path: &std::path::Path) -> Vec<String> {
+fn findings(path: &std::path::Path) -> Findings {
     let chain = |error: config::ConfigError| format!("{:#}", anyhow::Error::from(error));
     let unknown_key = |key: String| format!("unknown key '{key}'");
-    match config::load(path) {
+    let mut polls = polls::Findings::default();
+    let mut problems: Vec<String> = match config::load(path) {
         Ok(Loaded { settings, unknown }) => {
+            polls = polls::look(&settings, clock::unix_secs());
             let keys = settings.policy().err().map(chain);
             unknown.into_iter().map(unknown_key).chain(keys).collect()
         }
@@ -74,7 +86,9 @@ fn problems(path: &std::path::Path) -> Vec<String> {
             unknown_keys(path).into_iter().map(unknown_key).chain([chain(error)]).collect()
         }
         Err(error) => vec![chain(error)],
-    }
+    };
+    problems.append(&mut polls.problems);
+    Findings { schema: 1, ok: problems.is_empty(), problems, warnings: polls.warnings, polls: polls.polls }
 }
 
 /// Unknown keys of a file whose values are not all right.

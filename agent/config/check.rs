@@ -67,12 +67,8 @@ impl Settings {
             if let Err(text) = check_url(&remote.url) {
                 return wrong(n, "url", text);
             }
-            if remote.interval.0 < Duration::from_secs(1) {
-                return wrong(n, "interval", "it must be 1s or more".to_owned());
-            }
-            if remote.interval_while_hinted.is_some_and(|span| span.0 < remote.interval.0) {
-                let text = "it must be the interval or more".to_owned();
-                return wrong(n, "intervalWhileHinted", text);
+            if let Err((key, text)) = check_interval(remote) {
+                return wrong(n, key, text.to_owned());
             }
             let files = [
                 ("tokenFile", &remote.token_file),
@@ -135,6 +131,20 @@ fn is_branch_name(s: &str) -> bool {
     let part = |p: &str| !p.is_empty() && !p.starts_with('.') && !p.ends_with('.') && !p.ends_with(".lock");
     let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     !s.is_empty() && s.len() <= 200 && !s.contains("..") && s.chars().all(legal) && s.split('/').all(part)
+}
+
+fn check_interval(remote: &Remote) -> Result<(), (&'static str, &'static str)> {
+    match (remote.interval.every(), remote.interval_while_hinted) {
+        (Some(every), _) if every.0 < Duration::from_secs(1) => Err(("interval", "it must be 1s or more")),
+        (Some(every), Some(hinted)) if hinted < every => {
+            Err(("intervalWhileHinted", "it must be the interval or more"))
+        }
+        (None, Some(_)) => Err((
+            "intervalWhileHinted",
+            "it must be null: a remote with a calendar is asked by it, with or without hints",
+        )),
+        (Some(_), _) | (None, None) => Ok(()),
+    }
 }
 
 /// Asks of an SSH remote what `ssh` cannot do without. To learn a host's key on first use would be to trust whoever

@@ -97,18 +97,20 @@ fn default_idle_timeout() -> Span {
 }
 
 impl Remote {
-    /// Returns how often it is asked while hints for it are connected.
-    pub fn hinted_interval(&self) -> Duration {
-        let stretched = self.interval.0.saturating_mul(STRETCH).min(STRETCHED_MAX);
-        self.interval_while_hinted.map_or(stretched, |span| span.0).max(self.interval.0)
+    /// Returns how often it is asked while hints for it are connected; `None`: hints change nothing about that.
+    pub fn hinted_interval(&self) -> Option<Duration> {
+        let Span(interval) = self.interval.every()?;
+        let stretched = interval.saturating_mul(STRETCH).min(STRETCHED_MAX);
+        Some(self.interval_while_hinted.map_or(stretched, |span| span.0).max(interval))
     }
 }
 
 impl Settings {
-    /// Returns how often `remote` is asked while those of the hints are connected that `is_connected` names.
-    pub fn interval(&self, remote: &Remote, is_connected: impl Fn(&str) -> bool) -> Duration {
+    /// Returns how often `remote` is asked while those of the hints are connected that `is_connected` names; `None`: it is
+    /// asked by the calendar.
+    pub fn interval(&self, remote: &Remote, is_connected: impl Fn(&str) -> bool) -> Option<Duration> {
         let hinted = self.hints.iter().any(|hint| hint.is_for(remote) && is_connected(&hint.name));
-        if hinted { remote.hinted_interval() } else { remote.interval.0 }
+        if hinted { remote.hinted_interval() } else { remote.interval.every().map(|span| span.0) }
     }
 
     /// Refuses hints that can't be listened to.

@@ -46,7 +46,7 @@ fn hints_are_read_and_slow_polling_down_within_bounds() {
             c["remotes"][0]["interval"] = interval.into();
             c["remotes"][0]["intervalWhileHinted"] = hinted.into();
         });
-        loaded.unwrap().settings.remotes[0].hinted_interval().as_secs()
+        loaded.unwrap().settings.remotes[0].hinted_interval().unwrap().as_secs()
     };
     assert_eq!(hinted("30s", None), 300);
     assert_eq!(hinted("5m", None), 900, "no more than 15 min");
@@ -67,6 +67,21 @@ fn the_golden_file_is_read_whole() {
     assert_eq!(loaded.settings.branches()[1], ("test-web1".to_owned(), Operation::Test));
     assert_eq!(loaded.settings.activation.soak, Span::secs(60));
     assert_eq!(loaded.settings.attribute(), "nixosConfigurations.\"web1\".config.system.build.toplevel");
+}
+
+#[test]
+fn an_interval_is_a_duration_or_a_calendar() {
+    let interval = |text: &str| {
+        let loaded = with(|c| c["remotes"][0]["interval"] = text.into());
+        loaded.map(|loaded| loaded.settings.remotes[0].interval.clone())
+    };
+    assert_eq!(interval("5m"), Ok(Interval::Every(Span::secs(300))));
+    let text = "Mon..Fri 08..18:00/15 Europe/Berlin";
+    let calendar = interval(text).unwrap();
+    assert_eq!(calendar, Interval::Calendar(text.parse().unwrap()));
+    assert_eq!(serde_json::to_string(&calendar).unwrap(), format!("\"{text}\""));
+    let remote = with(|c| c["remotes"][0]["interval"] = text.into()).unwrap().settings.remotes.remove(0);
+    assert_eq!((remote.interval.every(), remote.hinted_interval()), (None, None));
 }
 
 #[test]
@@ -125,6 +140,10 @@ fn nonsense_is_refused_with_its_key() {
         ("remotes[0].knownHostsFile", |c| ssh(c, Some("/k"), Some("/%h"))),
         ("remotes[0].interval", |c| c["remotes"][0]["interval"] = "10ms".into()),
         ("remotes[0].tokenFile", |c| c["remotes"][0]["tokenFile"] = "token".into()),
+        ("remotes[0].intervalWhileHinted", |c| {
+            c["remotes"][0]["interval"] = "hourly".into();
+            c["remotes"][0]["intervalWhileHinted"] = "1h".into();
+        }),
         ("remotes[0].clientKeyFile", |c| c["remotes"][0]["clientCertFile"] = "/c".into()),
         ("remotes[0].clientCertFile", |c| c["remotes"][0]["clientKeyFile"] = "/k".into()),
         ("remotes[0].clientCertFile", |c| c["remotes"][0]["clientCertFile"] = "c".into()),

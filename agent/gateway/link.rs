@@ -81,7 +81,8 @@ pub fn sources(settings: &Settings) -> Vec<Source> {
         name: r.name.clone(),
         url: r.url.clone(),
         refs: refs.clone(),
-        interval_ms: millis(r.interval.0),
+        interval_ms: r.interval.every().map_or(0, |span| millis(span.0)),
+        calendar: r.interval.calendar().cloned(),
         username: r.username.clone(),
         token_file: r.token_file.clone(),
         https: r.https(),
@@ -114,7 +115,7 @@ fn wire_hint(hint: &config::Hint, remotes: &[config::Remote]) -> Hint {
         polls: remotes
             .iter()
             .filter(|r| hint.is_for(r))
-            .map(|r| (r.name.clone(), millis(r.hinted_interval())))
+            .map(|r| (r.name.clone(), r.hinted_interval().map_or(0, millis)))
             .collect(),
         filter: hint.filter.clone(),
         splay_ms: millis(hint.splay.0),

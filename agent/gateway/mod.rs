@@ -17,6 +17,8 @@ mod watch;
 
 mod route;
 
+mod schedule;
+
 mod hint;
 
 mod bell;

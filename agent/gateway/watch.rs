@@ -11,11 +11,13 @@ use std::time::Duration;
 use rustix::pipe::PipeFlags;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::Instant;
 
 use super::route::Ways;
+use super::schedule::{Due, Schedule};
+use crate::host::clock;
+use crate::host::timer::{WallTimer, Woken};
 use crate::model::Oid;
-use crate::plan::backoff::{self, Last};
+use crate::plan::backoff::Last;
 use crate::repo::net::{Class, Failure, Net, Stop};
 use crate::repo::remote::{self, Limits, Link, Refs, Remote};
 use crate::wire::{self, Notice, Ref, Source};
@@ -132,10 +134,13 @@ struct Orders {
 fn run(source: Source, net: Net, orders: Orders, out: mpsc::Sender<Outgoing>) {
     let remote = remote(&source);
     let net = Rc::new(net);
+    let wall = source.calendar.is_some().then(|| net.block_on(async { WallTimer::new() }));
+    let wall = wall.and_then(Result::ok);
     let mut watch = Watch {
         source,
         remote,
         net,
+        wall,
         orders,
         out,
         link: None,
@@ -152,6 +157,8 @@ struct Watch {
     source: Source,
     remote: Remote,
     net: Rc<Net>,
+    /// For a source with a calendar.
+    wall: Option<WallTimer>,
     orders: Orders,
     out: mpsc::Sender<Outgoing>,
     /// Kept between requests, gone after any error.
@@ -167,35 +174,17 @@ struct Watch {
 enum Next {
     Stop,
     Poll,
-    /// Hints were found or lost.
+    /// Hints were found or lost, or the clock was set.
     Reschedule,
     /// The network has come up, or is another one.
     Retry,
     Fetch(Want),
 }
 
-/// What decides when the next poll is due.
-#[derive(Clone, Copy)]
-struct Schedule {
-    polled: Instant,
-    interval: Duration,
-    last: Last,
-    random: u64,
-}
-
-impl Schedule {
-    /// Returns when it is due by schedule, with `calm` as the interval while hints are connected. A remote that does not
-    /// answer is asked as often as without them.
-    fn due(self, calm: Option<Duration>) -> Instant {
-        let calm = calm.filter(|_| self.last == Last::Answered);
-        let interval = calm.map_or(self.interval, |calm| calm.max(self.interval));
-        self.polled + backoff::next_poll(interval, self.last, self.random)
-    }
-}
-
 impl Watch {
     /// Polls, says what came of it, and serves fetches until the next poll is due. Returns whether to go on.
     fn turn(&mut self) -> bool {
+        let began = clock::unix_secs();
         let notice = match self.poll() {
             Ok(Refs { found, old }) => {
                 self.note(Last::Answered);
@@ -209,18 +198,8 @@ impl Watch {
                 failed(&self.source.name, None, &failure)
             }
         };
-        let schedule = self.schedule();
+        let schedule = Schedule::after_poll(&self.source, began, self.last);
         self.say(notice.into()) && self.serve_until(schedule)
-    }
-
-    /// Returns when to poll next, counted from now.
-    fn schedule(&self) -> Schedule {
-        Schedule {
-            polled: Instant::now(),
-            interval: Duration::from_millis(self.source.interval_ms),
-            last: self.last,
-            random: fastrand::u64(..),
-        }
     }
 
     /// Takes down what the poll came to.
@@ -244,7 +223,7 @@ impl Watch {
                 // As after a first failure: what else comes up with a network may need a moment.
                 Next::Retry => {
                     self.note(Last::Passing { count: 1 });
-                    schedule = self.schedule();
+                    schedule = Schedule::after_poll(&self.source, clock::unix_secs(), self.last);
                 }
                 Next::Fetch(want) => {
                     if !self.fetch(&want) {
@@ -256,7 +235,7 @@ impl Watch {
     }
 
     /// Waits for what comes first; a kept connection is served meanwhile.
-    fn next(&mut self, due: Instant) -> Next {
+    fn next(&mut self, due: Due) -> Next {
         let refused = matches!(self.last, Last::Standing { .. });
         let ways = &mut self.ways;
         let network = async {
@@ -275,7 +254,10 @@ impl Watch {
                 () = hinted.notified(), if !refused => Next::Poll,
                 Ok(()) = calmed.changed() => Next::Reschedule,
                 () = network => Next::Retry,
-                () = self.net.sleep_until(due) => Next::Poll,
+                woken = due.wait(&self.net, self.wall.as_ref()) => match woken {
+                    Woken::Due => Next::Poll,
+                    Woken::ClockSet => Next::Reschedule,
+                },
             }
         })
     }

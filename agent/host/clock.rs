@@ -1,6 +1,9 @@
 //! Owns the clocks: the only file that reads one.
 
+use jiff::tz::TimeZone;
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::model::CalendarZone;
 
 /// Returns seconds since 1970 by the wall clock, which may step; 0 before 1970.
 pub fn unix_secs() -> u64 {
@@ -24,8 +27,17 @@ pub fn monotonic_ms() -> u64 {
 }
 
 /// Returns the time zone of the host's clock, as `/etc/localtime` has it now; UTC without one.
-pub fn zone() -> jiff::tz::TimeZone {
-    jiff::tz::TimeZone::try_system().unwrap_or(jiff::tz::TimeZone::UTC)
+pub fn zone() -> TimeZone {
+    TimeZone::try_system().unwrap_or(TimeZone::UTC)
+}
+
+/// Returns the time zone that a calendar goes by; `None`: the host does not know one of that name.
+pub fn zone_of(zone: &CalendarZone) -> Option<TimeZone> {
+    match zone {
+        CalendarZone::Host => Some(self::zone()),
+        CalendarZone::Utc => Some(TimeZone::UTC),
+        CalendarZone::Named(name) => TimeZone::get(name).ok(),
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -22,14 +23,8 @@ impl Timer {
     ///
     /// # Errors
     /// If the kernel gives none.
-    #[expect(
-        deprecated,
-        reason = "its replacement is `unsafe`; an `OwnedFd` that stays inside is what both ask for"
-    )]
     pub fn new() -> io::Result<Timer> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
-        Ok(Timer(AsyncFd::with_interest(timer, Interest::READABLE)?))
+        Ok(Timer(create(TimerfdClockId::Boottime)?))
     }
 
     /// Waits for so long. Safe to cancel; one wait at a time.
@@ -37,25 +32,79 @@ impl Timer {
     /// # Errors
     /// The kernel refuses.
     pub async fn wait(&self, delay: Duration) -> io::Result<()> {
-        let once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // None at all would turn the timer off.
-        let delay = delay.max(Duration::from_nanos(1));
-        let value = Timespec::try_from(delay).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        timerfd_settime(
-            self.0.get_ref(),
-            TimerfdTimerFlags::empty(),
-            &Itimerspec { it_interval: once, it_value: value },
-        )?;
-        loop {
-            let mut ready = self.0.readable().await?;
-            // How often it was due. Where it was not, what is ready is left from an earlier wait.
-            let mut count = [0; 8];
-            let read = rustix::io::read(self.0.get_ref(), &mut count);
-            ready.clear_ready();
-            match read {
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-                other => return other.map(drop).map_err(Into::into),
-            }
+        arm(&self.0, TimerfdTimerFlags::empty(), delay)?;
+        Ok(due(&self.0).await?)
+    }
+}
+
+/// A timer that goes by the clock on the wall, wherever that is set to. It does not wake the host from suspend either.
+#[derive(Debug)]
+pub struct WallTimer(AsyncFd<OwnedFd>);
+
+/// Why a wait by the clock on the wall is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// The clock has come to the time.
+    Due,
+    /// The clock was set, or the host has slept: what is due when may be another matter now.
+    ClockSet,
+}
+
+impl WallTimer {
+    /// Makes a timer. To be called where it can register with a runtime.
+    ///
+    /// # Errors
+    /// If the kernel gives none.
+    pub fn new() -> io::Result<WallTimer> {
+        Ok(WallTimer(create(TimerfdClockId::Realtime)?))
+    }
+
+    /// Waits until the clock shows `time`, since 1970, or is set. Safe to cancel; one wait at a time.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn wait_until(&self, time: Duration) -> io::Result<Woken> {
+        // The kernel tells that the clock was set (timerfd_create(2)): no wake-ups in between to look at it.
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        let woken = match arm(&self.0, flags, time) {
+            Ok(()) => due(&self.0).await,
+            Err(error) => Err(error),
+        };
+        match woken {
+            Ok(()) => Ok(Woken::Due),
+            Err(Errno::CANCELED) => Ok(Woken::ClockSet),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "its replacement is `unsafe`; an `OwnedFd` that stays inside is what both ask for"
+)]
+fn create(clock: TimerfdClockId) -> io::Result<AsyncFd<OwnedFd>> {
+    let timer = timerfd_create(clock, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    AsyncFd::with_interest(timer, Interest::READABLE)
+}
+
+fn arm(timer: &AsyncFd<OwnedFd>, flags: TimerfdTimerFlags, time: Duration) -> Result<(), Errno> {
+    let once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // None at all would turn the timer off.
+    let time = Timespec::try_from(time.max(Duration::from_nanos(1))).map_err(|_| Errno::INVAL)?;
+    timerfd_settime(timer.get_ref(), flags, &Itimerspec { it_interval: once, it_value: time }).map(drop)
+}
+
+/// Waits for the timer that was armed last.
+async fn due(timer: &AsyncFd<OwnedFd>) -> Result<(), Errno> {
+    loop {
+        let mut ready = timer.readable().await.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        // How often it was due. Where it was not, what is ready is left from an earlier wait.
+        let mut count = [0; 8];
+        let read = rustix::io::read(timer.get_ref(), &mut count);
+        ready.clear_ready();
+        match read {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other.map(drop),
         }
     }
 }
@@ -100,6 +149,49 @@ mod tests {
             }
             tokio::time::sleep(SHORT).await;
             tokio::time::timeout(SHORT, timer.wait(LONG)).await.unwrap_err();
+        });
+    }
+
+    #[test]
+    fn a_time_on_the_wall_is_waited_for_and_none_that_has_passed() {
+        run(async {
+            let timer = WallTimer::new().unwrap();
+            let now = || Duration::from_millis(u64::try_from(unix_ms()).unwrap());
+            let due = now() + SHORT;
+            assert_eq!(timer.wait_until(due).await.unwrap(), Woken::Due);
+            assert!(now() >= due);
+            assert_eq!(timer.wait_until(due).await.unwrap(), Woken::Due);
+            assert_eq!(timer.wait_until(Duration::ZERO).await.unwrap(), Woken::Due);
+            tokio::time::timeout(SHORT, timer.wait_until(now() + LONG)).await.unwrap_err();
+        });
+    }
+
+    fn unix_ms() -> i64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+    }
+
+    /// Sets the clock to what it shows already, which the kernel takes for a step.
+    #[test]
+    fn a_clock_that_is_set_ends_the_wait() {
+        use rustix::time::{ClockId, clock_gettime, clock_settime};
+        let set = || clock_settime(ClockId::Realtime, clock_gettime(ClockId::Realtime));
+        if set() == Err(Errno::PERM) {
+            // Only root on a real host may.
+            return;
+        }
+        run(async {
+            let timer = WallTimer::new().unwrap();
+            let far = Duration::from_millis(u64::try_from(unix_ms()).unwrap()) + LONG;
+            for _ in 0..2 {
+                let mut wait = pin!(timer.wait_until(far));
+                let waits = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx).is_pending())).await;
+                assert!(waits);
+                set().unwrap();
+                let woken = tokio::time::timeout(Duration::from_secs(5), wait).await.unwrap().unwrap();
+                assert_eq!(woken, Woken::ClockSet);
+            }
+            tokio::time::timeout(SHORT, timer.wait_until(far)).await.unwrap_err();
         });
     }
 

@@ -4,6 +4,7 @@
 mod acceptance;
 mod action;
 mod answer;
+mod calendar;
 mod event;
 mod facts;
 mod generation;
@@ -23,6 +24,7 @@ mod verdict;
 
 pub use action::{Action, Line, Verification};
 pub use answer::{Answer, REJECTED, UNCONFIRMED, Word};
+pub use calendar::{CALENDAR_BYTES_MAX, Calendar, CalendarError, CalendarZone, Dates, Times};
 pub use event::{Command, Event, Happened, Sighting, SwitchEnd};
 pub use facts::{Arbiter, CheckFacts, Decision, GuardFacts, GuardResult, HostFacts, UNITS, UPDATABLE};
 pub use generation::{Generation, RETENTION, Tidying};

@@ -5,6 +5,7 @@
 mod alarm;
 mod answer;
 pub mod backoff;
+pub mod calendar;
 mod facts;
 mod held;
 mod keys;

@@ -3,7 +3,7 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ use crate::host::command::Command;
 const STDERR_BYTES_MAX: u64 = 64 * 1024;
 /// How long a child may take to say why it ended, after the end of its output.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
+/// What to do where the gateway's user can't read a repository. Short: of a failure, 200 bytes are shown.
+const UNREADABLE: &str = "'pullagent-gateway' may not read all of it: give it the right; /home and /root its unit hides: \
+                          use /srv, or BindReadOnlyPaths= (see the manual)";
 /// One packet line and its length fit.
 const BUFFER_BYTES: usize = 65_520;
 
@@ -109,13 +112,34 @@ pub(super) fn talk(child: Child, net: &Rc<Net>, explain: Explain) -> io::Result<
 /// # Errors
 /// If there is no such directory or no such program.
 pub(super) fn upload_pack(path: &Path, net: &Rc<Net>) -> Result<Piped, Failure> {
-    let place = std::fs::canonicalize(path).map_err(|e| {
-        let class = if e.kind() == io::ErrorKind::NotFound { Class::NotFound } else { Class::Local };
-        Failure::new(class, format!("there is no usable directory: {e}"))
-    })?;
+    let place = std::fs::canonicalize(path).and_then(readable).map_err(|e| unusable(&e))?;
     spawn_upload_pack(&place)
         .and_then(|child| talk(child, net, explain))
         .map_err(|e| Failure::new(Class::Local, format!("git-upload-pack cannot be run: {e}")))
+}
+
+/// Returns `place` if a repository in it can be read, with or without a work tree: Git says of one that can't that there is
+/// none.
+fn readable(place: PathBuf) -> io::Result<PathBuf> {
+    for part in [".", "HEAD", "objects", ".git/HEAD", ".git/objects"] {
+        match std::fs::File::open(place.join(part)) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(e),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(place)
+}
+
+/// Says why there is no repository at a path. The gateway's unit hides what is below `/home`, `/root` and `/tmp`.
+fn unusable(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::NotFound => Failure::new(
+            Class::NotFound,
+            "the gateway finds no such directory; if there is one, its unit hides it (/tmp): use /srv",
+        ),
+        io::ErrorKind::PermissionDenied => Failure::new(Class::Refused, UNREADABLE),
+        _ => Failure::new(Class::Local, format!("there is no usable directory: {error}")),
+    }
 }
 
 fn spawn_upload_pack(repository: &Path) -> io::Result<Child> {
@@ -132,6 +156,9 @@ fn spawn_upload_pack(repository: &Path) -> io::Result<Child> {
 }
 
 fn explain(words: &str) -> Failure {
+    if words.contains("Permission denied") {
+        return Failure::new(Class::Refused, UNREADABLE);
+    }
     let class =
         if words.contains("not appear to be a git repository") { Class::NotFound } else { Class::Refused };
     Failure::new(class, format!("git-upload-pack ended early: {}", words.trim()))

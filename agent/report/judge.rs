@@ -1,6 +1,7 @@
 //! From a snapshot to a [`Status`]: one pure function and its parts. Nothing here asks the host or the clock.
 
 use super::bad::{advice, bad_of_entry, set_aside};
+use super::pace::pace;
 use super::status::{
     Act, AlarmStatus, Bad, BadKind, Commit, DeploymentStatus, Headline, Owed, Pending, RemoteStatus,
     RetryStatus, StageWord, StandingWord, Status, System, TestProgressWord, TestStatus, TroubleStatus,
@@ -305,15 +306,17 @@ fn remotes(snapshot: &Snapshot, settings: &Settings) -> Vec<RemoteStatus> {
         since: t.since,
         at: t.at,
     };
-    let connected = |hint: &str| snapshot.facts.hints.get(hint).is_some_and(|facts| facts.word.connected);
     let remote = |r: &crate::config::Remote| {
         let facts = snapshot.facts.remotes.get(&r.name);
+        let pace = pace(r, snapshot, settings);
         RemoteStatus {
             name: r.name.clone(),
             url: without_userinfo(&r.url),
             heads: facts.and_then(|f| f.heads.clone()).unwrap_or_default(),
             checked_at: facts.and_then(|f| f.answered_at),
-            interval: settings.interval(r, connected).as_secs(),
+            interval: pace.interval,
+            calendar: r.interval.calendar().map(ToString::to_string),
+            next_poll_at: pace.next_poll_at,
             trouble: facts.and_then(|f| f.trouble.as_ref()).map(trouble),
             standing: standing(plan::standing_of_remote(&r.name, &snapshot.state, &snapshot.facts, &policy)),
             stale: plan::is_stale(&r.name, &snapshot.facts, &policy),

@@ -28,6 +28,8 @@ mod explain;
 
 mod policy;
 
+mod pace;
+
 mod publish;
 
 pub mod metrics;

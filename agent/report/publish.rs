@@ -15,6 +15,8 @@ const FILE_MAX: u64 = 4 << 20;
 const SILENT_INTERVALS: u64 = 3;
 /// Seconds that a busy host may be late in addition.
 const SILENT_GRACE_SECS: u64 = 120;
+/// Seconds after a moment of the calendar within which a healthy agent has asked, and the answer has come or not.
+const CALENDAR_LATE_SECS: u64 = 1800;
 /// Seconds that may come on top of the interval while a remote does not answer ([`crate::plan::backoff`]).
 const BACKOFF_SECS_MAX: u64 = 900;
 
@@ -139,11 +141,21 @@ impl Agent {
 
 /// Until when a healthy agent has written again: each poll changes at least the time of the last one.
 fn due_at(status: &Status, now: u64) -> Option<u64> {
-    let interval = status.remotes.iter().map(|r| r.interval).max()?;
+    let evenly = status.remotes.iter().filter(|r| r.calendar.is_none()).map(|r| r.interval).max();
     let troubled = status.remotes.iter().any(|r| r.trouble.is_some());
-    let pause = if troubled { interval.saturating_add(BACKOFF_SECS_MAX) } else { interval };
-    let silence = pause.saturating_mul(SILENT_INTERVALS).saturating_add(SILENT_GRACE_SECS);
-    status.trouble.is_none().then(|| now.saturating_add(silence))
+    let due = match evenly {
+        Some(interval) => {
+            let pause = if troubled { interval.saturating_add(BACKOFF_SECS_MAX) } else { interval };
+            let silence = pause.saturating_mul(SILENT_INTERVALS).saturating_add(SILENT_GRACE_SECS);
+            now.saturating_add(silence)
+        }
+        // All go by the calendar: the next of its moments counts.
+        None => {
+            let next = status.remotes.iter().filter_map(|r| r.next_poll_at).min()?;
+            next.max(now).saturating_add(CALENDAR_LATE_SECS)
+        }
+    };
+    status.trouble.is_none().then_some(due)
 }
 
 fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), PublishError> {

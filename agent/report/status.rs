@@ -184,9 +184,16 @@ pub struct RemoteStatus {
     pub heads: BTreeMap<String, Oid>,
     /// When it last answered; `null`: not since the agent started.
     pub checked_at: Option<u64>,
-    /// How often it is asked at present, in seconds; 0 in a status of an older version.
+    /// How often it is asked at present, in seconds; where it is asked by the calendar, the longest time in between. 0 in a
+    /// status of an older version.
     #[serde(default)]
     pub interval: u64,
+    /// The calendar by which it is asked; `null`: it is asked at even intervals.
+    #[serde(default)]
+    pub calendar: Option<String>,
+    /// When it is asked next by its calendar; `null`: it has none, or that does not come again.
+    #[serde(default)]
+    pub next_poll_at: Option<u64>,
     /// Why it does not answer now.
     pub trouble: Option<TroubleStatus>,
     /// How its main branch stands to the accepted revision.

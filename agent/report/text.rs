@@ -365,7 +365,8 @@ impl Page<'_> {
                     let lag = if remote.standing == StandingWord::Behind { "  lags behind" } else { "" };
                     let text = match remote.checked_at {
                         Some(at) => {
-                            format!("{} {heads}{lag}  checked {}", safe(&remote.name), ago(self.now, at))
+                            let (name, next) = (safe(&remote.name), self.next_poll(remote));
+                            format!("{name} {heads}{lag}  checked {}{next}", ago(self.now, at))
                         }
                         None => format!("{}  not asked yet", safe(&remote.name)),
                     };
@@ -380,6 +381,15 @@ impl Page<'_> {
         let Some(cost) = remote.old_protocol else { return };
         self.line("", &format!("it {}", old::cost(cost)));
         self.line("", old::REMEDY);
+    }
+
+    /// When it is asked again, where that is not within a minute or so.
+    fn next_poll(&self, remote: &RemoteStatus) -> String {
+        match (remote.next_poll_at, &remote.calendar) {
+            (Some(at), _) => format!(", next {}", self.style.clock(at, self.now)),
+            (None, Some(_)) => ", not again by its calendar".to_owned(),
+            (None, None) => String::new(),
+        }
     }
 
     fn hints(&mut self) {

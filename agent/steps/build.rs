@@ -151,6 +151,10 @@ impl Steps {
         let export = tokio::task::spawn_blocking(move || export::export(&store, &revision, &work, &limits));
         let export =
             export.await.map_err(|e| BuildError::Folder(self.state_directory.clone(), e.into()))??;
+        let subdir = &self.settings.source.subdir;
+        if !export.path().join(subdir).join("flake.nix").is_file() {
+            return Err(NixError::Evaluation { text: no_flake(subdir) }.into());
+        }
         let source = self.nix.add_source(&export.path(), root).await?;
         Ok(FlakeSource {
             source,
@@ -209,6 +213,13 @@ impl Steps {
             }
         }
     }
+}
+
+/// What Nix would say in many words, and for each version in others.
+fn no_flake(subdir: &str) -> String {
+    let place = subdir.trim_matches('/');
+    let file = if matches!(place, "" | ".") { "flake.nix".to_owned() } else { format!("{place}/flake.nix") };
+    format!("there is no '{file}' in the commit; the setting 'source.subdir' names the folder that it is in")
 }
 
 /// Names the kind of failure in one word.

@@ -18,6 +18,7 @@ fn source() -> Source {
         url: "https://git.example.org/infra.git".to_owned(),
         refs: vec!["refs/heads/main".to_owned()],
         interval_ms: 60_000,
+        calendar: None,
         username: "pullagent".to_owned(),
         token_file: Some("/run/token".into()),
         https: Https::default(),

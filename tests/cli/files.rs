@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use pullagent::config::Remote;
 use pullagent::host::clock;
 use pullagent::model::{HintWord, Sighting, Suspension};
 use pullagent::plan::Held;
@@ -137,6 +138,34 @@ fn an_agent_that_polls_less_often_may_be_silent_for_longer() {
         let read = report::read_status(&host.root).unwrap();
         assert_eq!(read.agent.due_at, Some(2000 + 3 * interval + 120), "{connected}");
     }
+}
+
+/// By the calendar, there may be nothing to say until the next moment; and `status` says when that is.
+#[test]
+fn an_agent_that_polls_by_the_calendar_may_be_silent_until_then() {
+    let host = Host::new();
+    let mut publisher = Publisher::open(&host.root).unwrap();
+    let mut settings = settings();
+    let beside = Remote { name: "beside".to_owned(), ..settings.remotes[0].clone() };
+    settings.remotes[0].interval = serde_json::from_str("\"Sat,Sun 02:00 UTC\"").unwrap();
+    // Friday, 2026-03-06 12:00.
+    let (friday, saturday) = (1_772_798_400, 1_772_848_800);
+    let mut snapshot = in_sync();
+    let heads = snapshot.facts.remotes["origin"].heads.clone().unwrap();
+    snapshot.facts.see(Sighting::Heads { remote: "origin".to_owned(), heads, at: friday });
+    publisher.publish(&snapshot, &settings, friday).unwrap();
+    let read = report::read_status(&host.root).unwrap();
+    assert_eq!(read.agent.due_at, Some(saturday + 1800));
+    let remote = &read.remotes[0];
+    assert_eq!((remote.next_poll_at, remote.interval), (Some(saturday), 6 * 86_400));
+    assert_eq!(remote.calendar.as_deref(), Some("Sat,Sun 02:00 UTC"));
+    let shown = host.run(&["status"]).out;
+    assert!(shown.contains(", next 2026-03-07 02:00\n"), "{shown}");
+    // Another remote that is asked every minute is heard of every minute.
+    settings.remotes.push(beside);
+    publisher.publish(&snapshot, &settings, friday).unwrap();
+    let read = report::read_status(&host.root).unwrap();
+    assert_eq!(read.agent.due_at, Some(friday + 3 * 60 + 120));
 }
 
 #[test]

@@ -38,6 +38,36 @@ fn a_good_configuration_is_right_and_shown_with_its_defaults() {
 }
 
 #[test]
+fn the_next_polls_by_the_calendar_are_told() {
+    let host = Host::new();
+    let check = |interval: &str, args: &[&str]| {
+        let written = GOLDEN.replacen("\"60s\"", &format!("\"{interval}\""), 1);
+        std::fs::write(host.config(), written).unwrap();
+        host.run(&[&["config", "check"], args].concat())
+    };
+    let ran = check("Mon *-*-* 04:40:00 Europe/Berlin", &[]);
+    let told = format!("{}{}", ran.out, ran.err);
+    assert!(ran.code == 0 && told.contains("remote 'origin' is asked by 'Mon *-*-* 04:40:00"), "{ran:?}");
+    assert_eq!(told.matches(" 04:40:00 CE").count(), 3, "{told}");
+    // A week is longer than a day, after which a host that can't reach a remote is stale.
+    assert!(ran.err.contains("warning: remotes[0].interval: up to 7days"), "{ran:?}");
+    let ran = check("hourly", &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let next = json["polls"][0]["next"].as_array().unwrap().clone();
+    assert!(next.len() == 3 && next.iter().all(|at| at.as_u64().unwrap() % 1800 == 0), "{json}");
+    assert_eq!((&json["ok"], &json["warnings"]), (&true.into(), &serde_json::json!([])));
+    for (interval, problem) in [
+        ("04:40 Europe/Berln", "'remotes[0].interval': there is no time zone 'Europe/Berln'"),
+        ("*-02-31", "'remotes[0].interval': '*-02-31' never comes again"),
+        ("60x", "'60x' is neither a duration such as \"60s\" nor a calendar expression: '60x' is neither"),
+        ("25:00", "calendar expression: '25' is no hour (0 to 23)"),
+    ] {
+        let ran = check(interval, &[]);
+        assert!(ran.code == 1 && ran.err.contains(problem), "{interval}: {ran:?}");
+    }
+}
+
+#[test]
 fn a_broken_configuration_is_told_with_every_problem() {
     let host = Host::new();
     let table: &[(&str, &str, &[&str])] = &[

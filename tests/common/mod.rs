@@ -11,6 +11,7 @@ pub mod nix;
 pub mod peer;
 pub mod processes;
 pub mod proxy;
+pub mod relay;
 pub mod scripted;
 pub mod sshd;
 pub mod toplevel;

@@ -88,6 +88,7 @@ impl Stage {
             url: self.remote.url.clone(),
             refs: vec!["refs/heads/main".to_owned()],
             interval_ms: millis(self.interval),
+            calendar: None,
             username: "pullagent".to_owned(),
             token_file: None,
             https: Https::default(),

@@ -19,6 +19,8 @@ mod line;
 mod reach;
 mod rescue;
 mod retention;
+mod secrets;
+mod sources;
 mod switch;
 
 /// Tells whether to run a test that is slow, and whose parts others have. What is left out is said.

@@ -2,8 +2,9 @@
 # checks read the same ones with the real `lib`.
 {
   lib ? import ./lib.nix,
-  # A duration, files of secrets and a key to try, for the tables in tests/module.rs.
+  # A duration, how often to poll, files of secrets and a key to try, for the tables in tests/module.rs.
   duration ? "60s",
+  interval ? "60s",
   tokenFile ? "/run/keys/token",
   sshKeyFile ? "/run/keys/deploy",
   hintTokenFile ? "/run/keys/push",
@@ -25,6 +26,7 @@ let
     {
       pullagent = fakePackage "pullagent";
       gitMinimal = fakePackage "git-minimal";
+      tzdata = fakePackage "tzdata";
       openssh = fakePackage "openssh";
       stdenv.buildPlatform.canExecute = _: native;
       stdenv.hostPlatform = { };
@@ -59,6 +61,7 @@ let
           {
             name = "origin";
             url = "https://git.example.org/me/infra.git";
+            inherit interval;
           }
         ];
         trust.signers.alice.keys = [ key ];
@@ -153,6 +156,7 @@ in
   # What docs/signing.md has `nix eval` print.
   evaluated = (host [ ]).services.pullagent.settings;
   configCheck = (source (host [ ])).script;
+  configEnvironment = removeAttrs (source (host [ ])).env [ "config" ];
   units = unitsOf (host [ ]);
   users = { inherit ((host [ ]).users) users groups; };
   installed = (host [ ]).environment.systemPackages;

@@ -160,6 +160,7 @@ fn source(name: &str, url: &str) -> Source {
         url: url.to_owned(),
         refs: vec!["refs/heads/main".to_owned()],
         interval_ms: NEVER_MS,
+        calendar: None,
         username: "pullagent".to_owned(),
         token_file: None,
         https: Https::default(),

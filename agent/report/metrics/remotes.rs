@@ -20,7 +20,7 @@ const GAUGES: [Gauge; 5] = [
     }),
     (
         "pullagent_remote_poll_interval_seconds",
-        "How often the remote is asked at present; less often while a hint is connected.",
+        "How often the remote is asked at present, by a calendar the longest time in between; less often while a hint is connected.",
         |r| r.interval as f64,
     ),
     ("pullagent_remote_failures", "How often the remote has not answered, in a row.", |r| {

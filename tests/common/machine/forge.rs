@@ -145,6 +145,17 @@ impl Forge {
         signer::commit(repo, branch, system, signer)
     }
 
+    /// Does so with any files, by their paths.
+    pub fn commit_files(
+        &self,
+        repo: &Repo,
+        branch: &str,
+        files: Vec<(String, Vec<u8>)>,
+        signer: Option<&Signer>,
+    ) -> String {
+        signer::commit_files(repo, branch, files, signer)
+    }
+
     /// Returns the requests that nginx has answered, one a line: user, request, status.
     pub fn requests(&self) -> Vec<String> {
         let log = fs::read_to_string(self.path("tmp/access.log")).unwrap_or_default();

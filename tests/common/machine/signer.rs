@@ -30,7 +30,17 @@ impl Signer {
 
 /// Commits a system on top of a branch, signed or not, and returns the revision.
 pub fn commit(repo: &Repo, branch: &str, system: &System, signer: Option<&Signer>) -> String {
-    let entries = system.repository().into_iter().map(|(path, content)| {
+    commit_files(repo, branch, system.repository(), signer)
+}
+
+/// Commits files, by their paths, as the whole tree on top of a branch, signed or not, and returns the revision.
+pub fn commit_files(
+    repo: &Repo,
+    branch: &str,
+    files: Vec<(String, Vec<u8>)>,
+    signer: Option<&Signer>,
+) -> String {
+    let entries = files.into_iter().map(|(path, content)| {
         let blob = git(&repo.path, &["hash-object", "-w", "--stdin"], &content);
         format!("100644 {blob}\t{path}\n")
     });

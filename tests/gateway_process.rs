@@ -5,112 +5,24 @@
 
 mod common;
 
-use std::cell::RefCell;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
-use std::rc::Rc;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use common::gateway::{Process, Reconciler, source};
 use common::git::Repo;
 use common::git_server::{GitServer, wait_until};
-use common::peer::{MAIN, bind, hear, impostor, say, seen};
+use common::peer::{bind, hear, impostor, say, seen};
 use common::scripted;
-use pullagent::gateway::link::Link;
-use pullagent::model::{Https, Oid, Sighting};
-use pullagent::wire::{Limits, Listener, Source};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::task::LocalSet;
+use pullagent::model::{Oid, Sighting};
+use rustix::process::Signal;
 
-const NEVER_MS: u64 = 3_600_000;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The real program in its role; killed with the value.
-struct Process(Child);
-
-impl Process {
-    fn start(socket: &Path, env: &[(&str, &str)]) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pullagent"));
-        command.arg("gateway").arg("--socket").arg(socket).envs(env.iter().copied());
-        Process(command.spawn().unwrap())
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
-    }
-
-    fn end(mut self, signal: Signal) -> ExitStatus {
-        self.signal(signal);
-        self.0.wait().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _gone = self.0.kill().is_err();
-        let _reaped = self.0.wait().is_ok();
-    }
-}
-
-fn source(url: String, server: Option<&GitServer>) -> Source {
-    Source {
-        name: "origin".to_owned(),
-        url,
-        refs: vec![MAIN.to_owned()],
-        interval_ms: NEVER_MS,
-        calendar: None,
-        username: GitServer::USER.to_owned(),
-        token_file: server.map(GitServer::token_file),
-        https: Https { ca_file: server.map(GitServer::ca_file), ..Https::default() },
-        ssh_key_file: None,
-        known_hosts_file: None,
-        limits: Limits::default(),
-    }
-}
-
-/// The reconciler's end, which serves whoever connects.
-struct Reconciler {
-    link: Rc<Link>,
-    saw: Rc<RefCell<Vec<Sighting>>>,
-}
-
-impl Reconciler {
-    fn new(socket: OwnedFd, sources: Vec<Source>) -> Reconciler {
-        let (link, saw) = (Rc::new(Link::new(sources, vec![])), Rc::new(RefCell::new(Vec::new())));
-        let (serving, seen) = (link.clone(), saw.clone());
-        let door = Listener::from_fd(socket).unwrap();
-        tokio::task::spawn_local(async move {
-            serving.admit(&door, || 7, async |sighting| seen.borrow_mut().push(sighting)).await
-        });
-        Reconciler { link, saw }
-    }
-
-    /// Waits until something like this was seen, and forgets what came before it.
-    async fn sees(&self, wanted: impl Fn(&Sighting) -> bool) -> Sighting {
-        let began = Instant::now();
-        loop {
-            let found = self.saw.borrow().iter().position(&wanted);
-            if let Some(n) = found {
-                return self.saw.borrow_mut().drain(..=n).next_back().unwrap();
-            }
-            assert!(began.elapsed() < 30 * SECOND, "not seen; only {:?}", self.saw.borrow());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    async fn sees_tip(&self, tip: &str) {
-        self.sees(|s| matches!(s, Sighting::Heads { heads, .. } if heads["main"].as_str() == tip)).await;
-    }
-}
-
 fn run(test: impl AsyncFnOnce(PathBuf)) {
-    let dir = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(120 * SECOND, test(dir.path().to_owned())).await.unwrap();
-    });
+    common::gateway::run(120 * SECOND, test);
 }
 
 fn oid(text: &str) -> Oid {

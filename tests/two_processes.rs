@@ -7,62 +7,20 @@
 mod common;
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use common::apart::{agent, binary, environment, gateway};
 use common::peer::{bind, impostor, say, seen};
 use pullagent::cli::demo::people::Change;
 use pullagent::cli::demo::{Setup, Tempo, World};
 use pullagent::model::{Oid, UPDATABLE};
 use pullagent::report::{Headline, Status};
-use rustix::process::{Pid, Signal, kill_process};
 
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 const TEMPO: Tempo =
     Tempo { interval: Duration::from_secs(1), soak: Duration::from_secs(1), window: Duration::from_secs(30) };
 /// How long an order may take while the agent is flooded.
 const ORDER_MAX: Duration = Duration::from_secs(5);
-
-/// A program that ends with the value.
-struct Process(Child);
-
-impl Process {
-    fn end(mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
-        self.0.wait().unwrap().code()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _gone = self.0.kill().is_err();
-        let _reaped = self.0.wait().is_ok();
-    }
-}
-
-fn binary() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_pullagent"))
-}
-
-fn gateway(socket: &Path) -> Process {
-    Process(Command::new(binary()).arg("gateway").arg("--socket").arg(socket).spawn().unwrap())
-}
-
-/// Starts the agent with a listening socket as descriptor 3, in the environment that the demo gives its agent.
-fn agent(root: &Path, socket: OwnedFd, env: &[(String, String)]) -> Process {
-    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$; exec \"$0\" --root \"$1\" run";
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).arg(binary()).arg(root).stdin(socket);
-    command.env_clear().envs(env.iter().cloned()).env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "gateway");
-    Process(command.spawn().unwrap())
-}
-
-fn environment(pid: u32) -> Vec<(String, String)> {
-    let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let text = String::from_utf8(bytes).unwrap();
-    text.split('\0').filter_map(|v| v.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
-}
 
 async fn settle(world: &mut World, wanted: impl Fn(&Status) -> bool) -> Status {
     world.agent.await_status(SETTLE_MAX, wanted).await.unwrap()
@@ -117,7 +75,7 @@ async fn a_gateway_apart_serves_and_a_hostile_one_only_delays() {
     world.agent.stop().await.unwrap();
 
     let path = dir.join("gateway.sock");
-    let agent = agent(&world.host.root, bind(&path), &env);
+    let agent = agent(&world.host.root, None, bind(&path), &env);
     // Nobody asks the remote in its place.
     let alone = |s: &Status| s.agent.pid != status.agent.pid && s.remotes.iter().all(|r| r.trouble.is_some());
     let trouble = settle(&mut world, alone).await.remotes[0].trouble.clone().unwrap();

@@ -142,18 +142,15 @@ pub async fn look(store: &Store, oid: &Oid, limits: Limits, pack: OwnedFd) -> Re
 
 /// Replaces the packs of `store` by one, if there are more than [`Store::PACKS_MAX`].
 ///
-/// Nothing else may read the store meanwhile, so wait for its end and do not drop it. Not urgent: call it when nothing
-/// waits.
+/// Nothing else may read the store meanwhile. Dropping the future kills the child and leaves the store as it was.
 pub async fn repack_if_needed(store: &Store, limits: &Limits) -> Result<(), Failure> {
     if !store.needs_repack()? {
         return Ok(());
     }
     let quarantine = Quarantine::new(store.state_directory())?;
     match run(&quarantine, store, Task::Repack, *limits, None).await? {
-        Report::Repacked { pack } => {
-            let store = store.clone();
-            blocking(move || quarantine.publish_instead(&pack, &store)).await
-        }
+        // Not beside the loop: it would go on there if this is dropped, and somebody else might read the store by then.
+        Report::Repacked { pack } => Ok(quarantine.publish_instead(&pack, store)?),
         Report::Failed(failure) => Err(failure),
         Report::Accepted { .. } | Report::Refused(_) | Report::Found => {
             Err(Failure::crashed("it answered another question"))

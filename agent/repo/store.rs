@@ -108,6 +108,9 @@ impl Store {
     /// More packs than this are packed into one: a look-up tries every pack, and each costs three memory maps.
     pub const PACKS_MAX: usize = 50;
 
+    /// With more packs than this, whatever else there is to do has to wait until they are one.
+    pub const PACKS_URGENT: usize = 2 * Store::PACKS_MAX;
+
     /// Opens the store below `state_directory` for objects of the same format as `wanted`; makes it if there is none.
     ///
     /// # Errors
@@ -233,6 +236,11 @@ impl Store {
     /// Tells whether there are more packs than [`Store::PACKS_MAX`].
     pub fn needs_repack(&self) -> Result<bool, StoreError> {
         Ok(self.packs()?.len() > Store::PACKS_MAX)
+    }
+
+    /// Tells whether there are more packs than [`Store::PACKS_URGENT`].
+    pub fn is_crowded(&self) -> Result<bool, StoreError> {
+        Ok(self.packs()?.len() > Store::PACKS_URGENT)
     }
 
     /// Reads all indices and compares their checksums: a damaged one hides objects without an error.

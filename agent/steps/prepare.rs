@@ -130,9 +130,8 @@ impl Steps {
         })
     }
 
-    /// Keeps the trusted store from growing a pack with each push. Here nothing else reads it, and what is done here
-    /// is not dropped half-way.
-    async fn tidy_store(&self) {
+    /// Keeps the trusted store from growing a pack with each push. Nothing else may read it meanwhile.
+    pub(super) async fn tidy_store(&self) {
         let repacked = match Store::open(&self.state_directory) {
             Ok(Some(store)) => import::repack_if_needed(&store, &self.stored_limits()).await,
             Ok(None) => Ok(()),

@@ -191,6 +191,10 @@ impl Steps {
         }
         // The anchor says what kind of store this is: a remote that could would leave one that nothing else fits into.
         let store = Store::open_or_create(&self.state_directory, anchor)?;
+        // A host whose revisions can't be built prepares none, which is when there is time for this.
+        if store.is_crowded()? {
+            self.tidy_store().await;
+        }
         let incoming = if store.has(tip)? && self.has_anchor(&store, &v.line)? {
             None
         } else {

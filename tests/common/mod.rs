@@ -1,7 +1,9 @@
 //! What several tests share: real programs, started and ended by the test that needs them.
 #![allow(dead_code, unused_imports, reason = "each test takes the part it needs")]
 
+pub mod apart;
 pub mod client;
+pub mod gateway;
 pub mod git;
 pub mod git_server;
 pub mod hint_server;
@@ -11,7 +13,9 @@ pub mod nix;
 pub mod peer;
 pub mod processes;
 pub mod proxy;
+pub mod pushes;
 pub mod relay;
 pub mod scripted;
 pub mod sshd;
 pub mod toplevel;
+pub mod usage;

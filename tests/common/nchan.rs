@@ -14,21 +14,36 @@ use tempfile::TempDir;
 /// How long nginx may take to come up.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What the server has room for.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Connections at once.
+    pub connections: usize,
+    /// Seconds between two signs of life on each stream.
+    pub ping_secs: u32,
+}
+
 /// The running server.
 #[derive(Debug)]
 pub struct Nchan {
     dir: TempDir,
+    room: Room,
     port: u16,
     nginx: Child,
 }
 
 impl Nchan {
     pub fn start() -> Nchan {
+        Nchan::with(Room { connections: 64, ping_secs: 1 })
+    }
+
+    /// Starts a server with other bounds. The limit on open files must allow for them.
+    pub fn with(room: Room) -> Nchan {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("tmp")).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let nginx = start(&dir, port);
-        Nchan { dir, port, nginx }
+        let nginx = start(&dir, room, port);
+        Nchan { dir, room, port, nginx }
     }
 
     pub fn port(&self) -> u16 {
@@ -54,7 +69,7 @@ impl Nchan {
     /// Ends nginx and starts it again on the same port.
     pub fn restart(&mut self) {
         end(&mut self.nginx);
-        self.nginx = start(&self.dir, self.port);
+        self.nginx = start(&self.dir, self.room, self.port);
     }
 
     /// Stops nginx in its tracks: the kernel still takes bytes and connections for it.
@@ -79,9 +94,9 @@ impl Drop for Nchan {
     }
 }
 
-fn start(dir: &TempDir, port: u16) -> Child {
+fn start(dir: &TempDir, room: Room, port: u16) -> Child {
     let file = dir.path().join("nginx.conf");
-    fs::write(&file, config(dir, port)).unwrap();
+    fs::write(&file, config(dir, room, port)).unwrap();
     let mut nginx = Command::new("nginx");
     nginx.arg("-p").arg(dir.path()).arg("-c").arg(&file).arg("-e").arg(dir.path().join("error.log"));
     nginx.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
@@ -103,7 +118,8 @@ fn end(nginx: &mut Child) {
     let _reaped = nginx.wait().is_ok();
 }
 
-fn config(dir: &TempDir, port: u16) -> String {
+fn config(dir: &TempDir, room: Room, port: u16) -> String {
+    let Room { connections, ping_secs } = room;
     let dir = dir.path().display();
     // As root, nginx would change to a user that cannot enter the temporary directory.
     let user = if rustix::process::geteuid().is_root() { "user root root;" } else { "" };
@@ -117,7 +133,7 @@ daemon off;
 master_process off;
 pid {dir}/nginx.pid;
 error_log {dir}/error.log warn;
-events {{ worker_connections 64; }}
+events {{ worker_connections {connections}; }}
 http {{
   {temp}
   log_format hints '\"$http_last_event_id\" $request';
@@ -135,7 +151,7 @@ http {{
       nchan_subscriber eventsource;
       nchan_channel_id infra;
       nchan_subscriber_first_message newest;
-      nchan_eventsource_ping_interval 1;
+      nchan_eventsource_ping_interval {ping_secs};
     }}
     location = /poll {{
       nchan_subscriber longpoll;

@@ -64,8 +64,8 @@ impl Settings {
             if !is_plain_name(&remote.name) || self.remotes[..n].iter().any(|r| r.name == remote.name) {
                 return wrong(n, "name", format!("'{}' is not a plain name that is used once", remote.name));
             }
-            if let Err(text) = check_url(&remote.url) {
-                return wrong(n, "url", text);
+            if let Err((key, text)) = check_access(remote) {
+                return wrong(n, key, text);
             }
             if remote.interval.0 < Duration::from_secs(1) {
                 return wrong(n, "interval", "it must be 1s or more".to_owned());
@@ -73,20 +73,6 @@ impl Settings {
             if remote.interval_while_hinted.is_some_and(|span| span.0 < remote.interval.0) {
                 let text = "it must be the interval or more".to_owned();
                 return wrong(n, "intervalWhileHinted", text);
-            }
-            let files = [
-                ("tokenFile", &remote.token_file),
-                ("caFile", &remote.ca_file),
-                ("sshKeyFile", &remote.ssh_key_file),
-                ("knownHostsFile", &remote.known_hosts_file),
-            ];
-            for (key, file) in files {
-                if file.as_ref().is_some_and(|f| !f.is_absolute()) {
-                    return wrong(n, key, "it must be an absolute path".to_owned());
-                }
-            }
-            if let Err((key, text)) = check_ssh(remote) {
-                return wrong(n, key, text.to_owned());
             }
         }
         Ok(())
@@ -111,7 +97,7 @@ impl Settings {
             .components()
             .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
         if inside && !self.source.subdir.contains(['?', '#', '&', '%', '\n']) {
-            return Ok(());
+            return self.check_submodules();
         }
         let text = format!("'{}' is not a folder inside the repository", self.source.subdir);
         Err(ConfigError::Value { key: "source.subdir".to_owned(), text })
@@ -133,6 +119,22 @@ fn is_branch_name(s: &str) -> bool {
     let part = |p: &str| !p.is_empty() && !p.starts_with('.') && !p.ends_with('.') && !p.ends_with(".lock");
     let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     !s.is_empty() && s.len() <= 200 && !s.contains("..") && s.chars().all(legal) && s.split('/').all(part)
+}
+
+/// Says what is wrong with how a remote is reached, and under which key.
+pub(super) fn check_access(remote: &Remote) -> Result<(), (&'static str, String)> {
+    check_url(&remote.url).map_err(|text| ("url", text))?;
+    let files = [
+        ("tokenFile", &remote.token_file),
+        ("caFile", &remote.ca_file),
+        ("sshKeyFile", &remote.ssh_key_file),
+        ("knownHostsFile", &remote.known_hosts_file),
+    ];
+    let relative = |(_, file): &&(_, &Option<PathBuf>)| file.as_ref().is_some_and(|f| !f.is_absolute());
+    if let Some((key, _)) = files.iter().find(relative) {
+        return Err((key, "it must be an absolute path".to_owned()));
+    }
+    check_ssh(remote).map_err(|(key, text)| (key, text.to_owned()))
 }
 
 /// Asks of an SSH remote what `ssh` cannot do without. To learn a host's key on first use would be to trust whoever

@@ -37,6 +37,8 @@ mod child;
 
 mod repack;
 
+pub mod submodules;
+
 pub mod export;
 
 pub mod lineage;

@@ -88,7 +88,7 @@ let
     tokenFile = mkNullable types.path ''
       File on the host that holds an access token for this remote. It is handed to the network gateway by systemd
       (`LoadCredential=`), so only root needs to be able to read it, and it must not lie in the Nix store.
-      A new token is read when the gateway restarts.
+      When the file changes, the agent restarts the gateway with what it holds then.
     '';
     sshKeyFile = mkNullable types.path ''
       File on the host that holds a private key for this SSH remote, without a passphrase and for nothing else (a
@@ -102,6 +102,22 @@ let
     caFile = mkNullable types.path ''
       PEM file of certificate authorities that this remote may also use, besides the system's own. Like
       {option}`knownHostsFile`, it must be readable by everybody, and not lie in a home directory.
+    '';
+    clientCertFile = mkNullable types.path ''
+      PEM file with a certificate that proves this host to this remote, and those between it and the authority. It is no
+      secret. A certificate that is renewed counts from the next request on.
+    '';
+    clientKeyFile = mkNullable types.path ''
+      PEM file on the host with the private key of {option}`clientCertFile`. It is handed to the gateway as
+      {option}`tokenFile` is.
+    '';
+    proxy = mkNullable types.str ''
+      A proxy to go through: `http://host:port` (by `CONNECT`) or `socks5h://host:port`. It looks the server's name up, and
+      sees no more than where the connection leads. `null` means none: {option}`networking.proxy` is not used by itself, but
+      `config.networking.proxy.httpsProxy` may be given here.
+    '';
+    proxyCredentialsFile = mkNullable types.path ''
+      File on the host with `user:password` for the proxy. It is handed to the gateway as {option}`tokenFile` is.
     '';
   };
 
@@ -134,6 +150,22 @@ let
     caFile = mkNullable types.path ''
       PEM file of certificate authorities that this service may also use, besides the system's own. It must be readable by
       everybody.
+    '';
+    clientCertFile = mkNullable types.path ''
+      PEM file with a certificate that proves this host to this service, and those between it and the authority. It is no
+      secret. A certificate that is renewed counts from the next request on.
+    '';
+    clientKeyFile = mkNullable types.path ''
+      PEM file on the host with the private key of {option}`clientCertFile`. It is handed to the gateway as
+      {option}`tokenFile` is.
+    '';
+    proxy = mkNullable types.str ''
+      A proxy to go through: `http://host:port` (by `CONNECT`) or `socks5h://host:port`. It looks the server's name up, and
+      sees no more than where the connection leads. `null` means none: {option}`networking.proxy` is not used by itself, but
+      `config.networking.proxy.httpsProxy` may be given here.
+    '';
+    proxyCredentialsFile = mkNullable types.path ''
+      File on the host with `user:password` for the proxy. It is handed to the gateway as {option}`tokenFile` is.
     '';
     command = mkOption {
       type = types.listOf types.str;
@@ -381,6 +413,8 @@ let
   credentialKeys = [
     "tokenFile"
     "sshKeyFile"
+    "clientKeyFile"
+    "proxyCredentialsFile"
   ];
   secretsOf = r: lib.filter (key: (r.${key} or null) != null) credentialKeys;
   # No remote has such a name as the others.
@@ -443,6 +477,8 @@ let
           name: hook: hook // { secretFiles = map (s: inCredentials s.name) hookCredentials.${name}; }
         ) cfg.settings.webhooks.hooks;
       };
+      # It is restarted when one of them changes.
+      copiedSecrets = map (s: s.path) (secrets ++ hookSecrets);
     };
   written = json.generate "pullagent-config.json" rendered;
   program = "${cfg.package}/bin/pullagent";

@@ -10,6 +10,7 @@ mod exporter;
 mod fetch;
 mod health;
 mod hint;
+mod https;
 mod keys;
 mod reboot;
 mod retention;
@@ -127,6 +128,10 @@ pub struct Settings {
     /// Where metrics are shown; `null`: nowhere.
     #[serde(default)]
     pub exporter: Option<Exporter>,
+    /// Where the secrets come from that the gateway is given copies of: when one is renewed, the gateway is restarted. The
+    /// NixOS module fills it in.
+    #[serde(default)]
+    pub copied_secrets: Vec<PathBuf>,
     /// Reserved for hooks.
     #[serde(default)]
     pub hooks: BTreeMap<String, serde_json::Value>,
@@ -164,6 +169,19 @@ pub struct Remote {
     /// A PEM file of certificate authorities, in addition to the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// A PEM file with a certificate that proves this host to the server, and those between it and the authority.
+    #[serde(default)]
+    pub client_cert_file: Option<PathBuf>,
+    /// The PEM file of that certificate's private key, readable by the agent only.
+    #[serde(default)]
+    pub client_key_file: Option<PathBuf>,
+    /// A proxy to go through: `http://host:port` (by `CONNECT`) or `socks5h://host:port`; it also looks the server's name
+    /// up. `null`: none, whatever the environment says.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// A file that holds `user:password` for the proxy, readable by the agent only.
+    #[serde(default)]
+    pub proxy_credentials_file: Option<PathBuf>,
 }
 
 /// One branch, or one per host by the placeholder `{hostname}`.

@@ -19,7 +19,7 @@ use crate::gateway::{self, exporter, link, link::Link};
 use crate::guard;
 use crate::host::facts::{self, HostPaths};
 use crate::host::service::{self, NotifyState};
-use crate::host::{self, clock, manager::Manager, nix::Nix, units};
+use crate::host::{self, clock, manager::Manager, nix::Nix, secrets::Originals, systemd, units};
 use crate::journal::{Journal, JournalError};
 use crate::model::{Command, Sighting};
 use crate::plan::Held;
@@ -252,9 +252,14 @@ async fn reconcile(
     let (send, mut inbox) = mpsc::channel(INBOX_MAX);
     let policy = Steps::policy(&steps.settings);
     let listen = async {
+        let originals = RefCell::new(Originals::of(steps.settings.copied_secrets.clone()));
         let see = async |sighting| {
             board.tally.saw(&sighting);
             drop(send.send(Inbound::Saw(sighting)).await);
+            // Looked at whenever a remote was asked, so it costs no wake-up.
+            if let Some(gateway) = steps.gateway_unit.filter(|_| originals.borrow_mut().were_renewed()) {
+                renew(gateway).await;
+            }
         };
         match door {
             Some(door) => match steps.link.admit(door, clock::unix_secs, see).await {},
@@ -292,6 +297,17 @@ async fn reconcile(
         heard = listen => Err(heard.err().map_or_else(|| anyhow!("it closed the connection"), anyhow::Error::from)),
         never = obey => never,
         never = hear => never,
+    }
+}
+
+/// Has systemd copy the gateway's secrets again, which it does when it starts it.
+async fn renew(gateway: &str) {
+    tracing::info!("a secret was renewed: the gateway is restarted with it");
+    if let Err(error) = systemd::restart_soon(gateway).await {
+        let error = host::chain(&error);
+        tracing::error!(
+            "the gateway can't be given the renewed secret: {error}; try: systemctl restart {gateway}"
+        );
     }
 }
 

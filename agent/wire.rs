@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 pub use crate::model::RemoteFailure as Class;
-use crate::model::{HintWord, Oid};
+use crate::model::{HintWord, Https, Oid};
 
 /// The longest frame, in bytes; it fits the socket's default send buffer.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -136,8 +136,8 @@ pub struct Source {
     pub username: String,
     /// The file that holds the token; read afresh for every request.
     pub token_file: Option<PathBuf>,
-    /// A PEM file of authorities trusted beside the system's.
-    pub ca_file: Option<PathBuf>,
+    /// How an HTTPS server is reached and believed.
+    pub https: Https,
     /// The file that holds the private key for an SSH remote.
     pub ssh_key_file: Option<PathBuf>,
     /// The file of host keys that are accepted of an SSH remote.
@@ -283,7 +283,7 @@ fn too_many(sources: &[Source]) -> bool {
 
 impl Source {
     fn offence(&self) -> Option<&'static str> {
-        let paths = [&self.token_file, &self.ca_file, &self.ssh_key_file, &self.known_hosts_file];
+        let paths = [&self.token_file, &self.ssh_key_file, &self.known_hosts_file];
         if self.refs.len() > REFS_MAX {
             Some("too many refs")
         } else if self.url.len() > URL_BYTES_MAX || self.url.contains(char::is_control) {
@@ -291,11 +291,22 @@ impl Source {
         } else if paths.iter().any(|p| p.as_ref().is_some_and(|p| p.as_os_str().len() > URL_BYTES_MAX)) {
             Some("too long a path")
         } else {
-            name_offence(&self.name)
+            https_offence(&self.https)
+                .or_else(|| name_offence(&self.name))
                 .or_else(|| name_offence(&self.username))
                 .or_else(|| self.refs.iter().find_map(|r| ref_offence(r)))
         }
     }
+}
+
+fn https_offence(https: &Https) -> Option<&'static str> {
+    if https.files().iter().flatten().any(|path| path.as_os_str().len() > URL_BYTES_MAX) {
+        return Some("too long a path");
+    }
+    let proxy = https.proxy.as_ref();
+    proxy
+        .is_some_and(|p| p.len() > URL_BYTES_MAX || p.contains(char::is_control))
+        .then_some("no usable proxy")
 }
 
 fn text_offence(text: &str) -> Option<&'static str> {

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use common::hint_server::{self, HintServer, send, stream};
 use common::scripted::{self, Ask};
 use pullagent::gateway;
+use pullagent::model::Https;
 use pullagent::wire::{self, Address, Hint, Limits, Notice, Request, Source, Way};
 
 /// Each source of hints may have one poll at once; with so many of them no push has to wait for its turn.
@@ -122,14 +123,14 @@ fn a_hint_is_acted_upon_at_once_and_a_flood_leaves_nothing() {
         interval_ms: NEVER_MS,
         username: "pullagent".to_owned(),
         token_file: None,
-        ca_file: None,
+        https: Https::default(),
         ssh_key_file: None,
         known_hosts_file: None,
         limits: Limits::default(),
     };
     let hint = |n: usize| Hint {
         name: format!("push-{n}"),
-        way: Way::Sse(Address { url: server.url(), token_file: None, ca_file: None }),
+        way: Way::Sse(Address { url: server.url(), token_file: None, https: Https::default() }),
         polls: [("origin".to_owned(), NEVER_MS)].into(),
         filter: None,
         splay_ms: 0,

@@ -14,7 +14,7 @@ use common::git::Repo;
 use common::git_server::{GitServer, wait_until};
 use common::scripted;
 use pullagent::gateway;
-use pullagent::model::Oid;
+use pullagent::model::{Https, Oid};
 use pullagent::wire::{self, Class, Limits, Notice, ReconcilerEnd, Ref, Request, Source};
 
 const MAIN: &str = "refs/heads/main";
@@ -110,7 +110,7 @@ fn plain(name: &str, url: String) -> Source {
         interval_ms: NEVER_MS,
         username: GitServer::USER.to_owned(),
         token_file: None,
-        ca_file: None,
+        https: Https::default(),
         ssh_key_file: None,
         known_hosts_file: None,
         limits: Limits::default(),
@@ -120,7 +120,7 @@ fn plain(name: &str, url: String) -> Source {
 fn source(name: &str, server: &GitServer, repo: &str) -> Source {
     Source {
         token_file: Some(server.token_file()),
-        ca_file: Some(server.ca_file()),
+        https: Https { ca_file: Some(server.ca_file()), ..Https::default() },
         ..plain(name, server.url(repo))
     }
 }
@@ -247,7 +247,12 @@ fn what_the_server_holds_against_us_is_told_with_its_class() {
     let tip = repo.commit("main", &[("a", b"1")]);
     let good = source("origin", &server, "infra.git");
     run(async |gateway| {
-        gateway.watch(&[&Source { ca_file: Some(server.other_ca_file()), ..good.clone() }]).await;
+        gateway
+            .watch(&[&Source {
+                https: Https { ca_file: Some(server.other_ca_file()), ..Https::default() },
+                ..good.clone()
+            }])
+            .await;
         gateway.fails("origin", None, Class::Tls, "UnknownIssuer").await;
         gateway.watch(&[&Source { url: server.url("missing.git"), ..good.clone() }]).await;
         gateway.fails("origin", None, Class::NotFound, "404").await;
@@ -329,7 +334,10 @@ fn a_probe_takes_nothing_for_granted() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     std::fs::copy(server.ca_file(), &ca).unwrap();
-    let source = Source { ca_file: Some(ca.clone()), ..source("origin", &server, "infra.git") };
+    let source = Source {
+        https: Https { ca_file: Some(ca.clone()), ..Https::default() },
+        ..source("origin", &server, "infra.git")
+    };
     let copy = Repo::init(&dir.path().join("copy"), "sha1");
     run(async |gateway| {
         gateway.watch(&[&source]).await;
@@ -351,10 +359,12 @@ fn a_probe_takes_nothing_for_granted() {
         std::fs::write(server.token_file(), "new\n").unwrap();
         gateway.probe(5, &second, &[&first]).await;
         gateway.receives(5).await;
-        // A poll on the connection that is kept does not notice what would stop a new one; a probe does.
-        std::fs::copy(server.other_ca_file(), &ca).unwrap();
         gateway.poll(None).await;
         gateway.sees("origin", Some(&third)).await;
+        // What would stop a new connection counts for the kept one, too: it is not used again.
+        std::fs::copy(server.other_ca_file(), &ca).unwrap();
+        gateway.poll(None).await;
+        gateway.fails("origin", None, Class::Tls, "UnknownIssuer").await;
         gateway.probe(6, &second, &[&first]).await;
         gateway.fails("origin", Some(6), Class::Tls, "UnknownIssuer").await;
         std::fs::remove_file(&ca).unwrap();

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use common::git_server::{GitServer, Setup};
 use pullagent::gateway;
+use pullagent::model::Https;
 use pullagent::wire::{self, Limits, Notice, Request, Source};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -96,7 +97,7 @@ fn idle_polls_are_cheap_and_packs_pass_through() {
         interval_ms: INTERVAL.as_millis().try_into().unwrap(),
         username: GitServer::USER.to_owned(),
         token_file: Some(server.token_file()),
-        ca_file: Some(server.ca_file()),
+        https: Https { ca_file: Some(server.ca_file()), ..Https::default() },
         ssh_key_file: None,
         known_hosts_file: None,
         limits: Limits::default(),

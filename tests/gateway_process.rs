@@ -19,7 +19,7 @@ use common::git_server::{GitServer, wait_until};
 use common::peer::{MAIN, bind, hear, impostor, say, seen};
 use common::scripted;
 use pullagent::gateway::link::Link;
-use pullagent::model::{Oid, Sighting};
+use pullagent::model::{Https, Oid, Sighting};
 use pullagent::wire::{Limits, Listener, Source};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::LocalSet;
@@ -62,7 +62,7 @@ fn source(url: String, server: Option<&GitServer>) -> Source {
         interval_ms: NEVER_MS,
         username: GitServer::USER.to_owned(),
         token_file: server.map(GitServer::token_file),
-        ca_file: server.map(GitServer::ca_file),
+        https: Https { ca_file: server.map(GitServer::ca_file), ..Https::default() },
         ssh_key_file: None,
         known_hosts_file: None,
         limits: Limits::default(),

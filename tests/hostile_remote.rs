@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::scripted::{Ask, FLUSH, band, capabilities, head, line, send, serve, stall, whole};
 use proptest::prelude::*;
-use pullagent::model::Oid;
+use pullagent::model::{Https, Oid};
 use pullagent::repo::net::{Class, Failure, Net, Stop};
 use pullagent::repo::remote::{Limits, Link, Remote};
 
@@ -30,7 +30,7 @@ fn remote(url: &str) -> Remote {
         url: url.to_owned(),
         username: "pullagent".to_owned(),
         token_file: None,
-        ca_file: None,
+        https: Https::default(),
         ssh_key_file: None,
         known_hosts_file: None,
         limits: Limits {

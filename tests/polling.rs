@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::git_server::GitServer;
 use pullagent::gateway;
+use pullagent::model::Https;
 use pullagent::wire::{self, Class, Limits, Notice, ReconcilerEnd, Request, Source};
 
 /// Polls in a row that fail before the network comes back: the next is then due within 16 s.
@@ -48,7 +49,7 @@ fn inside() {
         interval_ms: 3_600_000,
         username: GitServer::USER.to_owned(),
         token_file: Some(server.token_file()),
-        ca_file: Some(server.ca_file()),
+        https: Https { ca_file: Some(server.ca_file()), ..Https::default() },
         ssh_key_file: None,
         known_hosts_file: None,
         // A connection that was there when the network went says nothing any more.

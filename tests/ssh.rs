@@ -101,6 +101,7 @@ mod sshd {
     use crate::common::processes;
     use crate::common::sshd::{Sshd, keygen};
     use pullagent::gateway;
+    use pullagent::model::Https;
     use pullagent::repo::net::{Net, Stop};
     use pullagent::repo::remote::{Limits, Link};
     use pullagent::wire::{self, Notice, Ref, Request, Source};
@@ -393,7 +394,7 @@ mod sshd {
             interval_ms: 500,
             username: "pullagent".to_owned(),
             token_file: None,
-            ca_file: None,
+            https: Https::default(),
             ssh_key_file: Some(server.path("key")),
             known_hosts_file: Some(server.path("known_hosts")),
             limits: wire::Limits::default(),

@@ -126,7 +126,6 @@ pub(super) fn check_access(remote: &Remote) -> Result<(), (&'static str, String)
     check_url(&remote.url).map_err(|text| ("url", text))?;
     let files = [
         ("tokenFile", &remote.token_file),
-        ("caFile", &remote.ca_file),
         ("sshKeyFile", &remote.ssh_key_file),
         ("knownHostsFile", &remote.known_hosts_file),
     ];
@@ -134,6 +133,7 @@ pub(super) fn check_access(remote: &Remote) -> Result<(), (&'static str, String)
     if let Some((key, _)) = files.iter().find(relative) {
         return Err((key, "it must be an absolute path".to_owned()));
     }
+    super::https::check(&remote.https(), &remote.url)?;
     check_ssh(remote).map_err(|(key, text)| (key, text.to_owned()))
 }
 

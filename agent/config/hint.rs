@@ -8,13 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Remote, Settings, Span};
+use crate::model::Https;
 
 /// The most sources of hints.
 pub const HINTS_MAX: usize = 8;
 /// The longest address, in bytes.
 const URL_BYTES_MAX: usize = 2048;
-/// The longest path, in bytes.
-const PATH_BYTES_MAX: usize = 1024;
 /// The longest command, in bytes, all its arguments together; and how many of them there may be.
 const COMMAND_BYTES_MAX: usize = 4096;
 const ARGUMENTS_MAX: usize = 64;
@@ -47,6 +46,19 @@ pub struct Hint {
     /// A PEM file of certificate authorities, in addition to the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// A PEM file with a certificate that proves this host to the server, and those between it and the authority.
+    #[serde(default)]
+    pub client_cert_file: Option<PathBuf>,
+    /// The PEM file of that certificate's private key, readable by the agent only.
+    #[serde(default)]
+    pub client_key_file: Option<PathBuf>,
+    /// A proxy to go through: `http://host:port` (by `CONNECT`) or `socks5h://host:port`; it also looks the server's name
+    /// up. `null`: none, whatever the environment says.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// A file that holds `user:password` for the proxy, readable by the agent only.
+    #[serde(default)]
+    pub proxy_credentials_file: Option<PathBuf>,
     /// For `exec`: a program, as an absolute path, and its arguments.
     #[serde(default)]
     pub command: Vec<String>,
@@ -124,10 +136,9 @@ impl Settings {
         {
             return Err(("remotes", format!("there is no remote '{unknown}'")));
         }
-        for (key, file) in [("tokenFile", &hint.token_file), ("caFile", &hint.ca_file)] {
-            if file.as_ref().is_some_and(|f| !f.is_absolute() || f.as_os_str().len() > PATH_BYTES_MAX) {
-                return wrong(key, "it must be an absolute path");
-            }
+        super::https::check_path("tokenFile", hint.token_file.as_ref())?;
+        if let Some(url) = &hint.url {
+            super::https::check(&hint.https(), url)?;
         }
         if hint.filter.as_ref().is_some_and(|filter| filter.len() > FILTER_BYTES_MAX) {
             return Err(("filter", format!("it is longer than {FILTER_BYTES_MAX} bytes")));
@@ -165,8 +176,8 @@ impl Hint {
 
     fn check_command(&self) -> Result<(), (&'static str, String)> {
         let wrong = |key, text: &str| Err((key, text.to_owned()));
-        if self.token_file.is_some() || self.ca_file.is_some() {
-            return wrong("command", "a program is given no token and no authorities by pullagent");
+        if self.token_file.is_some() || self.https() != Https::default() {
+            return wrong("command", "a program is given no token, proxy and certificates by pullagent");
         }
         let bytes: usize = self.command.iter().map(String::len).sum();
         match self.command.first() {

@@ -37,6 +37,18 @@ pub struct Submodule {
     /// A PEM file of certificate authorities, in addition to the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// A PEM file with a certificate that proves this host to the server.
+    #[serde(default)]
+    pub client_cert_file: Option<PathBuf>,
+    /// The PEM file of that certificate's private key, readable by the agent only.
+    #[serde(default)]
+    pub client_key_file: Option<PathBuf>,
+    /// A proxy to go through, as that of a remote.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// A file that holds `user:password` for the proxy, readable by the agent only.
+    #[serde(default)]
+    pub proxy_credentials_file: Option<PathBuf>,
 }
 
 impl Submodule {
@@ -47,24 +59,37 @@ impl Submodule {
 
     /// Returns the remote that the submodule at `path` is fetched from. It is never asked for its branches.
     pub fn as_remote(&self, path: &str) -> Remote {
-        let Submodule { url, username, token_file, ssh_key_file, known_hosts_file, ca_file } = self.clone();
+        let s = self.clone();
         Remote {
             name: Submodule::source_name(path),
-            url,
+            url: s.url,
             interval: default_interval(),
             interval_while_hinted: None,
-            username,
-            token_file,
-            ssh_key_file,
-            known_hosts_file,
-            ca_file,
+            username: s.username,
+            token_file: s.token_file,
+            ssh_key_file: s.ssh_key_file,
+            known_hosts_file: s.known_hosts_file,
+            ca_file: s.ca_file,
+            client_cert_file: s.client_cert_file,
+            client_key_file: s.client_key_file,
+            proxy: s.proxy,
+            proxy_credentials_file: s.proxy_credentials_file,
         }
     }
 
     fn text_bytes(&self) -> usize {
-        let files = [&self.token_file, &self.ssh_key_file, &self.known_hosts_file, &self.ca_file];
+        let files = [
+            &self.token_file,
+            &self.ssh_key_file,
+            &self.known_hosts_file,
+            &self.ca_file,
+            &self.client_cert_file,
+            &self.client_key_file,
+            &self.proxy_credentials_file,
+        ];
         let files = files.into_iter().flatten().map(|file| file.as_os_str().len());
-        self.url.len() + self.username.len() + files.sum::<usize>()
+        let proxy = self.proxy.as_ref().map_or(0, String::len);
+        self.url.len() + self.username.len() + proxy + files.sum::<usize>()
     }
 }
 

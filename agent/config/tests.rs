@@ -185,6 +185,24 @@ fn nonsense_is_refused_with_its_key() {
         ("remotes[0].knownHostsFile", |c| ssh(c, Some("/k"), Some("/%h"))),
         ("remotes[0].interval", |c| c["remotes"][0]["interval"] = "10ms".into()),
         ("remotes[0].tokenFile", |c| c["remotes"][0]["tokenFile"] = "token".into()),
+        ("remotes[0].clientKeyFile", |c| c["remotes"][0]["clientCertFile"] = "/c".into()),
+        ("remotes[0].clientCertFile", |c| c["remotes"][0]["clientKeyFile"] = "/k".into()),
+        ("remotes[0].clientCertFile", |c| c["remotes"][0]["clientCertFile"] = "c".into()),
+        ("remotes[0].proxyCredentialsFile", |c| c["remotes"][0]["proxyCredentialsFile"] = "/p".into()),
+        ("remotes[0].proxy", |c| c["remotes"][0]["proxy"] = "http://web1:hunter2@proxy:3128".into()),
+        ("remotes[0].proxy", |c| c["remotes"][0]["proxy"] = "https://proxy:3128".into()),
+        ("remotes[0].proxy", |c| c["remotes"][0]["proxy"] = "http://proxy".into()),
+        ("remotes[0].proxy", |c| c["remotes"][0]["proxy"] = "http://proxy:3128/x".into()),
+        ("remotes[0].proxy", |c| c["remotes"][0]["proxy"] = "socks5h://:1080".into()),
+        ("remotes[0].proxy", |c| {
+            c["remotes"][0]["url"] = "/srv/infra.git".into();
+            c["remotes"][0]["proxy"] = "http://proxy:3128".into();
+        }),
+        ("hints[0].proxy", |c| hint_is(c, "sse", serde_json::json!({ "proxy": "proxy" }))),
+        ("hints[0].clientKeyFile", |c| hint_is(c, "sse", serde_json::json!({ "clientCertFile": "/c" }))),
+        ("hints[0].command", |c| {
+            hint_is(c, "exec", serde_json::json!({ "url": null, "command": ["/x"], "proxy": "http://p:1" }));
+        }),
         ("remotes[0].intervalWhileHinted", |c| c["remotes"][0]["intervalWhileHinted"] = "59s".into()),
         ("hints", |c| c["hints"] = vec![hint("sse", serde_json::json!({})); 9].into()),
         ("hints[1].name", |c| c["hints"] = vec![hint("sse", serde_json::json!({})); 2].into()),
@@ -247,6 +265,24 @@ fn webhooks_are_read() {
     let bare = with(|c| c["webhooks"] = serde_json::json!({})).unwrap().settings;
     assert_eq!(bare.webhooks, crate::config::Webhooks::default(), "as files of earlier versions have it");
     assert!(with(|c| hook(c, serde_json::json!({ "kind": "sourceforge" }))).is_err());
+}
+
+#[test]
+fn ways_to_a_server_are_read() {
+    let loaded = with(|c| {
+        for (key, value) in [
+            ("clientCertFile", "/c"),
+            ("clientKeyFile", "/k"),
+            ("proxy", "socks5h://[2001:db8::1]:1080/"),
+            ("proxyCredentialsFile", "/p"),
+        ] {
+            c["remotes"][0][key] = value.into();
+        }
+    });
+    let https = loaded.unwrap().settings.remotes[0].https();
+    assert_eq!(https.proxy.as_deref(), Some("socks5h://[2001:db8::1]:1080/"));
+    let files = https.files().map(|file| file.and_then(|file| file.to_str()));
+    assert_eq!(files, [None, Some("/c"), Some("/k"), Some("/p")]);
 }
 
 #[test]

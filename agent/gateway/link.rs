@@ -88,7 +88,7 @@ pub fn sources(settings: &Settings) -> Vec<Source> {
         interval_ms: millis(r.interval.0),
         username: r.username.clone(),
         token_file: r.token_file.clone(),
-        ca_file: r.ca_file.clone(),
+        https: r.https(),
         ssh_key_file: r.ssh_key_file.clone(),
         known_hosts_file: r.known_hosts_file.clone(),
         limits: limits(&settings.fetch),
@@ -108,7 +108,7 @@ fn wire_hint(hint: &config::Hint, remotes: &[config::Remote]) -> Hint {
     let address = || wire::Address {
         url: hint.url.clone().unwrap_or_default(),
         token_file: hint.token_file.clone(),
-        ca_file: hint.ca_file.clone(),
+        https: hint.https(),
     };
     Hint {
         name: hint.name.clone(),

@@ -47,7 +47,7 @@ impl Service {
         // The parser's words could repeat the address.
         let url = Url::parse(&address.url).map_err(|_| End::failed("its url is not usable"))?;
         web::check_url(&url).map_err(|failure| End::failed(failure.text))?;
-        let client = web::client(&url, address.ca_file.as_deref(), USER_AGENT);
+        let client = web::client(&url, &address.https, USER_AGENT);
         let client = client.map_err(|failure| End::failed(failure.text))?;
         Ok(Service { url, token_file: address.token_file.clone(), client })
     }

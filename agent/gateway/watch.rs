@@ -443,7 +443,7 @@ fn remote(source: &Source) -> Remote {
         url: source.url.clone(),
         username: source.username.clone(),
         token_file: source.token_file.clone(),
-        ca_file: source.ca_file.clone(),
+        https: source.https.clone(),
         ssh_key_file: source.ssh_key_file.clone(),
         known_hosts_file: source.known_hosts_file.clone(),
         limits: Limits {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +11,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const PRIVATE: u32 = 0o600;
 /// Mode of a file that everybody may read.
 pub const PUBLIC: u32 = 0o644;
+
+/// Tells a file from the one that lay there before: which it is, how long, and when it was last changed in any way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    file: (u64, u64),
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+/// Returns the stamp of the file that `path` leads to, through any links; `None`: there is none that we may look at.
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let file = fs::metadata(path).ok()?;
+    let changed = (file.ctime(), file.ctime_nsec());
+    Some(Stamp { file: (file.dev(), file.ino()), bytes: file.len(), changed })
+}
 
 /// Says what could not be done to which file.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,7 @@ pub mod manager;
 pub mod nix;
 pub mod notice;
 pub mod profile;
+pub mod secrets;
 pub mod service;
 pub mod switch;
 pub mod switch_lock;

@@ -1,23 +1,26 @@
-//! Git's smart HTTP over our own client: what gitoxide calls an `Http`, waiting through [`Net`] and sending the
-//! token to one origin only. It knows requests and answers, nothing of refs or packs.
+//! Git's smart HTTP over our own client: what gitoxide calls an `Http`, on one connection that is kept, waiting through
+//! [`Net`] and sending the token to one origin only. It knows requests and answers, nothing of refs or packs.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use base64::Engine as _;
 use bytes::{Buf as _, Bytes};
 use gix_transport::client::blocking_io::http::{
     GetResponse, Http, PostBodyDataKind, PostResponse, Transport,
 };
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Method, Request, Response, StatusCode, Url};
+use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{StatusCode, Url};
 
+use super::dial::{Dialer, Stamps};
+use super::h1::{Broken, Connection, Head, Stream};
 use super::net::{Class, Failure, Net};
 use super::remote::shown;
 use super::web;
+use crate::host::files::{self, Stamp};
+use crate::model::Https;
 
 /// The longest request body, in bytes; ours hold a few ids.
 const UPLOAD_BYTES_MAX: usize = 64 * 1024;
@@ -33,22 +36,23 @@ pub(super) struct Access {
     pub(super) url: Url,
     /// The user name that goes with the token.
     pub(super) username: String,
-    /// The file that holds the token, read afresh for every request.
+    /// The file that holds the token, as it is at each request.
     pub(super) token_file: Option<PathBuf>,
-    /// A PEM file of authorities trusted beside the system's; read once per transport.
-    pub(super) ca_file: Option<PathBuf>,
+    /// How the server is reached and believed.
+    pub(super) https: Https,
 }
 
-/// Returns a transport with a connection pool of its own, so that dropping it drops its connections.
+/// Returns a transport with a connection of its own, which is made when it is needed and dropped with the transport.
 ///
 /// # Errors
-/// If the URL is not safe to send credentials to, or the authorities cannot be read.
+/// If the URL is not safe to send credentials to.
 pub(super) fn transport(access: Access, net: &Rc<Net>) -> Result<Transport<Client>, Failure> {
     check_url(&access.url)?;
     let url = gix::url::parse(access.url.as_str())
         .map_err(|e| Failure::new(Class::Local, format!("its url is not usable: {e}")))?;
-    let client = web::client(&access.url, access.ca_file.as_deref(), USER_AGENT)?;
-    let client = Client(Rc::new(Shared { client, access, net: net.clone() }));
+    let dialer = Dialer::new(access.url.clone(), access.https.clone());
+    let (line, token, turn) = (RefCell::default(), RefCell::default(), Cell::new(0));
+    let client = Client(Rc::new(Shared { dialer, line, token, turn, access, net: net.clone() }));
     Ok(Transport::new_http(client, url, gix_transport::Protocol::V2, false))
 }
 
@@ -64,9 +68,20 @@ fn check_url(url: &Url) -> Result<(), Failure> {
 pub(super) struct Client(Rc<Shared>);
 
 struct Shared {
-    client: reqwest::Client,
+    dialer: Dialer,
+    line: RefCell<Option<Line>>,
+    /// What was made of the token file, as long as it stays the same.
+    token: RefCell<Option<(Stamp, HeaderValue)>>,
+    /// The number of the request whose answer the line has.
+    turn: Cell<u64>,
     access: Access,
     net: Rc<Net>,
+}
+
+/// The connection, and how the files were that it was made with.
+struct Line {
+    connection: Connection<Box<dyn Stream>>,
+    stamps: Stamps,
 }
 
 impl Http for Client {
@@ -80,7 +95,7 @@ impl Http for Client {
         _base_url: &str,
         headers: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> gix::Result<GetResponse<Headers, Body>> {
-        let exchange = self.exchange(Method::GET, url, headers)?;
+        let exchange = self.exchange("GET", url, headers)?;
         Ok(GetResponse { headers: Headers::new(&exchange), body: Body::new(&exchange) })
     }
 
@@ -91,7 +106,7 @@ impl Http for Client {
         headers: impl IntoIterator<Item = impl AsRef<str>>,
         _body: PostBodyDataKind,
     ) -> gix::Result<PostResponse<Headers, Body, Upload>> {
-        let exchange = self.exchange(Method::POST, url, headers)?;
+        let exchange = self.exchange("POST", url, headers)?;
         let (headers, body) = (Headers::new(&exchange), Body::new(&exchange));
         Ok(PostResponse { post_body: Upload(exchange), headers, body })
     }
@@ -105,7 +120,7 @@ impl Client {
     /// Prepares a request; it is sent when its answer is first read, since only then the upload is complete.
     fn exchange(
         &self,
-        method: Method,
+        method: &'static str,
         url: &str,
         headers: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> gix::Result<Rc<Exchange>> {
@@ -114,30 +129,40 @@ impl Client {
             gix::Error::from_error(self.0.net.fail(failure))
         };
         let url = Url::parse(url).map_err(|_| bad("url"))?;
-        let mut request = Request::new(method, url);
+        let mut head = format!("{method} {}", url.path());
+        if let Some(query) = url.query() {
+            head = format!("{head}?{query}");
+        }
+        head = format!("{head} HTTP/1.1\r\nHost: {}", url.host_str().unwrap_or_default());
+        if let Some(port) = url.port() {
+            head = format!("{head}:{port}");
+        }
+        head = format!("{head}\r\nUser-Agent: {USER_AGENT}\r\n");
         for line in headers {
             let (name, value) = line.as_ref().split_once(": ").ok_or_else(|| bad("header"))?;
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("header"))?;
-            // The client has a name of its own.
-            if name != reqwest::header::USER_AGENT {
-                let value = HeaderValue::from_str(value).map_err(|_| bad("header"))?;
-                request.headers_mut().insert(name, value);
+            // Nothing in them that ends a line, or is another header.
+            HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("header"))?;
+            HeaderValue::from_str(value).map_err(|_| bad("header"))?;
+            // The client has a name of its own. What is accepted, the server knows by the protocol.
+            if !["user-agent", "accept"].iter().any(|known| name.eq_ignore_ascii_case(known)) {
+                head = format!("{head}{name}: {value}\r\n");
             }
         }
-        let stage = RefCell::new(Stage::Ready { request, upload: Vec::new() });
-        Ok(Rc::new(Exchange { shared: self.0.clone(), stage }))
+        let stage = RefCell::new(Stage::Ready { is_post: method == "POST", head, upload: Vec::new() });
+        Ok(Rc::new(Exchange { shared: self.0.clone(), turn: Cell::new(0), stage }))
     }
 }
 
 /// One request and its answer, shared by the three handles that gitoxide wants for it.
 struct Exchange {
     shared: Rc<Shared>,
+    turn: Cell<u64>,
     stage: RefCell<Stage>,
 }
 
 enum Stage {
-    Ready { request: Request, upload: Vec<u8> },
-    Open(Response),
+    Ready { is_post: bool, head: String, upload: Vec<u8> },
+    Open,
     Done,
 }
 
@@ -148,70 +173,115 @@ impl Exchange {
 
     /// Sends the request unless it was sent, and returns the answer's content type.
     fn open(&self) -> io::Result<String> {
-        let (mut request, upload) = match self.stage.replace(Stage::Done) {
-            Stage::Ready { request, upload } => (request, upload),
+        let (is_post, head, upload) = match self.stage.replace(Stage::Done) {
+            Stage::Ready { is_post, head, upload } => (is_post, head, upload),
             later => {
                 self.stage.replace(later);
                 return Ok(String::new());
             }
         };
-        if let Some(authorization) = self.shared.access.authorization().map_err(|e| self.fail(e))? {
-            request.headers_mut().insert(AUTHORIZATION, authorization);
-        }
-        if request.method() == Method::POST {
-            *request.body_mut() = Some(upload.into());
-        }
-        let sent = self.shared.net.wait(self.shared.client.execute(request));
-        let answer = sent
-            .and_then(|answer| answer.map_err(|e| web::failure(&e)))
-            .and_then(|answer| self.shared.access.check_status(answer))
-            .map_err(|e| self.fail(e))?;
-        let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let sent = self.shared.request(is_post, head, &upload).and_then(|request| self.shared.send(&request));
+        let head = sent.and_then(|head| self.shared.access.check_status(head)).map_err(|e| self.fail(e))?;
+        let kind = head.content_type;
         if !kind.starts_with("application/x-git-upload-pack-") {
-            let kind: String = shown(kind).chars().take(KIND_CHARS_SHOWN).collect();
+            let kind: String = shown(&kind).chars().take(KIND_CHARS_SHOWN).collect();
             let text = format!("the answer is not Git's smart protocol but of content type '{kind}'");
             return Err(self.fail(Failure::new(Class::Protocol, text)));
         }
-        let kind = kind.to_owned();
-        self.stage.replace(Stage::Open(answer));
+        self.turn.set(self.shared.turn.get());
+        self.stage.replace(Stage::Open);
         Ok(kind)
     }
 
     /// Returns the next bytes of the answer, none at its end.
     fn next_chunk(&self) -> io::Result<Bytes> {
         self.open()?;
-        let mut stage = self.stage.borrow_mut();
-        let Stage::Open(answer) = &mut *stage else { return Ok(Bytes::new()) };
-        let net = &self.shared.net;
-        // HTTP/2 may send empty chunks; handed on, they would look like the end. The deadline bounds the loop.
-        loop {
-            let chunk = net
-                .wait(answer.chunk())
-                .and_then(|chunk| chunk.map_err(|e| web::failure(&e)))
-                .map_err(|e| self.fail(e))?;
-            let Some(chunk) = chunk else { break };
-            net.count(chunk.len()).map_err(|e| self.fail(e))?;
-            if !chunk.is_empty() {
-                return Ok(chunk);
-            }
+        // Whoever still reads when the next request is sent has come to the end.
+        let is_open =
+            matches!(*self.stage.borrow(), Stage::Open) && self.turn.get() == self.shared.turn.get();
+        if is_open && let Some(chunk) = self.shared.chunk().map_err(|e| self.fail(e))? {
+            self.shared.net.count(chunk.len()).map_err(|e| self.fail(e))?;
+            return Ok(chunk);
         }
-        *stage = Stage::Done;
+        self.stage.replace(Stage::Done);
         Ok(Bytes::new())
     }
 }
 
-impl Access {
-    /// Returns what proves us to the server, from the token file as it is now.
-    fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
-        let Some(path) = &self.token_file else { return Ok(None) };
-        let mut pair = format!("{}:", self.username).into_bytes();
-        pair.extend_from_slice(&web::token(path)?);
-        let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-        web::secret(format!("Basic {encoded}"), path).map(Some)
+impl Shared {
+    /// Returns a request as it is sent, with what proves us to the server.
+    fn request(&self, is_post: bool, mut head: String, upload: &[u8]) -> Result<Vec<u8>, Failure> {
+        if is_post {
+            head = format!("{head}Content-Length: {}\r\n", upload.len());
+        }
+        let mut request = head.into_bytes();
+        if let Some(path) = &self.access.token_file {
+            let authorization = self.authorization(path)?;
+            request.extend_from_slice(&[b"Authorization: ", authorization.as_bytes(), b"\r\n"].concat());
+        }
+        request.extend_from_slice(b"\r\n");
+        request.extend_from_slice(upload);
+        Ok(request)
     }
 
-    fn check_status(&self, answer: Response) -> Result<Response, Failure> {
-        let status = answer.status();
+    /// Returns what proves us to the server, from the token file as it is now.
+    fn authorization(&self, path: &Path) -> Result<HeaderValue, Failure> {
+        let stamp = files::stamp(path);
+        if let Some((_, value)) = self.token.borrow().as_ref().filter(|(then, _)| stamp == Some(*then)) {
+            return Ok(value.clone());
+        }
+        let value = web::basic(&self.access.username, &web::token(path)?, path)?;
+        self.token.replace(stamp.map(|stamp| (stamp, value.clone())));
+        Ok(value)
+    }
+
+    /// Sends a request on the kept connection, or on a new one, and reads the head of the answer.
+    fn send(&self, request: &[u8]) -> Result<Head, Failure> {
+        self.turn.set(self.turn.get() + 1);
+        let kept = self.line.take();
+        let (head, line) = self.net.wait(async {
+            let mut line = match kept.and_then(|line| self.reuse(line)) {
+                Some(line) => line,
+                None => self.connect().await?,
+            };
+            let head = line.connection.ask(request).await.map_err(|e| broken(&e))?;
+            Ok::<_, Failure>((head, line))
+        })??;
+        self.line.replace(Some(line));
+        Ok(head)
+    }
+
+    /// Returns a connection that can still be used: its last answer was read to the end, the server has not closed it, and no
+    /// file has changed since it was made.
+    fn reuse(&self, mut line: Line) -> Option<Line> {
+        (line.connection.is_ready() && line.stamps == self.dialer.stamps()).then_some(line)
+    }
+
+    async fn connect(&self) -> Result<Line, Failure> {
+        let stamps = self.dialer.stamps();
+        Ok(Line { connection: Connection::new(self.dialer.connect().await?), stamps })
+    }
+
+    fn chunk(&self) -> Result<Option<Bytes>, Failure> {
+        let mut line = self.line.borrow_mut();
+        let Some(Line { connection, .. }) = line.as_mut() else { return Ok(None) };
+        self.net.wait(connection.chunk())?.map_err(|e| broken(&e))
+    }
+}
+
+/// Says why an answer could not be read.
+fn broken(error: &Broken) -> Failure {
+    match error {
+        Broken::Io(error) => web::broke(error),
+        Broken::Cut => Failure::new(Class::Network, format!("the connection broke: {error}")),
+        Broken::Malformed(_) => Failure::new(Class::Protocol, error.to_string()),
+        Broken::Oversized(..) => Failure::new(Class::Limit, error.to_string()),
+    }
+}
+
+impl Access {
+    fn check_status(&self, answer: Head) -> Result<Head, Failure> {
+        let status = answer.status;
         let class = match status {
             StatusCode::OK => return Ok(answer),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Class::Auth,
@@ -244,7 +314,7 @@ impl Write for Upload {
             Stage::Ready { .. } => {
                 Err(self.0.fail(Failure::new(Class::Limit, "the request itself is too large")))
             }
-            Stage::Open(_) | Stage::Done => Err(io::ErrorKind::BrokenPipe.into()),
+            Stage::Open | Stage::Done => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 

@@ -5,7 +5,13 @@ pub mod net;
 
 mod pipe;
 
+mod tls;
+
 pub mod web;
+
+mod h1;
+
+mod dial;
 
 mod http;
 

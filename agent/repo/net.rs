@@ -127,7 +127,8 @@ impl Net {
         self.runtime().block_on(future)
     }
 
-    /// Sleeps on this loop until `due`, with one wake-up; suspend counts. Safe to cancel; one sleep at a time.
+    /// Sleeps on this loop until `due`, with one wake-up; suspend counts. Safe to cancel; one sleep at a time, none beside an
+    /// exchange.
     pub async fn sleep_until(&self, due: Instant) {
         let slept = self.timer.wait(due.saturating_duration_since(Instant::now())).await;
         if slept.is_err() {
@@ -163,6 +164,8 @@ impl Net {
             return Err(Failure::new(Class::Timeout, format!("not done within {within:?}")));
         }
         let idle = now + self.idle;
+        // A timer of the runtime wakes its own thread when it is set.
+        let out_of_time = self.sleep_until(deadline.min(idle));
         let unread = async {
             match &pipe {
                 Some(pipe) => pipe.ready(Interest::ERROR).await.map(drop),
@@ -175,7 +178,7 @@ impl Net {
                 () = self.stop.stopped() => Err(Failure::new(Class::Cancelled, "called off")),
                 _ = unread => Err(Failure::new(Class::Cancelled, "the reader of the pack went away")),
                 done = future => Ok(done),
-                () = tokio::time::sleep_until(deadline.min(idle)) => Err(if deadline <= idle {
+                () = out_of_time => Err(if deadline <= idle {
                     Failure::new(Class::Timeout, format!("not done within {within:?}"))
                 } else {
                     Failure::new(Class::Timeout, format!("nothing happened for {:?}", self.idle))

@@ -18,7 +18,7 @@ use reqwest::Url;
 
 use super::net::{Class, Failure, Net, causes};
 use super::{http, pipe, ssh};
-use crate::model::{Oid, SshAddress, SshAddressError};
+use crate::model::{Https, Oid, SshAddress, SshAddressError};
 
 /// The most lines between the request for a pack and the pack. A server that was told `done` has nothing to say
 /// there, and millions of forged lines would cost memory.
@@ -38,8 +38,8 @@ pub struct Remote {
     pub username: String,
     /// The file that holds the token.
     pub token_file: Option<PathBuf>,
-    /// A PEM file of authorities trusted beside the system's.
-    pub ca_file: Option<PathBuf>,
+    /// How an HTTPS server is reached and believed.
+    pub https: Https,
     /// The private key for an SSH remote, without a passphrase.
     pub ssh_key_file: Option<PathBuf>,
     /// The host keys that are accepted of an SSH remote, as in `known_hosts`.
@@ -80,7 +80,7 @@ pub struct Link {
     /// For people: the host, or the path.
     place: String,
     limits: Limits,
-    /// `None` for servers that do not say, which means SHA-1.
+    /// `None` means SHA-1.
     object_format: Option<String>,
 }
 
@@ -101,7 +101,8 @@ impl Link {
         let object_format = capabilities
             .capability("object-format")
             .and_then(|c| c.value().map(ToString::to_string))
-            .filter(|format| format == "sha1" || format == "sha256");
+            // Who says nothing means SHA-1, and so do we (gitprotocol-v2(5), "object-format").
+            .filter(|format| format == "sha256");
         Ok(Link { transport, lasting, net: net.clone(), place, limits, object_format })
     }
 
@@ -264,7 +265,7 @@ fn connect(address: Address, remote: &Remote, net: &Rc<Net>) -> Result<(Box<dyn 
                 url,
                 username: remote.username.clone(),
                 token_file: remote.token_file.clone(),
-                ca_file: remote.ca_file.clone(),
+                https: remote.https.clone(),
             };
             Ok((Box::new(http::transport(access, net)?), true))
         }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NAME_BYTES_MAX, POLLED_MAX, URL_BYTES_MAX, name_offence};
+use super::{NAME_BYTES_MAX, POLLED_MAX, URL_BYTES_MAX, https_offence, name_offence};
+use crate::model::Https;
 
 /// The most hints one `Listen` may name.
 pub const HINTS_MAX: usize = 8;
@@ -55,8 +56,8 @@ pub struct Address {
     pub url: String,
     /// The file that holds the token; read afresh for every connection.
     pub token_file: Option<PathBuf>,
-    /// A PEM file of authorities trusted beside the system's.
-    pub ca_file: Option<PathBuf>,
+    /// How an HTTPS server is reached and believed.
+    pub https: Https,
 }
 
 impl Hint {
@@ -79,13 +80,12 @@ impl Hint {
 
 impl Address {
     fn offence(&self) -> Option<&'static str> {
-        let paths = [&self.token_file, &self.ca_file];
         if self.url.len() > URL_BYTES_MAX || self.url.contains(char::is_control) {
             Some("no usable url")
-        } else if paths.iter().any(|p| p.as_ref().is_some_and(|p| p.as_os_str().len() > URL_BYTES_MAX)) {
+        } else if self.token_file.as_ref().is_some_and(|p| p.as_os_str().len() > URL_BYTES_MAX) {
             Some("too long a path")
         } else {
-            None
+            https_offence(&self.https)
         }
     }
 }

@@ -20,7 +20,7 @@ fn source() -> Source {
         interval_ms: 60_000,
         username: "pullagent".to_owned(),
         token_file: Some("/run/token".into()),
-        ca_file: None,
+        https: Https::default(),
         ssh_key_file: Some("/run/key".into()),
         known_hosts_file: None,
         limits: Limits::default(),
@@ -33,7 +33,7 @@ fn hint() -> Hint {
         way: Way::Sse(Address {
             url: "https://push.example.org/sse".to_owned(),
             token_file: Some("/run/token".into()),
-            ca_file: None,
+            https: Https::default(),
         }),
         polls: [("origin".to_owned(), 600_000)].into(),
         filter: Some("infra".to_owned()),

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pullagent::model::Oid;
+use pullagent::model::{Https, Oid};
 use pullagent::repo::net::{Class, Failure, Net, Stop};
 use pullagent::repo::remote::{Limits, Link, Remote};
 
@@ -28,7 +28,7 @@ pub fn plain(url: &str) -> Remote {
         url: url.to_owned(),
         username: GitServer::USER.to_owned(),
         token_file: None,
-        ca_file: None,
+        https: Https::default(),
         ssh_key_file: None,
         known_hosts_file: None,
         limits: limits(),

@@ -17,6 +17,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many free ports are tried: one may be taken between finding and using it.
 const PORTS_TRIED: usize = 5;
 
+/// How openssl makes a key.
+const NEW_KEY: [&str; 7] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+
 /// How the server is set up.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -24,11 +27,13 @@ pub struct Setup {
     pub http2: bool,
     /// Whether the server hears which protocol version is asked for; without, it speaks version 0.
     pub protocol_v2: bool,
+    /// Whether clients must show a certificate of the server's own authority.
+    pub client_certificates: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { tls: true, http2: true, protocol_v2: true }
+        Setup { tls: true, http2: true, protocol_v2: true, client_certificates: false }
     }
 }
 
@@ -122,6 +127,17 @@ impl GitServer {
         self.dir.path().join("other.pem")
     }
 
+    /// Makes a client's certificate, signed by the authority of the server (or by the other one), and returns its file and
+    /// the one of its key.
+    pub fn client_certificate(&self, is_known: bool) -> (PathBuf, PathBuf) {
+        let authority = if is_known { "ca" } else { "other" };
+        let (cert, key) = (format!("client-{authority}.pem"), format!("client-{authority}.key"));
+        let (ca, ca_key) = (format!("{authority}.pem"), format!("{authority}.key"));
+        let who = ["-subj", "/CN=web1", "-keyout", &key, "-out", &cert, "-CA", &ca, "-CAkey", &ca_key];
+        openssl(self.dir.path(), &[&["req", "-x509"][..], &NEW_KEY, &who].concat());
+        (self.dir.path().join(cert), self.dir.path().join(key))
+    }
+
     /// Returns a client's file with the token the server expected at first.
     pub fn token_file(&self) -> PathBuf {
         self.dir.path().join("token")
@@ -182,7 +198,12 @@ impl GitServer {
             (false, _) => format!("127.0.0.1:{port}"),
         };
         let tls = format!("ssl_certificate {dir}/server.pem; ssl_certificate_key {dir}/server.key;");
-        let tls = if self.setup.tls { tls } else { String::new() };
+        let asked = format!("{tls} ssl_client_certificate {dir}/ca.pem; ssl_verify_client on;");
+        let tls = match (self.setup.tls, self.setup.client_certificates) {
+            (true, true) => asked,
+            (true, false) => tls,
+            (false, _) => String::new(),
+        };
         let version = if self.setup.protocol_v2 {
             "fastcgi_param HTTP_GIT_PROTOCOL $http_git_protocol if_not_empty;"
         } else {
@@ -257,18 +278,17 @@ fn backend() -> PathBuf {
 
 /// Makes an authority, a server certificate signed by it for loopback, and an unrelated authority.
 fn certificate(dir: &Path) {
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
     for name in ["ca", "other"] {
         let (subject, key_file, file) =
             (format!("/CN=test {name}"), format!("{name}.key"), format!("{name}.pem"));
         let authority = ["-subj", &subject, "-keyout", &key_file, "-out", &file];
-        openssl(dir, &[&["req", "-x509"][..], &key, &authority].concat());
+        openssl(dir, &[&["req", "-x509"][..], &NEW_KEY, &authority].concat());
     }
     let server = ["-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.pem"];
     let names =
         ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-addext", "basicConstraints=CA:FALSE"];
     let signed = ["-CA", "ca.pem", "-CAkey", "ca.key"];
-    openssl(dir, &[&["req", "-x509"][..], &key, &server, &names, &signed].concat());
+    openssl(dir, &[&["req", "-x509"][..], &NEW_KEY, &server, &names, &signed].concat());
 }
 
 fn openssl(dir: &Path, args: &[&str]) {
@@ -287,10 +307,10 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// A child and what it started, in a process group of their own; ends with the value.
 #[derive(Debug)]
-struct Group(Child);
+pub struct Group(Child);
 
 impl Group {
-    fn spawn(command: &mut Command) -> Group {
+    pub fn spawn(command: &mut Command) -> Group {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         Group(command.spawn().unwrap())
     }

@@ -10,6 +10,7 @@ pub mod nchan;
 pub mod nix;
 pub mod peer;
 pub mod processes;
+pub mod proxy;
 pub mod scripted;
 pub mod sshd;
 pub mod toplevel;

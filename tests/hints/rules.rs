@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use pullagent::model::Https;
 use pullagent::wire::{Address, Way};
 
 use super::stage::{SECOND, Stage, assert_untouched, forbidden, token_file};
@@ -24,7 +25,7 @@ fn rule_1_it_asks_for_an_event_stream_and_takes_nothing_else() {
         1 => whole(to, "200 OK", "", "data: no type\n\n"),
         _ => stream(to) && stay(to),
     });
-    let address = Address { url: server.url(), token_file: Some(token_file(&dir)), ca_file: None };
+    let address = Address { url: server.url(), token_file: Some(token_file(&dir)), https: Https::default() };
     Stage::of(Way::Sse(address)).run(async |agent| {
         agent.until_lost("content type 'text/html'").await;
         agent.until_lost("content type ''").await;
@@ -46,7 +47,7 @@ fn rule_1_a_token_goes_to_its_own_address_only_and_never_in_the_clear() {
     let server =
         HintServer::serve(move |_, to| whole(to, "302 Found", &format!("Location: {elsewhere}\r\n"), ""));
     let sse = |url: &str| {
-        Way::Sse(Address { url: url.to_owned(), token_file: Some(token_file(&dir)), ca_file: None })
+        Way::Sse(Address { url: url.to_owned(), token_file: Some(token_file(&dir)), https: Https::default() })
     };
     Stage::of(sse(&server.url()))
         .run(async |agent| agent.until_lost("302 Found; redirects are not followed").await);
@@ -65,7 +66,13 @@ fn rule_1_a_token_goes_to_its_own_address_only_and_never_in_the_clear() {
 #[test]
 fn rule_1_a_certificate_must_come_from_a_known_authority() {
     let server = GitServer::start();
-    let sse = |ca_file| Way::Sse(Address { url: server.url("x"), token_file: None, ca_file: Some(ca_file) });
+    let sse = |ca_file| {
+        Way::Sse(Address {
+            url: server.url("x"),
+            token_file: None,
+            https: Https { ca_file: Some(ca_file), ..Https::default() },
+        })
+    };
     Stage::of(sse(server.other_ca_file()))
         .run(async |agent| agent.until_lost("the TLS handshake failed").await);
     Stage::of(sse(server.ca_file())).run(async |agent| {

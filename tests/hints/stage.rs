@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pullagent::gateway;
-use pullagent::model::HintWord;
+use pullagent::model::{HintWord, Https};
 use pullagent::wire::{self, Address, Hint, Limits, Notice, ReconcilerEnd, Request, Source, Way};
 
 use crate::common::scripted::{self, Ask};
@@ -72,11 +72,11 @@ impl Stage {
     }
 
     pub fn sse(url: String) -> Stage {
-        Stage::of(Way::Sse(Address { url, token_file: None, ca_file: None }))
+        Stage::of(Way::Sse(Address { url, token_file: None, https: Https::default() }))
     }
 
     pub fn long_poll(url: String) -> Stage {
-        Stage::of(Way::LongPoll(Address { url, token_file: None, ca_file: None }))
+        Stage::of(Way::LongPoll(Address { url, token_file: None, https: Https::default() }))
     }
 
     /// Runs `test` beside a gateway, then sees that the gateway ends well and at once.
@@ -90,7 +90,7 @@ impl Stage {
             interval_ms: millis(self.interval),
             username: "pullagent".to_owned(),
             token_file: None,
-            ca_file: None,
+            https: Https::default(),
             ssh_key_file: None,
             known_hosts_file: None,
             limits: Limits::default(),

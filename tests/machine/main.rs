@@ -6,6 +6,7 @@
 mod agent;
 #[path = "../common/mod.rs"]
 mod common;
+mod credentials;
 mod faults;
 mod forge;
 mod hostile;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use pullagent::model::Https;
 use pullagent::wire::{Limits, Request, Source};
 use serde_json::{Value, json};
 
@@ -161,7 +162,7 @@ fn source(name: &str, url: &str) -> Source {
         interval_ms: NEVER_MS,
         username: "pullagent".to_owned(),
         token_file: None,
-        ca_file: None,
+        https: Https::default(),
         ssh_key_file: None,
         known_hosts_file: None,
         limits: Limits::default(),

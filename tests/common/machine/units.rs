@@ -101,7 +101,7 @@ impl System {
 fn with_credentials(settings: &Value) -> (Value, Vec<String>) {
     let (mut written, mut credentials) = (settings.clone(), Vec::new());
     for remote in written["remotes"].as_array_mut().unwrap() {
-        for key in ["tokenFile", "sshKeyFile"] {
+        for key in ["tokenFile", "sshKeyFile", "clientKeyFile", "proxyCredentialsFile"] {
             let Some(path) = remote[key].as_str() else { continue };
             let id = format!("{}.{key}", remote["name"].as_str().unwrap());
             credentials.push(format!("{id}:{path}"));
@@ -117,5 +117,7 @@ fn with_credentials(settings: &Value) -> (Value, Vec<String>) {
             *file = json!(format!("/run/credentials/{GATEWAY}/{id}"));
         }
     }
+    let originals = credentials.iter().filter_map(|credential: &String| Some(credential.split_once(':')?.1));
+    written["copiedSecrets"] = json!(originals.collect::<Vec<_>>());
     (written, credentials)
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
-use pullagent::model::Oid;
+use pullagent::model::{Https, Oid};
 use pullagent::repo::net::{Class, Failure, Net, Stop};
 use pullagent::repo::remote::{Limits, Link, Remote};
 
@@ -93,7 +93,7 @@ fn remote() -> Remote {
         url: URL.clone(),
         username: "pullagent".to_owned(),
         token_file: None,
-        ca_file: None,
+        https: Https::default(),
         ssh_key_file: None,
         known_hosts_file: None,
         limits: Limits {

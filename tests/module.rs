@@ -435,7 +435,10 @@ fn secrets_are_credentials_and_stay_out_of_the_file() {
     let mut rendered = secret["rendered"].clone();
     // Where they come from is said once: whoever renews one need not restart anything.
     let originals = rendered.as_object_mut().unwrap().remove("copiedSecrets");
-    assert_eq!(originals, Some(json!(["/run/keys/token", "/run/keys/deploy", "/run/keys/push", "/run/keys/lib"])));
+    assert_eq!(
+        originals,
+        Some(json!(["/run/keys/token", "/run/keys/deploy", "/run/keys/push", "/run/keys/lib"]))
+    );
     assert!(!rendered.to_string().contains("/run/keys"));
     let settings = read(&rendered).settings;
     let token = settings.remotes[0].token_file.as_deref();

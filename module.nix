@@ -52,7 +52,18 @@ let
       inherit description;
     };
 
-  remote = record {
+  remote = record remoteOptions;
+
+  # What it is fetched from only; it is never asked for branches.
+  submodule = record (
+    removeAttrs remoteOptions [
+      "name"
+      "interval"
+      "intervalWhileHinted"
+    ]
+  );
+
+  remoteOptions = {
     name = mkOption {
       type = types.strMatching "[A-Za-z0-9._-]{1,64}";
       example = "origin";
@@ -435,7 +446,21 @@ let
         option = "services.pullagent.settings.${list} (${r.name}).${key}";
       }) (secretsOf r)
     ) cfg.settings.${list};
-  secrets = secretsIn "remotes" ++ secretsIn "hints";
+  # A path may have what the name of a credential may not.
+  submoduleCredential =
+    path: key: "submodule@${builtins.substring 0 32 (builtins.hashString "sha256" path)}.${key}";
+  submoduleSecrets = lib.concatMap (
+    path:
+    let
+      submodule = cfg.settings.source.submodules.${path};
+    in
+    map (key: {
+      name = submoduleCredential path key;
+      path = toString submodule.${key};
+      option = "services.pullagent.settings.source.submodules.\"${path}\".${key}";
+    }) (secretsOf submodule)
+  ) (lib.attrNames cfg.settings.source.submodules);
+  secrets = secretsIn "remotes" ++ secretsIn "hints" ++ submoduleSecrets;
   hookCredentials = lib.mapAttrs (
     name: hook:
     lib.genList (n: {
@@ -456,6 +481,11 @@ let
       ) cfg.settings.${list}
     )
     // {
+      source = cfg.settings.source // {
+        submodules = lib.mapAttrs (
+          path: s: s // lib.genAttrs (secretsOf s) (key: inCredentials (submoduleCredential path key))
+        ) cfg.settings.source.submodules;
+      };
       webhooks = cfg.settings.webhooks // {
         hooks = lib.mapAttrs (
           name: hook: hook // { secretFiles = map (s: inCredentials s.name) hookCredentials.${name}; }
@@ -606,6 +636,27 @@ in
             Attribute of the system to build. `null` means
             `nixosConfigurations."<hostname>".config.system.build.toplevel`.
           '';
+          submodules = mkOption {
+            type = types.attrsOf submodule;
+            default = { };
+            example = lib.literalExpression ''
+              {
+                "modules/common" = {
+                  url = "https://git.example.org/me/common.git";
+                  tokenFile = "/etc/pullagent-keys/common-token";
+                };
+              }
+            '';
+            description = ''
+              Where the repository's Git submodules are fetched from, by their paths in the repository; one inside another is
+              named by its whole path. At most 32. A commit with a submodule that the running system does not name here is
+              refused, so name it in one commit, and add it once that runs.
+
+              Which commit of a submodule is deployed, the signed commit says; what is in it need not be signed. The file
+              {file}`.gitmodules` is not read. Each submodule comes with its whole history, within the bounds of
+              {option}`services.pullagent.settings.fetch`.
+            '';
+          };
         };
         trust = {
           mode = mkOption {

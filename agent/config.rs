@@ -16,6 +16,7 @@ mod keys;
 mod reboot;
 mod retention;
 mod signer;
+mod submodule;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ pub use keys::{TrustIn, trust_in};
 pub use reboot::Reboot;
 pub use retention::{Generations, Retention};
 pub use signer::{Moment, Role, Signer, SigningKey};
+pub use submodule::{SUBMODULES_MAX, Submodule};
 pub use webhook::{Hook, HookKind, Webhooks};
 
 /// The version of the file's layout that this program writes and understands best.
@@ -204,6 +206,8 @@ pub struct Source {
     pub subdir: String,
     /// The attribute of the system; `null`: `nixosConfigurations."<hostname>".config.system.build.toplevel`.
     pub attribute: Option<String>,
+    /// Where the submodules are fetched from, by their paths in the tree. One that is not named here is refused.
+    pub submodules: BTreeMap<String, Submodule>,
 }
 
 /// The kinds of source.
@@ -356,7 +360,12 @@ fn is_false(value: &bool) -> bool {
 
 impl Default for Source {
     fn default() -> Source {
-        Source { kind: SourceKind::Flake, subdir: ".".to_owned(), attribute: None }
+        Source {
+            kind: SourceKind::Flake,
+            subdir: ".".to_owned(),
+            attribute: None,
+            submodules: BTreeMap::new(),
+        }
     }
 }
 
@@ -482,9 +491,11 @@ impl Settings {
         self.trust.policy()
     }
 
-    /// Names the trust policy, and the host that it is applied to: changes whenever a verdict might.
+    /// Names the trust policy, the host that it is applied to, and where submodules may be: changes whenever a verdict
+    /// might.
     pub fn trust_digest(&self) -> String {
-        let trust = serde_json::to_vec(&(&self.hostname, &self.trust)).unwrap_or_default();
+        let verdict = (&self.hostname, &self.trust, self.source.submodule_paths());
+        let trust = serde_json::to_vec(&verdict).unwrap_or_default();
         format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32c::crc32c(&trust))
     }
 }

@@ -25,6 +25,7 @@ use crate::model::{Command, Sighting};
 use crate::plan::Held;
 use crate::reconcile::{self, INBOX_MAX, Inbound};
 use crate::repo::store::Store;
+use crate::repo::submodules::SubmoduleStores;
 use crate::report::{self, Publisher, Snapshot, Status, Style, Tally, phase};
 use crate::steps::{self, Steps};
 use crate::wire::{self, Listener};
@@ -159,6 +160,9 @@ async fn deploy(
     // What an earlier run left unfinished.
     manager.sweep().await;
     Store::sweep(state)?;
+    if let Err(error) = SubmoduleStores::new(state, settings.source.submodule_paths()).sweep() {
+        tracing::warn!("old stores of submodules can't be removed: {}", host::chain(&error));
+    }
     drop(std::fs::remove_dir_all(state.join("export")));
     let (deployment, recheck) = (&journal.state().deployment, &journal.state().recheck);
     let under_way = deployment.iter().map(|d| d.id.clone());

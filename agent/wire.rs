@@ -24,7 +24,9 @@ use crate::model::{Calendar, HintWord, Https, Oid, OldProtocol};
 /// The longest frame, in bytes; it fits the socket's default send buffer.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// The most sources one `Watch` may name.
-pub const SOURCES_MAX: usize = 16;
+pub const SOURCES_MAX: usize = 48;
+/// The most of them that may be polled.
+pub const POLLED_MAX: usize = 16;
 /// The most refs a source may ask for, and the most a `Seen` may list.
 pub const REFS_MAX: usize = 64;
 /// The most commits a `Want` may say it has.
@@ -129,7 +131,7 @@ pub struct Source {
     /// `https://…`, `http://` on loopback, `file://…` or an absolute path, without user or password;
     /// `ssh://user@host/path` or `user@host:path`.
     pub url: String,
-    /// Full ref names, compared exactly.
+    /// Full ref names, compared exactly. A source without any is never polled, only fetched from.
     pub refs: Vec<String>,
     /// Time between polls, in milliseconds. Counts for nothing beside a calendar.
     pub interval_ms: u64,
@@ -246,7 +248,7 @@ impl Frame for Request {
 
     fn offence(&self) -> Option<&'static str> {
         match self {
-            Request::Watch { sources } if sources.len() > SOURCES_MAX => Some("too many sources"),
+            Request::Watch { sources } if too_many(sources) => Some("too many sources"),
             Request::Watch { sources } => sources.iter().find_map(Source::offence),
             Request::Listen { hints } if hints.len() > HINTS_MAX => Some("too many hints"),
             Request::Listen { hints } => hints.iter().find_map(Hint::offence),
@@ -278,6 +280,11 @@ impl Frame for Notice {
             Notice::Failed { source, text, .. } => text_offence(text).or_else(|| name_offence(source)),
         }
     }
+}
+
+fn too_many(sources: &[Source]) -> bool {
+    let polled = sources.iter().filter(|source| !source.refs.is_empty()).count();
+    sources.len() > SOURCES_MAX || polled > POLLED_MAX
 }
 
 impl Source {

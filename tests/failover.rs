@@ -49,7 +49,7 @@ fn source(name: &str, server: &GitServer, url: String) -> Source {
 async fn seen(ours: &ReconcilerEnd, tip: &str) {
     loop {
         match ours.recv().await.unwrap().unwrap().0 {
-            Notice::Seen { source, refs }
+            Notice::Seen { source, refs, .. }
                 if source == "south" && refs.iter().any(|r| r.oid.as_str() == tip) =>
             {
                 return;

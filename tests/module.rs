@@ -136,6 +136,11 @@ fn what_a_user_sets_arrives() {
     assert_eq!(settings.branches().len(), 1);
     assert_eq!(settings.branches()[0].0, "production");
     assert_eq!(settings.source.subdir, "hosts");
+    let submodule = &settings.source.submodules["modules/lib"];
+    assert_eq!(
+        (submodule.url.as_str(), submodule.username.as_str()),
+        ("https://git.example.org/me/lib.git", "pullagent")
+    );
     let bob = &settings.trust.signers["bob"];
     assert_eq!(bob.roles, [config::Role::Contributor]);
     assert_eq!(bob.test_hosts, Some(vec!["web1".to_owned()]));
@@ -445,6 +450,7 @@ fn secrets_are_credentials_and_stay_out_of_the_file() {
         "origin.tokenFile:/run/keys/token",
         "deploy.sshKeyFile:/run/keys/deploy",
         "hint@nchan.tokenFile:/run/keys/push",
+        "submodule@2c48b930f28d7ac5cd1091e2a9cd656f.tokenFile:/run/keys/lib",
     ];
     let services = &secret["units"]["services"];
     assert_eq!(services["pullagent-gateway"]["serviceConfig"]["LoadCredential"], json!(credentials));
@@ -456,7 +462,10 @@ fn secrets_are_credentials_and_stay_out_of_the_file() {
     let mut rendered = secret["rendered"].clone();
     // Where they come from is said once: whoever renews one need not restart anything.
     let originals = rendered.as_object_mut().unwrap().remove("copiedSecrets");
-    assert_eq!(originals, Some(json!(["/run/keys/token", "/run/keys/deploy", "/run/keys/push"])));
+    assert_eq!(
+        originals,
+        Some(json!(["/run/keys/token", "/run/keys/deploy", "/run/keys/push", "/run/keys/lib"]))
+    );
     assert!(!rendered.to_string().contains("/run/keys"));
     let settings = read(&rendered).settings;
     let token = settings.remotes[0].token_file.as_deref();
@@ -468,6 +477,13 @@ fn secrets_are_credentials_and_stay_out_of_the_file() {
         Some(Path::new("/run/credentials/pullagent-gateway.service/deploy.sshKeyFile"))
     );
     assert_eq!(hosts.as_deref(), Some(Path::new("/etc/ssh/ssh_known_hosts")), "no secret");
+    let submodule = settings.source.submodules["modules/lib"].token_file.as_ref().unwrap();
+    assert_eq!(
+        submodule,
+        Path::new(
+            "/run/credentials/pullagent-gateway.service/submodule@2c48b930f28d7ac5cd1091e2a9cd656f.tokenFile"
+        )
+    );
     let [nchan, broker] = &settings.hints[..] else { unreachable!("{:?}", settings.hints) };
     let token = Path::new("/run/credentials/pullagent-gateway.service/hint@nchan.tokenFile");
     assert_eq!(nchan.token_file.as_deref(), Some(token));
@@ -483,6 +499,7 @@ fn a_secret_in_the_store_is_refused() {
         ("tokenFile", "tokenFile"),
         ("sshKeyFile", "sshKeyFile"),
         ("hintTokenFile", "hints (nchan).tokenFile"),
+        ("submoduleTokenFile", r#"source.submodules.\"modules/lib\".tokenFile"#),
     ] {
         let failures = try_eval("secret.failures", &[(argument, path)]).unwrap();
         assert!(failures.to_string().contains(&format!("{key} lies in the Nix store")), "{failures}");

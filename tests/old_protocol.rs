@@ -435,6 +435,7 @@ fn a_server_that_learns_version_2_and_forgets_it_is_followed() {
         url: server.url("infra.git"),
         refs: vec![MAIN.to_owned()],
         interval_ms: 200,
+        calendar: None,
         username: GitServer::USER.to_owned(),
         token_file: Some(server.token_file()),
         https: believing(server.ca_file()),

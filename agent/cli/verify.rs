@@ -15,6 +15,7 @@ use crate::host::clock;
 use crate::model::{Oid, Operation};
 use crate::repo::local::{LocalError, LocalRepository, TreeFault, TreeSeen, open_for_verify};
 use crate::report;
+use crate::trust::tree::Submodules;
 use crate::trust::{self, AnchorFacts, Code, CommitLine, Context, Policy, Refusal};
 
 const AFTER_HELP: &str = "\
@@ -87,7 +88,7 @@ pub fn run(options: &Options, args: &Args) -> Result<Exit, Fail> {
     if args.as_host.is_none() {
         warn_of_other_keys(options, &settings);
     }
-    let judgement = judge(&repository, &policy, &question)?;
+    let judgement = judge(&repository, &policy, &settings.source.submodule_paths(), &question)?;
     if options.json {
         output::print_json(&print::json(&question, &judgement))?;
     } else {
@@ -185,7 +186,12 @@ fn warn_of_other_keys(options: &Options, settings: &Settings) {
 }
 
 /// Asks what a host would ask, in its order: history and signatures, then the files of the tip.
-fn judge(repo: &LocalRepository, policy: &Policy, question: &Question) -> Result<Judgement, Fail> {
+fn judge(
+    repo: &LocalRepository,
+    policy: &Policy,
+    submodules: &Submodules,
+    question: &Question,
+) -> Result<Judgement, Fail> {
     let Question { host, branch, operation, from, tip } = question;
     let context = Context { host, branch, now: clock::unix_secs() };
     let anchor = AnchorFacts::introduction(from.clone());
@@ -204,7 +210,7 @@ fn judge(repo: &LocalRepository, policy: &Policy, question: &Question) -> Result
     let (lines, left_off) = report.map_or((Vec::new(), 0), |report| (report.lines, report.left_off));
     let mut judgement = Judgement { lines, left_off, refusal: None, tree: None };
     match verdict {
-        Ok(accepted) => match repo.check_tree(&accepted.tree) {
+        Ok(accepted) => match repo.check_tree(&accepted.tree, submodules) {
             Ok(seen) => judgement.tree = Some(seen),
             Err(TreeFault::Refused(refusal)) => {
                 judgement.refuse(Refusal { commit: Some(tip.clone()), ..refusal });

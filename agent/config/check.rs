@@ -64,26 +64,10 @@ impl Settings {
             if !is_plain_name(&remote.name) || self.remotes[..n].iter().any(|r| r.name == remote.name) {
                 return wrong(n, "name", format!("'{}' is not a plain name that is used once", remote.name));
             }
-            if let Err(text) = check_url(&remote.url) {
-                return wrong(n, "url", text);
-            }
-            if let Err((key, text)) = check_interval(remote) {
-                return wrong(n, key, text.to_owned());
-            }
-            let files = [
-                ("tokenFile", &remote.token_file),
-                ("sshKeyFile", &remote.ssh_key_file),
-                ("knownHostsFile", &remote.known_hosts_file),
-            ];
-            for (key, file) in files {
-                if file.as_ref().is_some_and(|f| !f.is_absolute()) {
-                    return wrong(n, key, "it must be an absolute path".to_owned());
-                }
-            }
-            if let Err((key, text)) = super::https::check(&remote.https(), &remote.url) {
+            if let Err((key, text)) = check_access(remote) {
                 return wrong(n, key, text);
             }
-            if let Err((key, text)) = check_ssh(remote) {
+            if let Err((key, text)) = check_interval(remote) {
                 return wrong(n, key, text.to_owned());
             }
         }
@@ -109,7 +93,7 @@ impl Settings {
             .components()
             .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
         if inside && !self.source.subdir.contains(['?', '#', '&', '%', '\n']) {
-            return Ok(());
+            return self.check_submodules();
         }
         let text = format!("'{}' is not a folder inside the repository", self.source.subdir);
         Err(ConfigError::Value { key: "source.subdir".to_owned(), text })
@@ -145,6 +129,22 @@ fn check_interval(remote: &Remote) -> Result<(), (&'static str, &'static str)> {
         )),
         (Some(_), _) | (None, None) => Ok(()),
     }
+}
+
+/// Says what is wrong with how a remote is reached, and under which key.
+pub(super) fn check_access(remote: &Remote) -> Result<(), (&'static str, String)> {
+    check_url(&remote.url).map_err(|text| ("url", text))?;
+    let files = [
+        ("tokenFile", &remote.token_file),
+        ("sshKeyFile", &remote.ssh_key_file),
+        ("knownHostsFile", &remote.known_hosts_file),
+    ];
+    let relative = |(_, file): &&(_, &Option<PathBuf>)| file.as_ref().is_some_and(|f| !f.is_absolute());
+    if let Some((key, _)) = files.iter().find(relative) {
+        return Err((key, "it must be an absolute path".to_owned()));
+    }
+    super::https::check(&remote.https(), &remote.url)?;
+    check_ssh(remote).map_err(|(key, text)| (key, text.to_owned()))
 }
 
 /// Asks of an SSH remote what `ssh` cannot do without. To learn a host's key on first use would be to trust whoever

@@ -54,6 +54,50 @@ fn hints_are_read_and_slow_polling_down_within_bounds() {
     assert_eq!(hinted("30s", Some("1h")), 3600, "as somebody wants it");
 }
 
+/// Names a submodule that is right but for what `changes` changes.
+fn submodule(config: &mut serde_json::Value, path: &str, changes: serde_json::Value) {
+    let mut submodule = serde_json::json!({ "url": "https://git.example.org/me/lib.git" });
+    for (key, value) in changes.as_object().unwrap() {
+        submodule[key] = value.clone();
+    }
+    config["source"]["submodules"][path] = submodule;
+}
+
+#[test]
+fn submodules_are_named_by_paths_as_git_writes_them() {
+    let named = |path: &str| with(|c| submodule(c, path, serde_json::json!({}))).map(|l| l.settings.source);
+    for path in ["lib", "modules/common", "ä b/c", "..a/.b", "d/".repeat(100).trim_end_matches('/')] {
+        assert_eq!(named(path).unwrap().submodule_paths(), [path.to_owned()].into());
+    }
+    let long = "x".repeat(201);
+    for path in [
+        "", "/lib", "lib/", "a//b", ".", "..", "a/../b", "./a", "a/.git", ".GIT/x", "git~1", "a%2fb", "a\nb",
+        &long,
+    ] {
+        let error = named(path).unwrap_err();
+        assert!(error.contains(&format!("source.submodules.{path:?}")), "{path}: {error}");
+    }
+    let loaded = with(|c| submodule(c, "lib", serde_json::json!({ "interval": "1s" }))).unwrap();
+    assert_eq!(loaded.unknown, ["source.submodules.lib.interval"]);
+}
+
+#[test]
+fn a_verdict_is_not_for_other_submodules() {
+    let digest = |paths: &[&str], url: &str| {
+        let loaded =
+            with(|c| paths.iter().for_each(|path| submodule(c, path, serde_json::json!({ "url": url }))));
+        loaded.unwrap().settings.trust_digest()
+    };
+    let here = digest(&["lib"], "https://git.example.org/lib.git");
+    assert_ne!(here, digest(&[], ""));
+    assert_ne!(here, digest(&["lib", "more"], "https://git.example.org/lib.git"));
+    assert_eq!(
+        here,
+        digest(&["lib"], "https://elsewhere.example.org/lib.git"),
+        "where it comes from is no matter"
+    );
+}
+
 #[test]
 fn an_ssh_remote_with_both_its_files_is_right() {
     let remote = with(|c| ssh(c, Some("/run/keys/deploy"), Some("/etc/ssh/ssh_known_hosts"))).unwrap();
@@ -124,6 +168,22 @@ fn nonsense_is_refused_with_its_key() {
         ("webhooks.listen", |c| {
             hook(c, serde_json::json!({}));
             c["exporter"] = serde_json::json!({ "listen": "127.0.0.1:9176" });
+        }),
+        ("source.submodules.\"a\".url", |c| {
+            submodule(c, "a", serde_json::json!({ "url": "http://example.org/x" }))
+        }),
+        ("source.submodules.\"a\".tokenFile", |c| {
+            submodule(c, "a", serde_json::json!({ "tokenFile": "token" }))
+        }),
+        ("source.submodules.\"a\".sshKeyFile", |c| {
+            submodule(c, "a", serde_json::json!({ "url": "git@git.example.org:lib.git" }));
+        }),
+        ("source.submodules", |c| {
+            (0..33).for_each(|n| submodule(c, &format!("modules/{n}"), serde_json::json!({})));
+        }),
+        ("source.submodules", |c| {
+            let url = format!("https://git.example.org/{}", "x".repeat(2000));
+            (0..16).for_each(|n| submodule(c, &format!("modules/{n}"), serde_json::json!({ "url": url })));
         }),
         ("stateDirectory", |c| c["stateDirectory"] = "var".into()),
         ("remotes", |c| c["remotes"] = serde_json::json!([])),

@@ -22,8 +22,8 @@ const PACK_BEGINS_MAX: Duration = Duration::from_secs(180);
 /// How long the gateway may take to read what it is asked.
 const READS_WITHIN: Duration = Duration::from_secs(5);
 /// So many notices a second are taken from a gateway; while it sends more, it has to wait. An honest one sends a few a
-/// minute, and no more than one a second for each of its sources.
-const NOTICES_PER_SEC: u32 = wire::SOURCES_MAX as u32;
+/// minute, and no more than one a second for each source that it polls.
+const NOTICES_PER_SEC: u32 = wire::POLLED_MAX as u32;
 /// So many notices may come at once after a quiet time.
 const NOTICES_BURST: u32 = 64;
 /// How many reasons for broken packs are kept until somebody asks.
@@ -73,14 +73,18 @@ pub struct Incoming {
     pub number: u64,
 }
 
-/// Returns what a gateway has to watch by `settings`.
+/// Returns what a gateway has to watch by `settings`: the remotes, and to fetch from only, what submodules come from.
 pub fn sources(settings: &Settings) -> Vec<Source> {
+    const {
+        let all = wire::POLLED_MAX + config::SUBMODULES_MAX;
+        assert!(all <= wire::SOURCES_MAX, "a gateway may be told of all that may be configured");
+    }
     let refs: Vec<String> =
         settings.branches().into_iter().map(|(name, _)| format!("{HEADS}{name}")).collect();
-    let source = |r: &config::Remote| Source {
+    let source = |r: &config::Remote, refs: &[String]| Source {
         name: r.name.clone(),
         url: r.url.clone(),
-        refs: refs.clone(),
+        refs: refs.to_vec(),
         interval_ms: r.interval.every().map_or(0, |span| millis(span.0)),
         calendar: r.interval.calendar().cloned(),
         username: r.username.clone(),
@@ -90,7 +94,9 @@ pub fn sources(settings: &Settings) -> Vec<Source> {
         known_hosts_file: r.known_hosts_file.clone(),
         limits: limits(&settings.fetch),
     };
-    settings.remotes.iter().map(source).collect()
+    let submodules = settings.source.submodules.iter().map(|(path, s)| s.as_remote(path));
+    let fetched_from = submodules.map(|remote| source(&remote, &[]));
+    settings.remotes.iter().map(|remote| source(remote, &refs)).chain(fetched_from).collect()
 }
 
 /// Returns which hints a gateway has to listen to by `settings`.
@@ -340,14 +346,15 @@ impl Link {
         Ok(())
     }
 
+    /// Tells whether `source` is polled.
     fn watches(&self, source: &str) -> bool {
-        self.sources.borrow().iter().any(|s| s.name == source)
+        self.sources.borrow().iter().any(|s| s.name == source && !s.refs.is_empty())
     }
 
-    /// Returns the branches among `refs` that were asked of `source`; `None` if that is not watched (any more).
+    /// Returns the branches among `refs` that were asked of `source`; `None` if that is not polled (any more).
     fn heads(&self, source: &str, refs: Vec<Ref>) -> Option<BTreeMap<String, Oid>> {
         let sources = self.sources.borrow();
-        let asked = &sources.iter().find(|s| s.name == source)?.refs;
+        let asked = &sources.iter().find(|s| s.name == source && !s.refs.is_empty())?.refs;
         let branch = |name: &str| name.strip_prefix(HEADS).map(str::to_owned);
         let wanted = refs.into_iter().filter(|r| asked.contains(&r.name));
         Some(wanted.filter_map(|r| Some((branch(&r.name)?, r.oid))).collect())

@@ -68,7 +68,7 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    /// Starts the thread, which polls at once.
+    /// Starts the thread, which polls at once, unless there is nothing to poll.
     pub(super) fn start(source: Source, out: mpsc::Sender<Outgoing>) -> std::io::Result<Poller> {
         let (wants, wanted) = mpsc::channel(WANTS_MAX);
         let (stop, poll_now, hinted) = (Stop::default(), Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -148,7 +148,10 @@ fn run(source: Source, net: Net, orders: Orders, out: mpsc::Sender<Outgoing>) {
         last: Last::Answered,
         ways: None,
     };
-    while watch.turn() {}
+    match watch.source.refs.is_empty() {
+        true => watch.only_serve(),
+        false => while watch.turn() {},
+    }
     watch.refuse_the_rest();
 }
 
@@ -200,6 +203,29 @@ impl Watch {
         };
         let schedule = Schedule::after_poll(&self.source, began, self.last);
         self.say(notice.into()) && self.serve_until(schedule)
+    }
+
+    /// Serves fetches, each on a connection of its own: the next may be days away.
+    fn only_serve(&mut self) {
+        while let Some(want) = self.next_want() {
+            let go_on = self.fetch(&want);
+            self.link = None;
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a fetch; `None`: there will be no more.
+    fn next_want(&mut self) -> Option<Want> {
+        let Orders { stop, wanted, .. } = &mut self.orders;
+        self.net.block_on(async {
+            tokio::select! {
+                biased;
+                () = stop.stopped() => None,
+                want = wanted.recv() => want,
+            }
+        })
     }
 
     /// Takes down what the poll came to.
@@ -304,6 +330,9 @@ impl Watch {
     /// Reaches the remote on a new connection, and leaves that one to fetch on.
     fn reach_afresh(&mut self) -> Result<(), Failure> {
         self.link = None;
+        if self.source.refs.is_empty() {
+            return Ok(());
+        }
         let names = self.source.refs.clone();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.request(|link| link.ls_refs(&names)).map(drop)

@@ -44,4 +44,4 @@ pub use state::{
 };
 pub use target::{CONFIG_SOURCE, Candidate, Desired, Operation, Target, Tip, Why};
 pub use transition::IllegalTransition;
-pub use verdict::{Class, Failure, Quarantined, Refusal, Suspension};
+pub use verdict::{Class, Failure, Quarantined, Refusal, SUBMODULE_MISSING, Suspension};

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Oid, Operation, StorePath, Target};
 
+/// The word for a submodule whose repository lacks the commit that a verified tree names.
+pub const SUBMODULE_MISSING: &str = "submodule-missing";
+
 /// Why something failed, and what that means for the target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

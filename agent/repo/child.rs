@@ -15,7 +15,7 @@ use super::import::{Against, ImportTask, Job, Report, Task};
 use super::limits::Limits;
 use super::objects::{Kind, Objects, to_gix};
 use super::store::Store;
-use super::tree::{TreeError, walk};
+use super::tree::{Modules, TreeError, walk};
 use super::{pack, repack};
 use crate::model::Oid;
 use crate::trust::{self, Accepted, Code, Context, Refusal};
@@ -66,7 +66,7 @@ fn serve(job: &Path) -> Result<Report, Failure> {
     let store = store.ok_or_else(|| Failure::new(FailureClass::Io, "there is no trusted store"))?;
     let limits = match job.task {
         Task::Repack => repack::limits(&store, &job.limits)?,
-        Task::Import(_) | Task::Look(_) => job.limits,
+        Task::Import(_) | Task::Look(_) | Task::Pin(_) => job.limits,
     };
     limit_self(&limits, store.size()?).map_err(|e| Failure::io("limit the import child", &e.into()))?;
     match job.task {
@@ -74,6 +74,10 @@ fn serve(job: &Path) -> Result<Report, Failure> {
         Task::Import(task) => {
             let mut stdin = io::stdin().lock();
             Ok(import(&store, *task, &mut stdin, &job.quarantine, &limits))
+        }
+        Task::Pin(oid) => {
+            let report = pin(&store, &oid, &mut io::stdin().lock(), &job.quarantine, &limits);
+            blame_store(&store, report.unwrap_or_else(Report::Failed))
         }
         Task::Look(oid) => look(&store, &oid, &mut io::stdin().lock(), &job.quarantine, &limits),
     }
@@ -134,7 +138,7 @@ fn verify(
         false => (None, None),
     };
     let layers: Vec<&Objects> = fresh.iter().map(|fresh| &fresh.objects).chain([&trusted]).collect();
-    let tip = task.tip.clone();
+    let (tip, submodules) = (task.tip.clone(), task.submodules.clone());
     let accepted = match judge(&layers, task)? {
         Ok(accepted) => accepted,
         Err(refusal) => return Ok(Report::Refused(refusal)),
@@ -142,11 +146,26 @@ fn verify(
     if let Some(fresh) = &fresh {
         closure::check(fresh, &trusted, &to_gix(&tip), limits)?;
     }
-    match walk(&layers, &accepted.tree, &mut |_| Ok::<_, TreeError>(())) {
+    match walk(&layers, &accepted.tree, &Modules::unseen(&submodules), &mut |_| Ok::<_, TreeError>(())) {
         Ok(()) => Ok(Report::Accepted { accepted: Box::new(accepted), pack }),
         Err(TreeError::Refused(refusal)) => Ok(Report::Refused(Refusal { commit: Some(tip), ..refusal })),
-        Err(TreeError::Failed(failure)) => Err(failure),
+        Err(TreeError::Failed { failure, submodule: _ }) => Err(failure),
     }
+}
+
+/// Takes in commit `oid`, which a verified tree names, and all it needs; nothing else may come along.
+fn pin(
+    store: &Store,
+    oid: &Oid,
+    stream: &mut dyn Read,
+    quarantine: &Path,
+    limits: &Limits,
+) -> Result<Report, Failure> {
+    store.verify_indices()?;
+    let trusted = store.objects(limits.object_bytes)?;
+    let (fresh, pack) = receive(store, stream, &trusted, quarantine, limits)?;
+    closure::check(&fresh, &trusted, &to_gix(oid), limits)?;
+    Ok(Report::Pinned { pack })
 }
 
 /// Finds commit `oid` in the pack that `stream` brings. That it is in the store already proves nothing here.
@@ -180,7 +199,7 @@ fn receive(
 
 /// Asks for the verdict over the history. What goes wrong while reading is no verdict.
 fn judge(layers: &[&Objects], task: ImportTask) -> Result<Result<Accepted, Refusal>, Failure> {
-    let ImportTask { tip, against, policy, host, branch, now, pack: _ } = task;
+    let ImportTask { tip, against, policy, host, branch, now, submodules: _, pack: _ } = task;
     let context = Context { host: &host, branch: &branch, now };
     let policy = policy.parse()?;
     let failure = RefCell::new(None);
@@ -225,7 +244,7 @@ fn blame_store(store: &Store, report: Report) -> Result<Report, Failure> {
             matches!(failure.class, FailureClass::Incomplete | FailureClass::Missing)
         }
         Report::Refused(refusal) => matches!(refusal.code, Code::MissingObject | Code::AnchorMissing),
-        Report::Accepted { .. } | Report::Repacked { .. } | Report::Found => false,
+        Report::Accepted { .. } | Report::Repacked { .. } | Report::Found | Report::Pinned { .. } => false,
     };
     if missing {
         store.verify_packs()?;

@@ -14,9 +14,10 @@ use super::closure::commit_links;
 use super::failure::{Failure, FailureClass};
 use super::files;
 use super::limits::Limits;
-use super::objects::{Objects, to_gix, to_oid};
+use super::objects::to_oid;
 use super::store::{Store, StoreError};
-use super::tree::{Step, TreeError, walk};
+use super::submodules::{Gitlink, SubmoduleStores};
+use super::tree::{Place, Step, TreeError, walk};
 use crate::model::Oid;
 use crate::trust::Refusal;
 use crate::trust::tree::{Entry, Kind};
@@ -37,6 +38,17 @@ pub enum ExportError {
     /// An object could not be read; the class says whether the store is damaged.
     #[error("failed to read the tree of revision '{0}'")]
     Read(Oid, #[source] Failure),
+    /// The store of a submodule could not be opened, or an object in it not be read.
+    #[error("failed to read submodule '{path}'")]
+    Submodule {
+        /// Its path.
+        path: String,
+        /// What happened; the class says whether the store is damaged.
+        source: Failure,
+    },
+    /// The commit of a submodule is not in its store.
+    #[error("submodule '{}' at commit {} is not in the store", .0.path, .0.commit.short())]
+    Absent(Gitlink),
     /// The tree breaks a rule or a limit of [`crate::trust::tree`].
     #[error("the tree of revision '{0}' cannot be exported")]
     Refused(Oid, #[source] Refusal),
@@ -79,32 +91,73 @@ impl Drop for Export {
     }
 }
 
-/// Writes the tree of `revision` into a fresh directory below `work`, which is made if it is missing.
+/// Writes the tree of `revision`, with its submodules in their places, into a fresh directory below `work`, which is made if
+/// it is missing.
 ///
 /// Blocks for as long as reading and writing the tree takes. Nothing is synced: an export does not survive anyway.
-pub fn export(store: &Store, revision: &Oid, work: &Path, limits: &Limits) -> Result<Export, ExportError> {
+pub fn export(
+    store: &Store,
+    submodules: &SubmoduleStores,
+    revision: &Oid,
+    work: &Path,
+    limits: &Limits,
+) -> Result<Export, ExportError> {
     let in_store = |e| ExportError::Store(revision.clone(), e);
     let raw = store.commit(revision).map_err(in_store)?;
     let objects = store.objects(limits.object_bytes).map_err(in_store)?;
-    let links = commit_links(&raw).zip(committer_time(&raw));
-    let ((tree, _), commit_time) = links.ok_or_else(|| {
-        ExportError::Read(revision.clone(), Failure::new(FailureClass::Corrupt, "the commit is malformed"))
-    })?;
+    let (tree, commit_time) = root_of(&raw, revision)?;
+    let modules = submodules.open(revision, limits)?;
 
     let parent = work.join(format!("{:016x}", fastrand::u64(..)));
     files::ensure_private(work).map_err(|e| write_error("create", work, e))?;
     files::create_private(&parent).map_err(|e| write_error("create", &parent, e))?;
     let export = Export { parent, commit_time };
-    let mut writer = Writer::new(&export.path(), &objects, commit_time)?;
+    let mut writer = Writer::new(&export.path(), commit_time)?;
     let written =
-        walk(&[&objects], &to_oid(&tree), &mut |step| writer.step(&step)).and_then(|()| writer.leave());
+        walk(&[&objects], &tree, &modules, &mut |step| writer.step(&step)).and_then(|()| writer.leave());
     written.map_err(|e| e.of(revision))?;
     Ok(export)
+}
+
+/// Returns what submodules the tree of `revision` has whose commits are not at hand. Those that may be within these are
+/// not among them.
+///
+/// # Errors
+/// As [`export`].
+pub fn missing(
+    store: &Store,
+    submodules: &SubmoduleStores,
+    revision: &Oid,
+    limits: &Limits,
+) -> Result<Vec<Gitlink>, ExportError> {
+    let in_store = |e| ExportError::Store(revision.clone(), e);
+    let raw = store.commit(revision).map_err(in_store)?;
+    let objects = store.objects(limits.object_bytes).map_err(in_store)?;
+    let (tree, _) = root_of(&raw, revision)?;
+    let modules = submodules.open(revision, limits)?;
+    let mut missing = Vec::new();
+    let mut note = |step: Step<'_>| -> Result<(), Stop> {
+        if let Step::Absent(path, commit) = step {
+            missing.push(Gitlink { path: path.to_owned(), commit: commit.clone() });
+        }
+        Ok(())
+    };
+    walk(&[&objects], &tree, &modules, &mut note).map_err(|e| e.of(revision))?;
+    Ok(missing)
+}
+
+/// Returns the tree of a raw commit, and its committer's time.
+fn root_of(raw: &[u8], revision: &Oid) -> Result<(Oid, i64), ExportError> {
+    let malformed = || Failure::new(FailureClass::Corrupt, "the commit is malformed");
+    let links = commit_links(raw).zip(committer_time(raw));
+    let ((tree, _), time) = links.ok_or_else(|| ExportError::Read(revision.clone(), malformed()))?;
+    Ok((to_oid(&tree), time))
 }
 
 /// What [`ExportError`] is made of before the revision is added.
 enum Stop {
     Tree(TreeError),
+    Absent(Gitlink),
     Write { operation: &'static str, path: PathBuf, source: io::Error },
 }
 
@@ -118,34 +171,42 @@ impl Stop {
     fn of(self, revision: &Oid) -> ExportError {
         match self {
             Stop::Tree(TreeError::Refused(refusal)) => ExportError::Refused(revision.clone(), refusal),
-            Stop::Tree(TreeError::Failed(failure)) => ExportError::Read(revision.clone(), failure),
+            Stop::Tree(TreeError::Failed { submodule: None, failure }) => {
+                ExportError::Read(revision.clone(), failure)
+            }
+            Stop::Tree(TreeError::Failed { submodule: Some(path), failure }) => {
+                ExportError::Submodule { path, source: failure }
+            }
+            Stop::Absent(link) => ExportError::Absent(link),
             Stop::Write { operation, path, source } => ExportError::Write { operation, path, source },
         }
     }
 }
 
 /// Writes relative to handles of directories it made itself, so that no path is ever looked up twice.
-struct Writer<'a> {
-    objects: &'a Objects,
+struct Writer {
     time: Timestamps,
     /// The open directories from the root down, with their names; at most as many as a tree may be deep.
     open: Vec<(OwnedFd, PathBuf)>,
     buf: Vec<u8>,
 }
 
-impl<'a> Writer<'a> {
-    fn new(root: &Path, objects: &'a Objects, commit_time: i64) -> Result<Writer<'a>, ExportError> {
+impl Writer {
+    fn new(root: &Path, commit_time: i64) -> Result<Writer, ExportError> {
         let root_dir = make_directory(CWD, root.as_os_str()).map_err(|e| write_error("create", root, e))?;
         let at = Timespec { tv_sec: commit_time, tv_nsec: 0 };
         let time = Timestamps { last_access: at, last_modification: at };
-        Ok(Writer { objects, time, open: vec![(root_dir, PathBuf::new())], buf: Vec::new() })
+        Ok(Writer { time, open: vec![(root_dir, PathBuf::new())], buf: Vec::new() })
     }
 
     fn step(&mut self, step: &Step<'_>) -> Result<(), Stop> {
         match step {
             Step::Enter(name) => self.enter(OsStr::from_bytes(name)),
-            Step::Leaf(entry) => self.leaf(entry),
+            Step::Leaf(entry, place) => self.leaf(entry, place),
             Step::Leave => self.leave(),
+            Step::Absent(path, commit) => {
+                Err(Stop::Absent(Gitlink { path: (*path).to_owned(), commit: (*commit).clone() }))
+            }
         }
     }
 
@@ -156,14 +217,16 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn leaf(&mut self, entry: &Entry<'_>) -> Result<(), Stop> {
+    fn leaf(&mut self, entry: &Entry<'_>, place: &Place<'_>) -> Result<(), Stop> {
         let name = OsStr::from_bytes(entry.name);
         let mut buf = std::mem::take(&mut self.buf);
-        self.read(&entry.id, &mut buf)?;
+        place.read_file(&entry.id, &mut buf)?;
         let written = match entry.kind {
             Kind::Symlink => self.symlink(name, &buf),
             Kind::Executable => self.file(name, &buf, Mode::from_raw_mode(0o755)),
-            Kind::File | Kind::Directory => self.file(name, &buf, Mode::from_raw_mode(0o644)),
+            Kind::File | Kind::Directory | Kind::Submodule => {
+                self.file(name, &buf, Mode::from_raw_mode(0o644))
+            }
         };
         self.buf = buf;
         written.map_err(|e| self.stop("write", name, e))
@@ -178,18 +241,6 @@ impl<'a> Writer<'a> {
                 source: e.into(),
             }),
             None => Ok(()),
-        }
-    }
-
-    fn read(&self, id: &Oid, buf: &mut Vec<u8>) -> Result<(), Stop> {
-        let failed = |failure| Stop::Tree(TreeError::Failed(failure));
-        let found = self.objects.find(&to_gix(id), buf).map_err(failed)?;
-        match found.map(|object| (object.kind, object.data.len())) {
-            Some((super::objects::Kind::Blob, bytes)) => {
-                buf.truncate(bytes);
-                Ok(())
-            }
-            _ => Err(failed(Failure::new(FailureClass::Corrupt, format!("the file '{id}' is missing")))),
         }
     }
 

@@ -16,6 +16,7 @@ use super::quarantine::Quarantine;
 use super::store::{Reference, Store, StoreError};
 use crate::host::command::{Command, CommandError, Ending, own_binary};
 use crate::model::Oid;
+use crate::trust::tree::Submodules;
 use crate::trust::{
     Accepted, AnchorFacts, ListedKey, Policy, PolicyError, PublicKey, Refusal, Role, Rules, Signer,
 };
@@ -43,6 +44,8 @@ pub struct ImportRequest {
     pub branch: String,
     /// The host's clock, unix seconds.
     pub now: u64,
+    /// Where the tree may have submodules; what is in them is no part of this.
+    pub submodules: Submodules,
     /// What the pack may be.
     pub limits: Limits,
 }
@@ -102,6 +105,7 @@ pub async fn import(
         host: request.host.clone(),
         branch: request.branch.clone(),
         now: request.now,
+        submodules: request.submodules.clone(),
         pack: pack.is_some(),
     }));
     let quarantine = Quarantine::new(store.state_directory())?;
@@ -117,7 +121,31 @@ pub async fn import(
         }
         Report::Refused(refusal) => Ok(Verdict::Refused(refusal)),
         Report::Failed(failure) => Err(failure),
-        Report::Accepted { .. } | Report::Repacked { .. } | Report::Found => {
+        Report::Accepted { .. } | Report::Repacked { .. } | Report::Found | Report::Pinned { .. } => {
+            Err(Failure::crashed("it answered another question"))
+        }
+    }
+}
+
+/// Takes commit `oid` into `store`, with all it needs, because a verified tree names it: no signature is asked for.
+///
+/// Dropping the future kills the child and deletes the quarantine. Must run where [`Command`] may be run.
+///
+/// # Errors
+/// As [`import`]. Nothing of a pack that is not exactly what was asked for is kept.
+pub async fn pin(store: &Store, oid: &Oid, limits: Limits, pack: OwnedFd) -> Result<(), Failure> {
+    let quarantine = Quarantine::new(store.state_directory())?;
+    match run(&quarantine, store, Task::Pin(oid.clone()), limits, Some(pack)).await? {
+        Report::Pinned { pack } => {
+            let (store, oid) = (store.clone(), oid.clone());
+            blocking(move || {
+                quarantine.publish(&pack, &store)?;
+                store.set_tip(Reference::Main, &oid)
+            })
+            .await
+        }
+        Report::Failed(failure) => Err(failure),
+        Report::Accepted { .. } | Report::Refused(_) | Report::Repacked { .. } | Report::Found => {
             Err(Failure::crashed("it answered another question"))
         }
     }
@@ -134,7 +162,7 @@ pub async fn look(store: &Store, oid: &Oid, limits: Limits, pack: OwnedFd) -> Re
     match run(&quarantine, store, Task::Look(oid.clone()), limits, Some(pack)).await? {
         Report::Found => Ok(()),
         Report::Failed(failure) => Err(failure),
-        Report::Accepted { .. } | Report::Refused(_) | Report::Repacked { .. } => {
+        Report::Accepted { .. } | Report::Refused(_) | Report::Repacked { .. } | Report::Pinned { .. } => {
             Err(Failure::crashed("it answered another question"))
         }
     }
@@ -152,7 +180,7 @@ pub async fn repack_if_needed(store: &Store, limits: &Limits) -> Result<(), Fail
         // Not beside the loop: it would go on there if this is dropped, and somebody else might read the store by then.
         Report::Repacked { pack } => Ok(quarantine.publish_instead(&pack, store)?),
         Report::Failed(failure) => Err(failure),
-        Report::Accepted { .. } | Report::Refused(_) | Report::Found => {
+        Report::Accepted { .. } | Report::Refused(_) | Report::Found | Report::Pinned { .. } => {
             Err(Failure::crashed("it answered another question"))
         }
     }
@@ -227,6 +255,8 @@ pub(super) struct Job {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Task {
     Import(Box<ImportTask>),
+    /// Take in one commit that a verified tree names, from the pack on standard input.
+    Pin(Oid),
     /// Find one commit in the pack on standard input.
     Look(Oid),
     Repack,
@@ -240,6 +270,8 @@ pub(super) struct ImportTask {
     pub(super) host: String,
     pub(super) branch: String,
     pub(super) now: u64,
+    #[serde(default)]
+    pub(super) submodules: Submodules,
     /// Whether a pack comes on standard input.
     pub(super) pack: bool,
 }
@@ -256,6 +288,9 @@ pub(super) enum Report {
     Refused(Refusal),
     Failed(Failure),
     Repacked {
+        pack: String,
+    },
+    Pinned {
         pack: String,
     },
     Found,

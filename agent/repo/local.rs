@@ -9,7 +9,7 @@ use gix_odb::Header as _;
 use super::closure::commit_links;
 use super::objects::{Kind, to_gix, to_oid};
 use crate::model::Oid;
-use crate::trust::tree::{self, Budget, check_tree};
+use crate::trust::tree::{self, Budget, Submodules, check_tree, join};
 use crate::trust::{ObjectFormat, RANGE_MAX, Refusal};
 
 /// Says why a repository on this machine cannot be read.
@@ -153,9 +153,11 @@ impl LocalRepository {
         self.read(oid, Kind::Commit, "commit")
     }
 
-    /// Holds the tree `root`, and all below it, to the rules of [`tree`].
-    pub fn check_tree(&self, root: &Oid) -> Result<TreeSeen, TreeFault> {
-        let mut walk = TreeWalk { repository: self, budget: Budget::new(), seen: TreeSeen::Whole };
+    /// Holds the tree `root`, and all below it, to the rules of [`tree`]. What is in submodules is not looked at: another
+    /// repository has it.
+    pub fn check_tree(&self, root: &Oid, submodules: &Submodules) -> Result<TreeSeen, TreeFault> {
+        let mut walk =
+            TreeWalk { repository: self, submodules, budget: Budget::new(), seen: TreeSeen::Whole };
         walk.directory(root, &mut Vec::new())?;
         Ok(walk.seen)
     }
@@ -219,6 +221,7 @@ fn split_generations(revision: &str) -> Option<(&str, u32)> {
 /// Looking at one tree, as the export of a host does, but writing nothing.
 struct TreeWalk<'a> {
     repository: &'a LocalRepository,
+    submodules: &'a Submodules,
     budget: Budget,
     seen: TreeSeen,
 }
@@ -228,18 +231,18 @@ impl TreeWalk<'_> {
     fn directory(&mut self, oid: &Oid, dir: &mut Vec<u8>) -> Result<(), TreeFault> {
         let raw = self.repository.read(oid, Kind::Tree, "tree").map_err(TreeFault::Unread)?;
         self.spend(raw.len() as u64)?;
-        for entry in check_tree(&raw, ObjectFormat::of(oid), dir).map_err(TreeFault::Refused)? {
-            if entry.kind != tree::Kind::Directory {
-                self.file(&entry.id)?;
-                continue;
+        let entries = check_tree(&raw, ObjectFormat::of(oid), dir, self.submodules);
+        for entry in entries.map_err(TreeFault::Refused)? {
+            match entry.kind {
+                tree::Kind::Directory => {
+                    let parent = dir.len();
+                    *dir = join(dir, entry.name);
+                    self.directory(&entry.id, dir)?;
+                    dir.truncate(parent);
+                }
+                tree::Kind::Submodule => self.spend(0)?,
+                tree::Kind::File | tree::Kind::Executable | tree::Kind::Symlink => self.file(&entry.id)?,
             }
-            let parent = dir.len();
-            if parent > 0 {
-                dir.push(b'/');
-            }
-            dir.extend_from_slice(entry.name);
-            self.directory(&entry.id, dir)?;
-            dir.truncate(parent);
         }
         Ok(())
     }

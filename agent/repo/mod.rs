@@ -51,6 +51,8 @@ mod child;
 
 mod repack;
 
+pub mod submodules;
+
 pub mod export;
 
 pub mod lineage;

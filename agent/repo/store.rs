@@ -117,16 +117,12 @@ impl Store {
     /// [`StoreError::Corrupt`] when a pack, an index or the layout is damaged; [`StoreError::Format`] when `wanted`
     /// cannot be in this store.
     pub fn open_or_create(state_directory: &Path, wanted: &Oid) -> Result<Store, StoreError> {
-        let format = format_of(wanted);
         let store = match Store::open(state_directory)? {
             Some(store) => store,
-            None => Store::create(state_directory, format)?,
+            None => Store::create(state_directory, format_of(wanted))?,
         };
-        if store.format == format {
-            return Ok(store);
-        }
-        let have = store.format.to_string();
-        Err(StoreError::Format { path: store.git_dir, have, wanted: wanted.clone() })
+        store.check_format(wanted)?;
+        Ok(store)
     }
 
     /// Opens the store below `state_directory`; `None` if there is none yet.
@@ -280,6 +276,15 @@ impl Store {
         let sizes =
             files.map(|file| fs::metadata(&file).map(|m| m.len()).map_err(io_error("look at", &file)));
         sizes.sum()
+    }
+
+    /// Checks that `wanted` could be in this store.
+    pub(super) fn check_format(&self, wanted: &Oid) -> Result<(), StoreError> {
+        if self.format == format_of(wanted) {
+            return Ok(());
+        }
+        let have = self.format.to_string();
+        Err(StoreError::Format { path: self.git_dir.clone(), have, wanted: wanted.clone() })
     }
 
     /// Returns the hash function of all ids in the store.

@@ -12,6 +12,7 @@ use super::store::Store;
 use crate as product;
 use crate::model::Oid;
 use crate::trust::AnchorFacts;
+use crate::trust::tree::Submodules;
 
 #[path = "../../tests/store/bytes.rs"]
 #[expect(dead_code, reason = "the integration tests use all of it")]
@@ -84,6 +85,7 @@ fn import(store: &Store, quarantine: &Quarantine, tip: &Oid, anchor: &Oid, mut p
         host: "web1".into(),
         branch: "main".into(),
         now: FIRST_COMMIT + 1_000_000,
+        submodules: Submodules::new(),
         pack: true,
     };
     child::import(store, task, &mut pack, quarantine.path(), &Limits::default())
@@ -135,7 +137,9 @@ fn damaged_packs_never_panic_and_what_is_accepted_is_sound() {
                 assert_ne!(failure.class, super::FailureClass::Corrupt, "{failure}");
                 failed += 1;
             }
-            Report::Repacked { .. } | Report::Found => panic!("nobody asked for that"),
+            Report::Repacked { .. } | Report::Found | Report::Pinned { .. } => {
+                panic!("nobody asked for that")
+            }
         }
     }
     println!("seed {seed:#x}: {accepted} accepted, {refused} refused, {failed} failed of {PACKS}");

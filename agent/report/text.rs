@@ -11,7 +11,7 @@ use super::status::{
 };
 use super::style::{Style, Tone, ago, precise, quoted, safe, span};
 use super::{Life, health};
-use crate::model::{ENVIRONMENT, INTERRUPTED, NETWORK, Oid, Operation, UPDATABLE};
+use crate::model::{ENVIRONMENT, INTERRUPTED, NETWORK, Oid, Operation, SUBMODULE_MISSING, UPDATABLE};
 use crate::trust::Code;
 
 /// Width of the margin and the label column.
@@ -527,6 +527,9 @@ pub(super) fn retry_advice(retry: &RetryStatus) -> Option<&'static str> {
         return Some(
             "see what killed the switch: journalctl -u 'pullagent-switch-*'; try at once: pullagent retry",
         );
+    }
+    if retry.code == SUBMODULE_MISSING {
+        return Some("push the submodule's commit to its repository; try at once: pullagent retry");
     }
     if retry.code == UPDATABLE {
         return Some("see why the new system can't reach its remotes; try at once: pullagent retry");

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::prepare::settings_of;
+use super::submodules::SubmoduleError;
 use super::verify::VerifyError;
 use super::{Steps, TrustSeen, Verified, failed};
 use crate::host::nix::{EvalLimits, FlakeSource, NixError};
@@ -40,7 +41,7 @@ impl Built {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum BuildError {
+pub(super) enum BuildError {
     #[error(transparent)]
     Nix(#[from] NixError),
     #[error("failed to export the revision")]
@@ -51,6 +52,8 @@ enum BuildError {
     NoStore,
     #[error(transparent)]
     Fetch(#[from] VerifyError),
+    #[error(transparent)]
+    Submodule(#[from] SubmoduleError),
     #[error("failed to prepare '{0}'")]
     Folder(std::path::PathBuf, #[source] std::io::Error),
 }
@@ -63,6 +66,28 @@ impl BuildError {
             BuildError::Store(StoreError::Corrupt { .. }) => true,
             BuildError::Fetch(error) => error.is_corruption(),
             _ => false,
+        }
+    }
+
+    /// Returns the path of the submodule whose store is damaged.
+    fn damaged_submodule(&self) -> Option<&str> {
+        match self {
+            BuildError::Submodule(error) => error.damaged(),
+            BuildError::Export(ExportError::Submodule { path, source }) => {
+                (source.class == FailureClass::Corrupt).then_some(path)
+            }
+            _ => None,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            BuildError::Nix(e) => code(e),
+            BuildError::Export(ExportError::Refused(_, refusal)) => refusal.code.as_str(),
+            BuildError::Export(_) | BuildError::Store(_) | BuildError::NoStore => "store",
+            BuildError::Fetch(e) => e.code(),
+            BuildError::Submodule(e) => e.code(),
+            BuildError::Folder(..) => "state",
         }
     }
 }
@@ -86,13 +111,10 @@ impl Steps {
                 if error.is_corruption() {
                     self.discard_store();
                 }
-                let code = match &error {
-                    BuildError::Nix(e) => code(e),
-                    BuildError::Export(_) | BuildError::Store(_) | BuildError::NoStore => "store",
-                    BuildError::Fetch(e) => e.code(),
-                    BuildError::Folder(..) => "state",
-                };
-                failed(&revision, code, &error)
+                if let Some(path) = error.damaged_submodule() {
+                    self.discard_submodule(path);
+                }
+                failed(&revision, error.code(), &error)
             }
         }
     }
@@ -143,14 +165,14 @@ impl Steps {
         Ok(Built { drv: Some(drv), toplevel })
     }
 
-    /// Puts the commit's tree into the Nix store, exactly as it was signed.
+    /// Puts the commit's tree into the Nix store, exactly as it was signed, with the submodules that it names.
     async fn add_source(&self, verified: &Verified, root: &Path) -> Result<FlakeSource, BuildError> {
         let store = Store::open(&self.state_directory)?.ok_or(BuildError::NoStore)?;
         let (revision, work) = (verified.tip().revision.clone(), self.state_directory.join("export"));
-        let limits = self.stored_limits();
-        let export = tokio::task::spawn_blocking(move || export::export(&store, &revision, &work, &limits));
-        let export =
-            export.await.map_err(|e| BuildError::Folder(self.state_directory.clone(), e.into()))??;
+        self.ensure_submodules(&store, &revision).await?;
+        let (submodules, limits) = (self.submodule_stores(), self.stored_limits());
+        let export = move || export::export(&store, &submodules, &revision, &work, &limits);
+        let export = self.beside(export).await?;
         let subdir = &self.settings.source.subdir;
         if !export.path().join(subdir).join("flake.nix").is_file() {
             return Err(NixError::Evaluation { text: no_flake(subdir) }.into());
@@ -163,6 +185,15 @@ impl Steps {
             subdir: self.settings.source.subdir.clone(),
             attribute: self.settings.attribute(),
         })
+    }
+
+    /// Runs file work beside the loop. Once begun it runs to its end, even if nobody waits for it any more.
+    pub(super) async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ExportError> + Send + 'static,
+    ) -> Result<T, BuildError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        Ok(done.map_err(|e| BuildError::Folder(self.state_directory.clone(), e.into()))??)
     }
 
     /// Throws away what is damaged in the store if `error` comes of that, so that the next try makes it anew. Nix does not

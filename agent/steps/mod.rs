@@ -22,6 +22,7 @@ mod reach;
 mod relate;
 mod room;
 mod settle;
+mod submodules;
 mod switched;
 mod tidy;
 mod trial;

@@ -17,7 +17,8 @@ use crate::model::{
     Class, Deployment, Event, Failure, Happened, NEEDS_REBOOT, RebootNeed, RebootPolicy, StorePath, UNITS,
     Why,
 };
-use crate::repo::{import, store::Store};
+use crate::repo::import;
+use crate::repo::store::{Store, StoreError};
 
 /// How long the new system's pre-switch checks may take.
 const CHECK_MAX: Duration = Duration::from_secs(60);
@@ -130,15 +131,23 @@ impl Steps {
         })
     }
 
-    /// Keeps the trusted store from growing a pack with each push. Nothing else may read it meanwhile.
+    /// Keeps the stores from growing a pack with each push. Nothing else may read them meanwhile.
     pub(super) async fn tidy_store(&self) {
-        let repacked = match Store::open(&self.state_directory) {
+        self.repack("the trusted store", Store::open(&self.state_directory)).await;
+        let submodules = self.submodule_stores();
+        for path in submodules.paths() {
+            self.repack(&format!("the store of submodule '{path}'"), submodules.store(path)).await;
+        }
+    }
+
+    async fn repack(&self, what: &str, store: Result<Option<Store>, StoreError>) {
+        let repacked = match store {
             Ok(Some(store)) => import::repack_if_needed(&store, &self.stored_limits()).await,
             Ok(None) => Ok(()),
             Err(e) => Err(e.into()),
         };
         if let Err(error) = repacked {
-            tracing::warn!("the trusted store was not repacked: {}", host::chain(&error));
+            tracing::warn!("{what} was not repacked: {}", host::chain(&error));
         }
     }
 

@@ -80,22 +80,27 @@ impl VerifyError {
             VerifyError::Lost(..) | VerifyError::Nowhere(_) => "store",
             VerifyError::Keys(_) => "trust-settings",
             VerifyError::Fetch(_, e) => fetch_code(e.class),
-            VerifyError::Import(_, failure) => match failure.class {
-                FailureClass::Corrupt => "store-corrupt",
-                FailureClass::Limit => Code::FetchLimit.as_str(),
-                FailureClass::Missing => Code::MissingObject.as_str(),
-                FailureClass::Collision => Code::Sha1Collision.as_str(),
-                FailureClass::Io => "store",
-                FailureClass::Incomplete => "incomplete",
-                FailureClass::Crashed => "import",
-            },
+            VerifyError::Import(_, failure) => import_code(failure.class),
             VerifyError::Store(_) => "store",
         }
     }
 }
 
+/// Returns the code for an import that failed.
+pub(super) fn import_code(class: FailureClass) -> &'static str {
+    match class {
+        FailureClass::Corrupt => "store-corrupt",
+        FailureClass::Limit => Code::FetchLimit.as_str(),
+        FailureClass::Missing => Code::MissingObject.as_str(),
+        FailureClass::Collision => Code::Sha1Collision.as_str(),
+        FailureClass::Io => "store",
+        FailureClass::Incomplete => "incomplete",
+        FailureClass::Crashed => "import",
+    }
+}
+
 /// Returns the code for a fetch that failed: a refusal's where there is one for it, else the class itself.
-fn fetch_code(class: &'static str) -> &'static str {
+pub(super) fn fetch_code(class: &'static str) -> &'static str {
     match class {
         "limit" | "timeout" => Code::FetchLimit.as_str(),
         "shallow" => Code::ShallowRemote.as_str(),
@@ -209,6 +214,7 @@ impl Steps {
             host: self.settings.hostname.clone(),
             branch: v.candidate.branch.clone(),
             now: clock::unix_secs(),
+            submodules: self.settings.source.submodule_paths(),
             limits: self.import_limits(),
         };
         let (pack, number) = incoming.map_or((None, None), |i| (Some(i.pack), Some(i.number)));

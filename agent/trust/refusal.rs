@@ -127,8 +127,8 @@ codes! {
     BadTree = "bad-tree", lasting, "Make the commit again with a current Git; one of its directories is malformed.";
     /// A file mode that Git does not write.
     BadMode = "bad-mode", lasting, "Make the commit again with a current Git; one of its files has a mode Git does not write.";
-    /// A submodule.
-    Submodule = "submodule", lasting, "Replace the submodule by a flake input or by the files themselves.";
+    /// A submodule that this host's configuration does not name.
+    Submodule = "submodule", lasting, "Name it in `source.submodules` in a commit of its own, and add it once that runs on the host; or replace it by a flake input or by the files themselves.";
     /// More files, bytes or levels than will be exported.
     TreeTooLarge = "tree-too-large", lasting, "Take large files out of the repository.";
     /// The tip claims to be from the future.

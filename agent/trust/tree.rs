@@ -1,8 +1,8 @@
-//! The rules for a tree that is exported and built: four modes, Git's own order, no two entries of one name, no
-//! name that some file system reads as `.git`. It sees one raw tree at a time and knows no store; the walk, the
+//! The rules for a tree that is exported and built: four modes, and submodules where they are allowed; Git's own order, no
+//! two entries of one name, no name that some file system reads as `.git`. It sees one raw tree at a time and knows no store; the walk, the
 //! re-hashing and the writing are the caller's.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::commit::{ObjectFormat, hex};
 use super::escape;
@@ -24,6 +24,12 @@ pub const OBJECTS_MAX: u32 = 500_000;
 /// How many bytes of trees and blobs one export may have.
 pub const BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
+/// At which paths, from the root of the tree, there may be a submodule.
+pub type Submodules = BTreeSet<String>;
+
+/// Allows no submodule anywhere.
+pub const NO_SUBMODULES: &Submodules = &Submodules::new();
+
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -35,6 +41,8 @@ pub enum Kind {
     Executable,
     /// A symbolic link, mode 120000; where it points is not looked at, it is never followed.
     Symlink,
+    /// A commit of another repository, mode 160000.
+    Submodule,
 }
 
 /// One entry of a tree, within the rules.
@@ -44,20 +52,26 @@ pub struct Entry<'a> {
     pub kind: Kind,
     /// Its name, any bytes but `/` and NUL.
     pub name: &'a [u8],
-    /// The tree or blob it names.
+    /// The tree, blob or commit it names.
     pub id: Oid,
 }
 
 /// Parses one raw tree and checks all that can be seen in it. `dir` is its path from the root, empty for the
-/// root itself; it is used for the limits and in messages. Refusals name the path and leave the commit open.
-pub fn check_tree<'a>(raw: &'a [u8], format: ObjectFormat, dir: &[u8]) -> Result<Vec<Entry<'a>>, Refusal> {
+/// root itself; it is used for the limits, for `submodules`, and in messages. Refusals name the path and leave the commit
+/// open.
+pub fn check_tree<'a>(
+    raw: &'a [u8],
+    format: ObjectFormat,
+    dir: &[u8],
+    submodules: &Submodules,
+) -> Result<Vec<Entry<'a>>, Refusal> {
     check_depth(dir)?;
     let mut rest = raw;
     let mut entries: Vec<Entry<'a>> = Vec::new();
     let mut names = HashSet::new();
     while !rest.is_empty() {
         let entry = parse(&mut rest, format).ok_or_else(|| cut(dir))?;
-        let entry = check_entry(entry.0, entry.1, entry.2, dir)?;
+        let entry = check_entry(entry.0, entry.1, entry.2, dir, submodules)?;
         if !names.insert(entry.name) {
             return Err(refuse(Code::BadTree, dir, entry.name, "is there twice"));
         }
@@ -70,13 +84,20 @@ pub fn check_tree<'a>(raw: &'a [u8], format: ObjectFormat, dir: &[u8]) -> Result
 }
 
 /// Checks one entry by itself: `mode` as written in the tree (ASCII octal), and `name`, below `dir`.
-pub fn check_entry<'a>(mode: &[u8], name: &'a [u8], id: Oid, dir: &[u8]) -> Result<Entry<'a>, Refusal> {
+pub fn check_entry<'a>(
+    mode: &[u8],
+    name: &'a [u8],
+    id: Oid,
+    dir: &[u8],
+    submodules: &Submodules,
+) -> Result<Entry<'a>, Refusal> {
     let kind = match mode {
         b"40000" => Kind::Directory,
         b"100644" => Kind::File,
         b"100755" => Kind::Executable,
         b"120000" => Kind::Symlink,
-        b"160000" => return Err(refuse(Code::Submodule, dir, name, "is a submodule")),
+        b"160000" if is_allowed(submodules, dir, name) => Kind::Submodule,
+        b"160000" => return Err(unexpected_submodule(dir, name)),
         _ => {
             let says = format!("has the mode '{}'", escape::line(mode));
             return Err(refuse(Code::BadMode, dir, name, &says));
@@ -89,6 +110,30 @@ pub fn check_entry<'a>(mode: &[u8], name: &'a [u8], id: Oid, dir: &[u8]) -> Resu
         return Err(refuse(Code::BadPath, dir, name, "has a path that is too long"));
     }
     Ok(Entry { kind, name, id })
+}
+
+/// Says why `name` may not be that of a directory in a tree; `None`: it may.
+pub fn directory_name_offence(name: &str) -> Option<&'static str> {
+    bad_name(name.as_bytes(), Kind::Directory)
+}
+
+/// Returns the path of `name` in `dir`, from the root.
+pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if dir.is_empty() { b"" } else { b"/" };
+    [dir, slash, name].concat()
+}
+
+fn is_allowed(submodules: &Submodules, dir: &[u8], name: &[u8]) -> bool {
+    str::from_utf8(&join(dir, name)).is_ok_and(|path| submodules.contains(path))
+}
+
+fn unexpected_submodule(dir: &[u8], name: &[u8]) -> Refusal {
+    let path = escape::line(&join(dir, name));
+    let text = format!(
+        "the path '{path}' is a submodule, and the configuration that runs on this host has no \
+         'source.submodules.\"{path}\"'"
+    );
+    Refusal::new(Code::Submodule, None, text)
 }
 
 fn check_depth(dir: &[u8]) -> Result<(), Refusal> {
@@ -199,8 +244,7 @@ fn cut(dir: &[u8]) -> Refusal {
 }
 
 fn refuse(code: Code, dir: &[u8], name: &[u8], says: &str) -> Refusal {
-    let slash: &[u8] = if dir.is_empty() { b"" } else { b"/" };
-    let path = escape::line(&[dir, slash, name].concat());
+    let path = escape::line(&join(dir, name));
     Refusal::new(code, None, format!("the path '{path}' {says}"))
 }
 
@@ -221,7 +265,7 @@ mod tests {
     }
 
     fn code(entries: &[(&str, &[u8])]) -> Option<Code> {
-        check_tree(&tree(entries), ObjectFormat::Sha1, b"dir").err().map(|r| r.code)
+        check_tree(&tree(entries), ObjectFormat::Sha1, b"dir", NO_SUBMODULES).err().map(|r| r.code)
     }
 
     #[test]
@@ -233,12 +277,12 @@ mod tests {
             ("100755", b"a0"),
             ("120000", b"z"),
         ]);
-        let entries = check_tree(&raw, ObjectFormat::Sha1, b"").unwrap();
+        let entries = check_tree(&raw, ObjectFormat::Sha1, b"", NO_SUBMODULES).unwrap();
         let kinds: Vec<_> = entries.iter().map(|e| e.kind).collect();
         assert_eq!(kinds, [Kind::File, Kind::File, Kind::Directory, Kind::Executable, Kind::Symlink]);
         assert_eq!(entries[1].name, b"a.b");
         assert_eq!(entries[0].id.as_str(), "ab".repeat(20));
-        assert_eq!(check_tree(b"", ObjectFormat::Sha1, b"").unwrap(), []);
+        assert_eq!(check_tree(b"", ObjectFormat::Sha1, b"", NO_SUBMODULES).unwrap(), []);
     }
 
     #[test]
@@ -248,6 +292,31 @@ mod tests {
         check("160000", Some(Code::Submodule));
         for mode in ["100666", "100664", "140000", "040000", "0100644", "10644", "", "+40000", "100644\t"] {
             check(mode, Some(Code::BadMode));
+        }
+    }
+
+    #[test]
+    fn submodules_are_allowed_at_their_paths_only_and_named_as_all_else() {
+        let allowed = Submodules::from(["dir/lib", "dir/.git", "other"].map(str::to_owned));
+        let at = |dir: &str, name: &str| {
+            let raw = tree(&[("160000", name.as_bytes())]);
+            let entries = check_tree(&raw, ObjectFormat::Sha1, dir.as_bytes(), &allowed);
+            entries.map(|entries| entries[0].kind).map_err(|refusal| (refusal.code, refusal.text))
+        };
+        assert_eq!(at("dir", "lib"), Ok(Kind::Submodule));
+        assert_eq!(at("", "other"), Ok(Kind::Submodule));
+        assert_eq!(at("dir", ".git").unwrap_err().0, Code::BadPath);
+        for (dir, name) in [("", "lib"), ("dir", "other"), ("dir/lib", "lib"), ("", "dir"), ("", "dir/lib")] {
+            let (code, text) = at(dir, name).unwrap_err();
+            let path = String::from_utf8(join(dir.as_bytes(), name.as_bytes())).unwrap();
+            if path != "dir/lib" {
+                assert!(
+                    code == Code::Submodule && text.contains(&format!("submodules.\"{path}\"")),
+                    "{text}"
+                );
+            } else {
+                assert_eq!(code, Code::BadPath, "a name with a slash in it");
+            }
         }
     }
 
@@ -262,6 +331,14 @@ mod tests {
         assert_eq!(code(&[file("a"), file("a")]), Some(Code::BadTree));
         assert_eq!(code(&[("120000", b"a"), file("a.b"), dir("a")]), Some(Code::BadTree));
         assert_eq!(code(&[file("A"), file("a")]), None);
+        // A submodule stands where a file of its name would.
+        let allowed = Submodules::from(["dir/a".to_owned()]);
+        let with = |entries: &[(&str, &[u8])]| {
+            check_tree(&tree(entries), ObjectFormat::Sha1, b"dir", &allowed).err().map(|r| r.code)
+        };
+        assert_eq!(with(&[("160000", b"a"), file("a.b")]), None);
+        assert_eq!(with(&[file("a.b"), ("160000", b"a")]), Some(Code::BadTree));
+        assert_eq!(with(&[("160000", b"a"), file("a.b"), dir("a")]), Some(Code::BadTree));
     }
 
     #[test]
@@ -311,17 +388,17 @@ mod tests {
         let raw = tree(&[("100644", b"a"), ("100644", b"b")]);
         for end in 1..raw.len() {
             let whole_entries = end % (raw.len() / 2) == 0;
-            let result = check_tree(&raw[..end], ObjectFormat::Sha1, b"");
+            let result = check_tree(&raw[..end], ObjectFormat::Sha1, b"", NO_SUBMODULES);
             assert_eq!(result.is_ok(), whole_entries, "{end}");
         }
-        assert!(check_tree(&raw, ObjectFormat::Sha256, b"").is_err());
+        assert!(check_tree(&raw, ObjectFormat::Sha256, b"", NO_SUBMODULES).is_err());
     }
 
     #[test]
     fn depth_length_and_sum_have_limits() {
         let nested = |n: usize| vec!["d"; n].join("/");
         let raw = tree(&[("100644", b"f")]);
-        let at = |dir: &str| check_tree(&raw, ObjectFormat::Sha1, dir.as_bytes());
+        let at = |dir: &str| check_tree(&raw, ObjectFormat::Sha1, dir.as_bytes(), NO_SUBMODULES);
         assert!(at(&nested(DEPTH_MAX - 1)).is_ok());
         assert_eq!(at(&nested(DEPTH_MAX)).unwrap_err().code, Code::TreeTooLarge);
         assert_eq!(at(&"d".repeat(PATH_BYTES_MAX)).unwrap_err().code, Code::BadPath);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NAME_BYTES_MAX, SOURCES_MAX, URL_BYTES_MAX, https_offence, name_offence};
+use super::{NAME_BYTES_MAX, POLLED_MAX, URL_BYTES_MAX, https_offence, name_offence};
 use crate::model::Https;
 
 /// The most hints one `Listen` may name.
@@ -63,7 +63,7 @@ pub struct Address {
 impl Hint {
     /// Returns what about it breaks the bounds.
     pub(super) fn offence(&self) -> Option<&'static str> {
-        if self.polls.len() > SOURCES_MAX {
+        if self.polls.len() > POLLED_MAX {
             return Some("too many sources");
         }
         if self.filter.as_ref().is_some_and(|filter| filter.len() > NAME_BYTES_MAX) {

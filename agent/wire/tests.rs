@@ -184,11 +184,14 @@ fn descriptors_come_one_at_most_and_never_stay_open() {
 fn what_breaks_the_bounds_is_not_sent() {
     run(async {
         let (ours, theirs) = pair().unwrap();
-        let many = Request::Watch { sources: vec![source(); SOURCES_MAX + 1] };
-        assert!(ours.send(&many, None).await.unwrap_err().to_string().contains("too many sources"));
+        let only_fetched = Source { refs: vec![], ..source() };
+        for many in [vec![source(); POLLED_MAX + 1], vec![only_fetched; SOURCES_MAX + 1]] {
+            let error = ours.send(&Request::Watch { sources: many }, None).await.unwrap_err();
+            assert!(error.to_string().contains("too many sources"), "{error}");
+        }
         let long = "x".repeat(200);
         let refs = (0..REFS_MAX).map(|i| format!("refs/heads/{long}{i}")).collect();
-        let big = Request::Watch { sources: vec![Source { refs, ..source() }; SOURCES_MAX] };
+        let big = Request::Watch { sources: vec![Source { refs, ..source() }; POLLED_MAX] };
         assert!(matches!(ours.send(&big, None).await, Err(Error::Oversized)));
         let bad = Source { url: "https://x\nHost: y".to_owned(), ..source() };
         assert!(ours.send(&Request::Watch { sources: vec![bad] }, None).await.is_err());

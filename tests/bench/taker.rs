@@ -46,6 +46,7 @@ impl Taker {
             host: "web1".into(),
             branch: "main".into(),
             now: NOW,
+            submodules: Default::default(),
             limits: Limits::default(),
         };
         match import(&self.store(), &request, Some(pack)).await {

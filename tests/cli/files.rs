@@ -152,7 +152,7 @@ fn an_agent_that_polls_by_the_calendar_may_be_silent_until_then() {
     let (friday, saturday) = (1_772_798_400, 1_772_848_800);
     let mut snapshot = in_sync();
     let heads = snapshot.facts.remotes["origin"].heads.clone().unwrap();
-    snapshot.facts.see(Sighting::Heads { remote: "origin".to_owned(), heads, at: friday });
+    snapshot.facts.see(Sighting::Heads { remote: "origin".to_owned(), heads, old: None, at: friday });
     publisher.publish(&snapshot, &settings, friday).unwrap();
     let read = report::read_status(&host.root).unwrap();
     assert_eq!(read.agent.due_at, Some(saturday + 1800));

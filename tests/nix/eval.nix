@@ -8,6 +8,7 @@
   tokenFile ? "/run/keys/token",
   sshKeyFile ? "/run/keys/deploy",
   hintTokenFile ? "/run/keys/push",
+  submoduleTokenFile ? "/run/keys/lib",
   hookSecret ? "/run/keys/forge",
   key ? builtins.head (lib.importJSON ../fixtures/config.json).trust.signers.alice.keys,
 }:
@@ -100,6 +101,10 @@ let
           knownHostsFile = "/etc/ssh/ssh_known_hosts";
         }
       ];
+      source.submodules."modules/lib" = {
+        url = "https://git.example.org/me/lib.git";
+        tokenFile = submoduleTokenFile;
+      };
       hints = [
         {
           name = "nchan";
@@ -128,6 +133,7 @@ let
         }
       ];
       source.subdir = "hosts";
+      source.submodules."modules/lib".url = "https://git.example.org/me/lib.git";
       trust.signers.bob = {
         keys = [
           {

@@ -120,7 +120,7 @@ fn a_strict_host_wants_every_tip_bound() {
 
 #[test]
 fn the_files_of_the_tip_are_held_to_the_rules() {
-    let desk = Desk::new();
+    let mut desk = Desk::new();
     let begin = desk.git(&["rev-parse", "HEAD"]);
     let range = format!("{begin}..HEAD");
     desk.sh("mkdir -p a/b; echo x > a/b/c; git add a; git commit -qm Files");
@@ -133,6 +133,13 @@ fn the_files_of_the_tip_are_held_to_the_rules() {
     );
     assert!(told["refusal"]["text"].as_str().unwrap().contains("a/module"), "{told}");
     assert_eq!(desk.verify(&[&range]).code, 3);
+    for (path, code) in [("module", 3), ("a/module", 0)] {
+        let url = "https://git.example.org/me/module.git";
+        desk.config["source"] = serde_json::json!({ "submodules": { path: { "url": url } } });
+        desk.write_config();
+        assert_eq!(desk.verify(&[&range]).code, code, "{path}");
+        assert_eq!(desk.verify(&["--as-host", "web2", "--branch", "main", &range]).code, code, "{path}");
+    }
     desk.sh("git rm -q --cached a/module; git commit -qm Without");
     assert_eq!(desk.verify(&[&range]).code, 0, "only the tip's files are deployed");
     let entry = format!("100644 blob {}\t.GIT\n", desk.sh("git hash-object -w a/b/c"));

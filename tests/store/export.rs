@@ -5,7 +5,6 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use pullagent::repo::export::export;
 use pullagent::repo::local::{LocalError, open_for_verify};
 
 use crate::git::{self, FIRST_COMMIT, Repo};
@@ -47,7 +46,7 @@ fn an_export_hashes_as_a_checkout_does() {
     host.follow(&repo);
     let work = tempfile::tempdir().unwrap();
 
-    let plain = export(&host.store(), &repo.tip(), work.path(), &host.limits).unwrap();
+    let plain = host.export(work.path()).unwrap();
     let checkout = tempfile::tempdir().unwrap();
     let tree = checkout.path().join("source");
     repo.git(&["worktree", "add", "-q", "--detach", tree.to_str().unwrap()]);
@@ -60,9 +59,9 @@ fn an_export_hashes_as_a_checkout_does() {
     let blob = repo.object("blob", attributes.as_bytes());
     repo.git(&["update-index", "--add", "--cacheinfo", &format!("100644,{blob},.gitattributes")]);
     let with_attributes = repo.git(&["write-tree"]);
-    let tip = repo.commit_tree(&with_attributes);
+    repo.commit_tree(&with_attributes);
     host.follow(&repo);
-    let attributed = export(&host.store(), &tip, work.path(), &host.limits).unwrap();
+    let attributed = host.export(work.path()).unwrap();
     fs::write(tree.join(".gitattributes"), attributes).unwrap();
     assert_eq!(nar_hash(&attributed.path()), nar_hash(&tree));
     drop((plain, attributed));
@@ -75,7 +74,7 @@ fn every_file_has_the_time_of_the_commit() {
     let mut host = Host::new(&repo.tip());
     host.follow(&repo);
     let work = tempfile::tempdir().unwrap();
-    let exported = export(&host.store(), &repo.tip(), work.path(), &host.limits).unwrap();
+    let exported = host.export(work.path()).unwrap();
     assert_eq!(exported.commit_time(), FIRST_COMMIT as i64 + 60);
     let mut todo = vec![exported.path()];
     let mut seen = 0;
@@ -101,8 +100,8 @@ fn what_is_not_trusted_is_not_exported() {
     let mut host = Host::new(&repo.tip());
     host.follow(&repo);
     let work = tempfile::tempdir().unwrap();
-    let tip = repo.change("flake.nix", "{ }");
-    let exported = export(&host.store(), &tip, work.path(), &host.limits);
+    host.main.revision = repo.change("flake.nix", "{ }");
+    let exported = host.export(work.path());
     assert!(exported.is_err());
     assert_eq!(count(work.path()), 0);
 }

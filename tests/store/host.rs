@@ -8,9 +8,12 @@ use std::process::Command;
 
 use pullagent::host::command::use_binary;
 use pullagent::model::Oid;
+use pullagent::repo::export::{Export, ExportError, export};
 use pullagent::repo::import::{Against, ImportRequest, Verdict, import, look, repack_if_needed};
 use pullagent::repo::store::{Reference, Store};
+use pullagent::repo::submodules::SubmoduleStores;
 use pullagent::repo::{Failure, FailureClass, Limits};
+use pullagent::trust::tree::Submodules;
 use pullagent::trust::{AnchorFacts, Code};
 
 use crate::git::{self, FIRST_COMMIT, Repo};
@@ -23,6 +26,8 @@ pub struct Host {
     state: PathBuf,
     pub main: AnchorFacts,
     pub limits: Limits,
+    /// Where the configuration names submodules.
+    pub submodules: Submodules,
 }
 
 impl Host {
@@ -37,7 +42,7 @@ impl Host {
     pub fn at(state: PathBuf, anchor: &Oid) -> Host {
         use_binary(env!("CARGO_BIN_EXE_pullagent"));
         let main = AnchorFacts::introduction(anchor.clone());
-        Host { _dir: None, state, main, limits: Limits::default() }
+        Host { _dir: None, state, main, limits: Limits::default(), submodules: Submodules::new() }
     }
 
     pub fn state(&self) -> &Path {
@@ -51,8 +56,17 @@ impl Host {
     pub fn request(&self, tip: &Oid) -> ImportRequest {
         let against = Against::Main { anchor: self.main.clone() };
         let (host, branch) = ("web1".into(), "main".into());
-        let (policy, now, limits) = (git::policy(), NOW, self.limits);
-        ImportRequest { tip: tip.clone(), against, policy, host, branch, now, limits }
+        let (policy, now, limits, submodules) = (git::policy(), NOW, self.limits, self.submodules.clone());
+        ImportRequest { tip: tip.clone(), against, policy, host, branch, now, submodules, limits }
+    }
+
+    pub fn submodule_stores(&self) -> SubmoduleStores {
+        SubmoduleStores::new(&self.state, self.submodules.clone())
+    }
+
+    /// Exports the tip of the main line.
+    pub fn export(&self, work: &Path) -> Result<Export, ExportError> {
+        export(&self.store(), &self.submodule_stores(), &self.main.revision, work, &self.limits)
     }
 
     /// Imports a tip of the main line; `pack` comes as a file.

@@ -13,6 +13,7 @@ mod host;
 mod hostile;
 mod imports;
 mod rows;
+mod submodules;
 mod watch;
 
 /// The pieces that unit tests use too call us by this name.

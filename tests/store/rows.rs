@@ -6,7 +6,6 @@ use std::fs;
 use std::path::Path;
 
 use pullagent::model::Oid;
-use pullagent::repo::export::export;
 use pullagent::repo::import::{Against, ImportRequest, Verdict};
 use pullagent::repo::store::{Store, StoreError};
 use pullagent::trust::{Code, Merges, Policy, RefBinding, Rules, Signer};
@@ -23,10 +22,10 @@ fn following() -> (Repo, Host) {
     (repo, host)
 }
 
-/// Exports the tip of `repo`, which `host` has accepted, and shows the tree's directory.
-fn exported(repo: &Repo, host: &Host, look: impl FnOnce(&Path)) {
+/// Exports what `host` has accepted, and shows the tree's directory.
+fn exported(host: &Host, look: impl FnOnce(&Path)) {
     let work = tempfile::tempdir().unwrap();
-    look(&export(&host.store(), &repo.tip(), work.path(), &host.limits).unwrap().path());
+    look(&host.export(work.path()).unwrap().path());
 }
 
 #[test]
@@ -45,7 +44,7 @@ fn r05_replace_refs_in_the_store_are_ignored() {
     host.git(&["replace", blob.as_str(), &evil]);
     host.git(&["replace", tip.as_str(), &other]);
     assert_eq!(host.git(&["cat-file", "blob", blob.as_str()]), "{ evil = true; }", "git believes it");
-    exported(&repo, &host, |tree| {
+    exported(&host, |tree| {
         assert_eq!(fs::read_to_string(tree.join("flake.nix")).unwrap(), "{ honest = true; }\n");
     });
     // Nor does the replaced tip's other parent change what may follow.
@@ -85,7 +84,7 @@ fn t04_links_that_lead_out_are_stored_and_never_followed() {
     }
     repo.commit("links");
     host.follow(&repo);
-    exported(&repo, &host, |tree| {
+    exported(&host, |tree| {
         assert_eq!(fs::read_link(tree.join("absolute")).unwrap(), outside.path());
         assert_eq!(fs::read_link(tree.join("upwards")).unwrap(), Path::new("../../../../etc"));
         assert_eq!(fs::read_link(tree.join("itself")).unwrap(), Path::new("."));
@@ -123,7 +122,7 @@ fn t05_attributes_and_pointers_change_no_byte() {
     host.git(&["config", "filter.evil.smudge", "false"]);
     host.git(&["config", "filter.evil.required", "true"]);
     host.follow(&repo);
-    exported(&repo, &host, |tree| {
+    exported(&host, |tree| {
         for (name, content) in files {
             assert_eq!(fs::read(tree.join(name)).unwrap(), content, "{name}");
         }
@@ -151,7 +150,7 @@ fn t06_hooks_and_configuration_in_the_tree_run_nothing() {
     let tree = repo.git(&["write-tree"]);
     repo.commit_tree(&tree);
     host.follow(&repo);
-    exported(&repo, &host, |tree| {
+    exported(&host, |tree| {
         assert_eq!(fs::read_to_string(tree.join(".gitconfig")).unwrap(), config);
         assert_eq!(fs::read_to_string(tree.join(".githooks/post-checkout")).unwrap(), hook);
     });

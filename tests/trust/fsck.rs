@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree as _;
 use pullagent::model::Oid;
-use pullagent::trust::tree::check_tree;
+use pullagent::trust::tree::{NO_SUBMODULES, check_tree};
 use pullagent::trust::{Code, ObjectFormat};
 
 use super::forge::Forge;
@@ -146,7 +146,8 @@ fn trees_are_judged_as_git_fsck_judges_them() {
         for ((entries, raw), id) in trees.iter().zip(&raws).zip(&ids) {
             let mut said = complaints.get(id).cloned().unwrap_or_default();
             said.retain(|what| !HARMLESS.contains(&what.as_str()));
-            let verdict = check_tree(raw, ObjectFormat::Sha1, b"").map_err(|refusal| refusal.code);
+            let verdict =
+                check_tree(raw, ObjectFormat::Sha1, b"", NO_SUBMODULES).map_err(|refusal| refusal.code);
             let word = match &verdict {
                 Ok(_) => {
                     assert!(said.is_empty(), "accepted, and git says {said:?}: {entries:?}");

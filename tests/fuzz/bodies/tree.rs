@@ -6,7 +6,7 @@ use gix::bstr::ByteSlice as _;
 use gix::objs::TreeRefIter;
 use gix::validate::path::component;
 use pullagent::trust::ObjectFormat;
-use pullagent::trust::tree::{Entry, Kind, check_tree};
+use pullagent::trust::tree::{Entry, Kind, Submodules, check_tree, join};
 
 use super::{Dice, fit_for_people};
 
@@ -50,7 +50,9 @@ pub fn check(data: &[u8]) -> bool {
         _ => vec![b'd'; 3 * 1024 - dice.below(256)],
     };
     let raw = if choice & 8 == 0 { dice.0.to_vec() } else { made(&mut dice, format) };
-    let entries = match check_tree(&raw, format, &dir) {
+    let allowed = |name: &str| String::from_utf8(join(&dir, name.as_bytes())).unwrap();
+    let submodules: Submodules = NAMES[..NAMES.len() / 2].iter().map(|name| allowed(name)).collect();
+    let entries = match check_tree(&raw, format, &dir, &submodules) {
         Ok(entries) => entries,
         Err(refusal) => {
             fit_for_people(&refusal.text, 1200);
@@ -64,6 +66,7 @@ pub fn check(data: &[u8]) -> bool {
         assert_eq!((ours.name.as_bstr(), ours.id.to_string()), (theirs.filename, theirs.oid.to_string()));
         assert_eq!(ours.kind == Kind::Directory, theirs.mode.is_tree());
         assert_eq!(ours.kind == Kind::Symlink, theirs.mode.is_link());
+        assert_eq!(ours.kind == Kind::Submodule, theirs.mode.is_commit());
         assert_eq!(ours.kind == Kind::Executable, theirs.mode.is_executable());
         let rules = component::Options { protect_windows: false, protect_hfs: true, protect_ntfs: true };
         let mode = theirs.mode.is_link().then_some(component::Mode::Symlink);
@@ -85,6 +88,7 @@ fn written(entries: &[Entry<'_>]) -> Vec<u8> {
             Kind::File => "100644",
             Kind::Executable => "100755",
             Kind::Symlink => "120000",
+            Kind::Submodule => "160000",
         };
         put(&mut raw, mode, entry.name);
         let hex = entry.id.as_str();

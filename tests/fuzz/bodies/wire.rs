@@ -30,7 +30,7 @@ pub fn check(data: &[u8]) -> bool {
                 assert!(hints.len() <= wire::HINTS_MAX);
                 for hint in hints {
                     plain(&hint.name);
-                    assert!(hint.polls.len() <= wire::SOURCES_MAX);
+                    assert!(hint.polls.len() <= wire::POLLED_MAX);
                     match &hint.way {
                         wire::Way::Sse(address) | wire::Way::LongPoll(address) => {
                             assert!(address.url.len() <= wire::URL_BYTES_MAX);

@@ -95,7 +95,8 @@ async fn work(options: &Options, settings: Arc<Settings>) -> anyhow::Result<()> 
     let door = door(Manager::of(&options.root))?;
     let (show, shown) = watch::channel(Arc::new(Snapshot::default()));
     let publisher = Publisher::open(&options.root)?;
-    let board = Board { show, tally: publisher.tally() };
+    // A gateway that runs goes on with what it has, also while nothing is deployed.
+    let board = Board { show, tally: publisher.tally(), secrets: originals(&settings) };
     if let (None, Some(exporter)) = (&door, &settings.exporter) {
         let metrics = exporter::run(exporter.clone(), options.root.clone());
         tokio::task::spawn_local(async { match metrics.await {} });
@@ -130,6 +131,7 @@ type Orders = mpsc::Receiver<Ordered>;
 struct Board {
     show: watch::Sender<Arc<Snapshot>>,
     tally: Tally,
+    secrets: RefCell<Originals>,
 }
 
 /// Returns where the gateway connects to if it is a process of its own, which is the case where systemd passes us the
@@ -159,7 +161,10 @@ async fn deploy(
     let manager = Manager::of(host.root());
     // What an earlier run left unfinished.
     manager.sweep().await;
-    Store::sweep(state)?;
+    // What it can't mend is found damaged when it is used, and thrown away.
+    if let Err(error) = Store::sweep(state) {
+        tracing::warn!("what an earlier run left in the store can't be removed: {}", host::chain(&error));
+    }
     if let Err(error) = SubmoduleStores::new(state, settings.source.submodule_paths()).sweep() {
         tracing::warn!("old stores of submodules can't be removed: {}", host::chain(&error));
     }
@@ -252,13 +257,12 @@ async fn reconcile(
     let (send, mut inbox) = mpsc::channel(INBOX_MAX);
     let policy = Steps::policy(&steps.settings);
     let listen = async {
-        let originals = RefCell::new(Originals::of(steps.settings.copied_secrets.clone()));
         let see = async |sighting| {
             board.tally.saw(&sighting);
             drop(send.send(Inbound::Saw(sighting)).await);
             // Looked at whenever a remote was asked, so it costs no wake-up.
-            if let Some(gateway) = steps.gateway_unit.filter(|_| originals.borrow_mut().were_renewed()) {
-                renew(gateway).await;
+            if let Some(gateway) = steps.gateway_unit {
+                renew(gateway, &board.secrets).await;
             }
         };
         match door {
@@ -300,15 +304,32 @@ async fn reconcile(
     }
 }
 
-/// Has systemd copy the gateway's secrets again, which it does when it starts it.
-async fn renew(gateway: &str) {
+/// Has systemd copy the gateway's secrets again if one was renewed, which it does when it starts it.
+async fn renew(gateway: &str, secrets: &RefCell<Originals>) {
+    let Some(renewed) = secrets.borrow().renewed() else { return };
     tracing::info!("a secret was renewed: the gateway is restarted with it");
-    if let Err(error) = systemd::restart_soon(gateway).await {
-        let error = host::chain(&error);
-        tracing::error!(
-            "the gateway can't be given the renewed secret: {error}; try: systemctl restart {gateway}"
+    match systemd::restart_soon(gateway).await {
+        Ok(()) => secrets.borrow_mut().copied(renewed),
+        // It is tried again when the next remote is asked.
+        Err(error) => tracing::error!(
+            "the gateway can't be given the renewed secret: {}; try: systemctl restart {gateway}",
+            host::chain(&error)
+        ),
+    }
+}
+
+/// Returns what systemd has copied for the gateway.
+fn originals(settings: &Settings) -> RefCell<Originals> {
+    let originals = Originals::of(settings.copied_secrets.clone());
+    for file in originals.unseen() {
+        tracing::warn!(
+            "'{}' can't be looked at by the agent, so it won't notice when that secret is renewed; after that: systemctl \
+             restart {}",
+            file.display(),
+            units::GATEWAY
         );
     }
+    RefCell::new(originals)
 }
 
 /// Says why the journal can't be used, and what helps.

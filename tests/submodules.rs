@@ -96,6 +96,13 @@ impl Stage {
 
     /// Has alice commit and push files and gitlinks.
     async fn deploy(&self, write: &[(&str, &str)], links: &[(&str, &str)]) -> Oid {
+        let tip = self.commit(write, links).await;
+        self.world.alice.push("main").await.unwrap();
+        tip
+    }
+
+    /// Has alice commit them.
+    async fn commit(&self, write: &[(&str, &str)], links: &[(&str, &str)]) -> Oid {
         let clone = self.dir.join("home/alice");
         for (path, commit) in links {
             // As in a clone whose submodules were not checked out.
@@ -110,9 +117,7 @@ impl Stage {
         let modules = format!("[submodule \"lib\"]\n\tpath = {LIB}\n\turl = {elsewhere}\n");
         let write: Vec<_> = write.iter().copied().chain([(".gitmodules", modules.as_str())]).collect();
         let change = Change { message: "a change", write: &write, remove: &[], signed: true };
-        let tip = self.world.alice.commit(change).await.unwrap();
-        self.world.alice.push("main").await.unwrap();
-        tip
+        self.world.alice.commit(change).await.unwrap()
     }
 
     async fn deployed(&mut self, tip: &Oid) -> Status {
@@ -170,12 +175,16 @@ async fn submodules_are_deployed_as_the_signed_tree_names_them() {
     stage.world.alice.check_out(&first).await.unwrap();
     stage.world.alice.force_push("main").await.unwrap();
     let machine = stage.configured(&[(LIB, "lib.git"), (INNER, "inner.git"), ("not/there", "none.git")]);
-    let tip = stage.deploy(&[("machine.json", &machine)], &[]).await;
-    stage.reconfigured(&tip).await;
-    assert_eq!(stage.server.requests(), [], "a submodule that no tree has costs nothing");
+    // Both at once, as a host sees them that was away: it runs what names the submodule before it looks at what has it.
+    let named = stage.commit(&[("machine.json", &machine)], &[]).await;
+    let tip = stage.deploy(&[], &[(LIB, &lib)]).await;
+    let at_rest = |s: &Status| s.bad(&tip).is_some() && runs(s, &named) && s.deployment.is_none();
+    settle(&mut stage.world, SETTLE_MAX, at_rest).await;
+    assert_eq!(stage.server.requests(), [], "a submodule that is not deployed costs nothing");
+    stage.world.agent.stop().await.unwrap();
+    stage.world.agent.start().await.unwrap();
 
     // The superproject is pushed, its submodules are not.
-    let tip = stage.deploy(&[], &[(LIB, &lib)]).await;
     let text = stage.fails(&tip, "submodule-missing").await;
     for words in ["submodule 'site/lib' does not have commit", &lib[..7], "not our ref", "push it there"] {
         assert!(text.contains(words), "{text}");

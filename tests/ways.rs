@@ -63,15 +63,17 @@ fn a_proxy_that_fails_is_named() {
         let remote = remote(&server, https);
         expect(ask(&remote, &[MAIN]), class, words);
     };
-    for (proxy, words) in [
-        (&http, "the proxy does not connect us: tunnel error: unsuccessful"),
-        (&socks, "the proxy does not connect us"),
-    ] {
+    // Tinyproxy answers wrong credentials with 401 where 407 belongs, so that nobody can tell what it has against us.
+    for (proxy, class) in [(&http, Class::Network), (&socks, Class::Auth)] {
+        let words = "the proxy does not connect us";
         let with = |file: Option<_>| Https { proxy_credentials_file: file, ..through(proxy) };
-        check(with(Some(wrong.clone())), Class::Network, words);
-        check(with(None), Class::Network, "the proxy does not connect us");
+        check(with(Some(wrong.clone())), class, words);
+        check(with(None), Class::Auth, words);
         check(with(Some("/nonexistent".into())), Class::Local, "'/nonexistent'");
     }
+    let long = dir.path().join("long");
+    fs::write(&long, format!("web1:{}\n", "x".repeat(240))).unwrap();
+    check(Https { proxy_credentials_file: Some(long), ..through(&socks) }, Class::Local, "too long");
     fs::write(&wrong, "nothing\n").unwrap();
     check(Https { proxy_credentials_file: Some(wrong), ..through(&http) }, Class::Local, "user:password");
     let at = |url: &str| Https { proxy: Some(url.to_owned()), ..Https::default() };

@@ -394,7 +394,8 @@ impl Link {
 
     async fn call_unreachable(&self, why: &str, clock: &impl Fn() -> u64, see: &impl AsyncFn(Sighting)) {
         let FetchError { class, text, .. } = gone(why);
-        let names: Vec<String> = self.sources.borrow().iter().map(|s| s.name.clone()).collect();
+        let names: Vec<String> =
+            self.sources.borrow().iter().filter(|s| !s.refs.is_empty()).map(|s| s.name.clone()).collect();
         for remote in names {
             let (class, text) = (class.to_owned(), text.clone());
             see(Sighting::Unreachable { remote, class, text, at: clock() }).await;

@@ -80,8 +80,9 @@ impl Schedule {
             Last::Passing { .. } => {
                 return Due::At(self.polled + backoff::next_poll(Duration::ZERO, self.last, self.random));
             }
-            // What fell due while the poll was under way, or while the host slept, is due now.
-            Last::Answered => self.began,
+            // What fell due while the poll was under way, or while the host slept, is due now. A clock that was set back
+            // meanwhile shows an earlier time at the end.
+            Last::Answered => self.began.min(self.ended),
             Last::Standing { .. } => {
                 let pause = backoff::next_poll(REFUSED_INTERVAL, self.last, self.random);
                 self.ended + pause.as_secs()
@@ -165,6 +166,8 @@ mod tests {
         let now = clock::unix_secs();
         (schedule.began, schedule.ended) = (now + 86_400, now + 86_400);
         assert!(wall(schedule.due(None)) <= now + 2, "not a day later");
+        schedule.ended = now;
+        assert!(wall(schedule.due(None)) <= now + 2, "nor where it was set back during the poll");
     }
 
     #[test]

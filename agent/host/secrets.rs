@@ -2,7 +2,7 @@
 //! copies stay as they are; so whoever holds some is to be started anew when an original was renewed. Only looks at files, and
 //! reads none.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::files::{self, Stamp};
 
@@ -21,17 +21,29 @@ impl Originals {
         Originals { files, known }
     }
 
-    /// Returns whether one was renewed since it was last asked, in place, by another file, or by another place that a link
-    /// leads to. A file that is missing is not, until it is back.
-    pub fn were_renewed(&mut self) -> bool {
+    /// Returns those that can't be looked at, so that nobody will notice when they are renewed.
+    pub fn unseen(&self) -> Vec<&Path> {
+        let each = self.files.iter().zip(&self.known);
+        each.filter(|(_, known)| known.is_none()).map(|(file, _)| file.as_path()).collect()
+    }
+
+    /// Returns what they are now if one was renewed, in place, by another file, or by another place that a link leads to. A
+    /// file that is missing is not, until it is back.
+    pub fn renewed(&self) -> Option<Copied> {
         let now = stamps(&self.files);
         let renewed = now.iter().zip(&self.known).any(|(now, then)| now.is_some() && now != then);
-        if renewed {
-            self.known = now;
-        }
-        renewed
+        renewed.then_some(Copied(now))
+    }
+
+    /// Takes what was renewed for what was copied.
+    pub fn copied(&mut self, Copied(now): Copied) {
+        self.known = now;
     }
 }
+
+/// How the originals are that are to be copied.
+#[derive(Debug)]
+pub struct Copied(Vec<Option<Stamp>>);
 
 fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
     files.iter().map(|file| files::stamp(file)).collect()
@@ -54,9 +66,15 @@ mod tests {
         }
         symlink("1", at("now")).unwrap();
         let mut originals = Originals::of(vec![at("now").join("token"), at("none")]);
+        assert_eq!(originals.unseen(), [at("none")]);
         let mut check = |what: &str, renewed: bool| {
-            assert_eq!(originals.were_renewed(), renewed, "{what}");
-            assert!(!originals.were_renewed(), "{what}, once");
+            let found = originals.renewed();
+            assert_eq!(found.is_some(), renewed, "{what}");
+            assert_eq!(originals.renewed().is_some(), renewed, "{what}, as long as nobody has copied it");
+            if let Some(found) = found {
+                originals.copied(found);
+            }
+            assert!(originals.renewed().is_none(), "{what}, once");
         };
         check("nothing", false);
         fs::write(at("1").join("token"), "OLD").unwrap();

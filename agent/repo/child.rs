@@ -13,12 +13,15 @@ use super::closure::{self, Fresh};
 use super::failure::{Failure, FailureClass};
 use super::import::{Against, ImportTask, Job, Report, Task};
 use super::limits::Limits;
-use super::objects::{Kind, Objects, to_gix};
+use super::objects::{Kind, Objects, to_gix, to_oid};
 use super::store::Store;
 use super::tree::{Modules, TreeError, walk};
 use super::{pack, repack};
 use crate::model::Oid;
 use crate::trust::{self, Accepted, Code, Context, Refusal};
+
+/// How far below a tip the commit that names its submodule is looked for. Each step costs a verdict.
+const STEPS_BACK_MAX: usize = 32;
 
 /// The largest job file that is read.
 const JOB_BYTES_MAX: u64 = 4 << 20;
@@ -138,19 +141,56 @@ fn verify(
         false => (None, None),
     };
     let layers: Vec<&Objects> = fresh.iter().map(|fresh| &fresh.objects).chain([&trusted]).collect();
-    let (tip, submodules) = (task.tip.clone(), task.submodules.clone());
-    let accepted = match judge(&layers, task)? {
+    let tip = task.tip.clone();
+    let accepted = match judge(&layers, &task)? {
         Ok(accepted) => accepted,
         Err(refusal) => return Ok(Report::Refused(refusal)),
     };
     if let Some(fresh) = &fresh {
         closure::check(fresh, &trusted, &to_gix(&tip), limits)?;
     }
-    match walk(&layers, &accepted.tree, &Modules::unseen(&submodules), &mut |_| Ok::<_, TreeError>(())) {
-        Ok(()) => Ok(Report::Accepted { accepted: Box::new(accepted), pack }),
-        Err(TreeError::Refused(refusal)) => Ok(Report::Refused(Refusal { commit: Some(tip), ..refusal })),
+    let Some(refusal) = refused_tree(&layers, &accepted.tree, &task)? else {
+        return Ok(Report::Accepted { accepted: Box::new(accepted), pack });
+    };
+    let stepping_stone = match refusal.code {
+        Code::Submodule => named_before(&layers, task)?,
+        _ => None,
+    };
+    Ok(Report::Refused(Refusal { commit: Some(tip), stepping_stone, ..refusal }))
+}
+
+/// Returns what is wrong with a tree as it would be exported.
+fn refused_tree(layers: &[&Objects], tree: &Oid, task: &ImportTask) -> Result<Option<Refusal>, Failure> {
+    match walk(layers, tree, &Modules::unseen(&task.submodules), &mut |_| Ok::<_, TreeError>(())) {
+        Ok(()) => Ok(None),
+        Err(TreeError::Refused(refusal)) => Ok(Some(refusal)),
         Err(TreeError::Failed { failure, submodule: _ }) => Err(failure),
     }
+}
+
+/// Returns the newest commit below a tip that has a submodule which the configuration does not name, on the line of first
+/// parents, that would be accepted as a tip: the configuration that names it may come from there. A host that was away
+/// when that commit was the tip needs it, as one needs the commit that lists a key (see `trust/stone.rs`).
+fn named_before(layers: &[&Objects], mut task: ImportTask) -> Result<Option<Oid>, Failure> {
+    let Against::Main { anchor } = task.against.clone() else { return Ok(None) };
+    for _ in 0..STEPS_BACK_MAX {
+        let raw = read_commit(layers, &task.tip)?.ok();
+        let parent = raw
+            .as_deref()
+            .and_then(closure::commit_links)
+            .and_then(|(_, parents)| parents.into_iter().next());
+        match parent.map(|id| to_oid(&id)) {
+            Some(parent) if parent != anchor.revision => task.tip = parent,
+            Some(_) | None => return Ok(None),
+        }
+        let judged = judge(layers, &task)?;
+        if let Ok(accepted) = judged
+            && refused_tree(layers, &accepted.tree, &task)?.is_none()
+        {
+            return Ok(Some(task.tip));
+        }
+    }
+    Ok(None)
 }
 
 /// Takes in commit `oid`, which a verified tree names, and all it needs; nothing else may come along.
@@ -198,10 +238,10 @@ fn receive(
 }
 
 /// Asks for the verdict over the history. What goes wrong while reading is no verdict.
-fn judge(layers: &[&Objects], task: ImportTask) -> Result<Result<Accepted, Refusal>, Failure> {
+fn judge(layers: &[&Objects], task: &ImportTask) -> Result<Result<Accepted, Refusal>, Failure> {
     let ImportTask { tip, against, policy, host, branch, now, submodules: _, pack: _ } = task;
-    let context = Context { host: &host, branch: &branch, now };
-    let policy = policy.parse()?;
+    let context = Context { host, branch, now: *now };
+    let policy = policy.clone().parse()?;
     let failure = RefCell::new(None);
     let mut read = |oid: &Oid| {
         read_commit(layers, oid).unwrap_or_else(|failed| {
@@ -210,11 +250,11 @@ fn judge(layers: &[&Objects], task: ImportTask) -> Result<Result<Accepted, Refus
             Err(refusal)
         })
     };
-    let verdict = match &against {
-        Against::Main { anchor } => trust::verify_main(&mut read, &tip, anchor, &policy, &context),
+    let verdict = match against {
+        Against::Main { anchor } => trust::verify_main(&mut read, tip, anchor, &policy, &context),
         Against::Test { main, previous } => {
             let previous = previous.as_ref().map(|(revision, committer_time)| (revision, *committer_time));
-            trust::verify_test(&mut read, &tip, main, previous, &policy, &context)
+            trust::verify_test(&mut read, tip, main, previous, &policy, &context)
         }
     };
     failure.into_inner().map_or(Ok(verdict), Err)

@@ -19,6 +19,7 @@ use reqwest::Url;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
@@ -33,6 +34,13 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often the kernel asks whether the other end of an idle connection still lives; keeps address translators
 /// from forgetting it, without waking us.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(45);
+/// What is said of a proxy that does not accept our credentials, or misses some (hyper-util 0.1, whose errors are private).
+const UNKNOWN_TO_PROXY: [&str; 3] =
+    ["authorization required", "credentials not accepted", "user/pass authentication"];
+/// User, password and server's name must fit into what is sent to a SOCKS proxy at once (hyper-util 0.1), in bytes.
+const SOCKS_BYTES_MAX: usize = 249;
+/// How long what was made of the files counts: the system's own authorities may change, too.
+const TLS_AGE_MAX: Duration = Duration::from_secs(3600);
 /// How long the first address is tried alone (RFC 8305 §5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
@@ -40,8 +48,8 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 pub(super) struct Dialer {
     url: Url,
     https: Https,
-    /// What was made of the files, as long as they stay the same.
-    tls: RefCell<Option<(Stamps, Arc<ClientConfig>)>>,
+    /// What was made of the files, as long as they stay the same, and when.
+    tls: RefCell<Option<(Stamps, Instant, Arc<ClientConfig>)>>,
 }
 
 /// How the files are that a connection is made with.
@@ -89,11 +97,15 @@ impl Dialer {
     /// Returns how TLS is spoken, made anew when a file has changed.
     fn tls(&self) -> Result<Arc<ClientConfig>, Failure> {
         let stamps = self.stamps();
-        if let Some((_, config)) = self.tls.borrow().as_ref().filter(|(then, _)| *then == stamps) {
-            return Ok(config.clone());
+        let made = self.tls.borrow().clone();
+        if let Some((then, at, config)) = made
+            && then == stamps
+            && at.elapsed() < TLS_AGE_MAX
+        {
+            return Ok(config);
         }
         let config = Arc::new(tls::config(&self.https)?);
-        self.tls.replace(Some((stamps, config.clone())));
+        self.tls.replace(Some((stamps, Instant::now(), config.clone())));
         Ok(config)
     }
 
@@ -114,6 +126,13 @@ impl Dialer {
         let connected = if proxy.scheme() == "socks5h" {
             let mut socks = SocksV5::new(to, reached);
             if let Some((user, password)) = credentials {
+                let bytes = user.len() + password.len() + self.url.host_str().unwrap_or_default().len();
+                if bytes > SOCKS_BYTES_MAX {
+                    return Err(Failure::new(
+                        Class::Local,
+                        "user and password are too long for a SOCKS proxy",
+                    ));
+                }
                 socks = socks.with_auth(user, password);
             }
             ask(socks, server).await
@@ -124,13 +143,16 @@ impl Dialer {
             }
             ask(tunnel, server).await
         };
-        connected.map(TokioIo::into_inner).map_err(|e| {
-            Failure::new(
-                Class::Network,
-                format!("the proxy does not connect us: {}", web::root_cause(e.as_ref())),
-            )
-        })
+        connected.map(TokioIo::into_inner).map_err(|e| not_through(e.as_ref()))
     }
+}
+
+/// Says why the proxy, which was reached, does not connect us. One that does not know us is not to be asked again and again.
+fn not_through(error: &(dyn StdError + 'static)) -> Failure {
+    let cause = web::root_cause(error);
+    let class =
+        if UNKNOWN_TO_PROXY.iter().any(|words| cause.contains(words)) { Class::Auth } else { Class::Network };
+    Failure::new(class, format!("the proxy does not connect us: {cause}"))
 }
 
 fn uri(url: &str) -> Result<Uri, Failure> {

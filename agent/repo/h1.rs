@@ -14,7 +14,7 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// The most headers of an answer.
 const HEADERS_MAX: usize = 100;
 /// The longest line with the size of a chunk, in bytes.
-const SIZE_LINE_MAX: usize = 256;
+const SIZE_LINE_MAX: usize = 64;
 /// How many answers that only promise another are passed over (RFC 9110 §15.2).
 const INTERIM_MAX: usize = 4;
 /// What is read at once, in bytes: one TLS record.
@@ -97,8 +97,10 @@ impl<S: Stream> Connection<S> {
     /// Sends one request, as it is, and reads the head of its answer.
     pub(super) async fn ask(&mut self, request: &[u8]) -> Result<Head, Broken> {
         self.is_kept = false;
-        self.stream.write_all(request).await?;
-        self.stream.flush().await?;
+        if let Err(error) = self.send(request).await {
+            // Whoever refuses a request need not read all of it.
+            return self.head().await.map_err(|_| error.into());
+        }
         for _ in 0..=INTERIM_MAX {
             let head = self.head().await?;
             if !head.status.is_informational() {
@@ -106,6 +108,11 @@ impl<S: Stream> Connection<S> {
             }
         }
         Err(Broken::Malformed("it only promises one"))
+    }
+
+    async fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.stream.write_all(request).await?;
+        self.stream.flush().await
     }
 
     /// Returns the next bytes of the body, none at its end.
@@ -163,15 +170,17 @@ impl<S: Stream> Connection<S> {
                     Some(_) => return Err(Broken::Malformed("a chunk is longer than its size")),
                     None => return Ok(false),
                 },
+                // To the parser nothing at all is a size, too.
+                Framing::Size if self.buffer.first().is_some_and(|b| !b.is_ascii_hexdigit()) => {
+                    return Err(Broken::Malformed("a chunk has no size"));
+                }
                 Framing::Size => match httparse::parse_chunk_size(&self.buffer) {
-                    Ok(httparse::Status::Complete((used, size))) => {
+                    Ok(httparse::Status::Complete((used, size))) if used <= SIZE_LINE_MAX => {
                         self.buffer.advance(used);
                         self.framing = if size == 0 { Framing::Trailer } else { Framing::Chunk(size) };
                     }
                     Ok(httparse::Status::Partial) if self.buffer.len() <= SIZE_LINE_MAX => return Ok(false),
-                    Ok(httparse::Status::Partial) => {
-                        return Err(Broken::Oversized("a size of a chunk", SIZE_LINE_MAX));
-                    }
+                    Ok(_) => return Err(Broken::Oversized("a size of a chunk", SIZE_LINE_MAX)),
                     Err(_) => return Err(Broken::Malformed("a chunk has no size")),
                 },
                 Framing::Trailer => {

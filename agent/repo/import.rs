@@ -297,14 +297,14 @@ pub(super) enum Report {
 }
 
 /// A [`Policy`] as text: it is made of checked keys, and the child checks them again.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct PolicyText {
     signers: Vec<SignerText>,
     revoked: Vec<String>,
     rules: Rules,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct SignerText {
     name: String,
     keys: Vec<KeyText>,
@@ -312,7 +312,7 @@ struct SignerText {
     test_hosts: Option<BTreeSet<String>>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct KeyText {
     line: String,
     valid_from: Option<u64>,

@@ -355,9 +355,11 @@ fn corrupt(git_dir: &Path, what: &str) -> StoreError {
 
 /// A file in place of a directory, or the other way round, is damage: waiting does not mend it.
 fn misshapen(git_dir: &Path, error: StoreError) -> StoreError {
-    use io::ErrorKind::{IsADirectory, NotADirectory};
+    use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory};
     match error {
-        StoreError::Io { path, source, .. } if matches!(source.kind(), IsADirectory | NotADirectory) => {
+        StoreError::Io { path, source, .. }
+            if matches!(source.kind(), AlreadyExists | IsADirectory | NotADirectory) =>
+        {
             corrupt(git_dir, &format!("'{}' can't be used: {source}", path.display()))
         }
         other => other,

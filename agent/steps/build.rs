@@ -1,5 +1,6 @@
 //! From a verified commit to a system in the store: export, one evaluation, realise. Works without a network.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -174,8 +175,13 @@ impl Steps {
         let export = move || export::export(&store, &submodules, &revision, &work, &limits);
         let export = self.beside(export).await?;
         let subdir = &self.settings.source.subdir;
-        if !export.path().join(subdir).join("flake.nix").is_file() {
-            return Err(NixError::Evaluation { text: no_flake(subdir) }.into());
+        let flake = export.path().join(subdir).join("flake.nix");
+        match std::fs::metadata(&flake) {
+            Ok(file) if file.is_file() => {}
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(BuildError::Folder(flake, e));
+            }
+            Ok(_) | Err(_) => return Err(NixError::Evaluation { text: no_flake(subdir) }.into()),
         }
         let source = self.nix.add_source(&export.path(), root).await?;
         Ok(FlakeSource {

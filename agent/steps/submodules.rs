@@ -20,8 +20,8 @@ const NOT_THERE: [&str; 2] = ["not our ref", "not valid"];
 pub(super) enum SubmoduleError {
     /// Its repository does not have the commit.
     #[error(
-        "the repository of submodule '{}' does not have commit {}, which the verified tree names: push it there, or \
-         correct 'source.submodules.\"{}\".url'",
+        "the repository of submodule '{}' does not have commit {}, which the verified tree names: push it there, if \
+         'source.submodules.\"{}\".url' of the running system leads there",
         .0.path, .0.commit.short(), .0.path
     )]
     NotThere(Gitlink, #[source] FetchError),
@@ -129,7 +129,9 @@ impl Steps {
 }
 
 fn not_fetched(link: Gitlink, error: FetchError) -> SubmoduleError {
-    match NOT_THERE.iter().any(|words| error.text.contains(words)) {
+    // A certificate may be "not valid", too.
+    let is_answer = matches!(error.class, "refused" | "protocol");
+    match is_answer && NOT_THERE.iter().any(|words| error.text.contains(words)) {
         true => SubmoduleError::NotThere(link, error),
         false => SubmoduleError::Fetch(link, error),
     }

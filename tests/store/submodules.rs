@@ -9,7 +9,7 @@ use std::process::Command;
 
 use pullagent::model::Oid;
 use pullagent::repo::export::{ExportError, missing};
-use pullagent::repo::import::pin;
+use pullagent::repo::import::{Verdict, pin};
 use pullagent::repo::submodules::Gitlink;
 use pullagent::repo::{Failure, FailureClass};
 use pullagent::trust::Code;
@@ -150,6 +150,29 @@ fn what_is_not_configured_is_refused_with_what_to_set() {
         stranger.allow(other);
         stranger.refuse(&repo.tip(), Some(&repo.pack(&repo.tip(), &[])), Code::Submodule);
     }
+}
+
+/// The configuration that names a submodule may come from below the commit that adds it.
+#[test]
+fn the_newest_commit_without_the_submodule_is_the_stepping_stone() {
+    let lib = library("lib.nix", "{ lib = 1; }\n");
+    let mut repo = library("flake.nix", "{ outputs = _: { }; }\n");
+    let first = repo.tip();
+    let named = repo.change("machine.json", "{}\n");
+    let added = add(&mut repo, &lib, "modules/lib");
+    let later = repo.change("flake.nix", "{ outputs = _: { x = 1; }; }\n");
+    let mut host = Host::new(&first);
+    host.accept(&first, Some(&repo.pack(&first, &[])));
+    let stone = |host: &Host, tip: &Oid| {
+        let verdict = host.import(tip, Some(&repo.pack(tip, &[&host.main.revision]))).unwrap();
+        let Verdict::Refused(refusal) = verdict else { panic!("{verdict:?}") };
+        assert_eq!((refusal.code, refusal.commit.as_ref()), (Code::Submodule, Some(tip)));
+        refusal.stepping_stone
+    };
+    assert_eq!(stone(&host, &added).as_ref(), Some(&named));
+    assert_eq!(stone(&host, &later).as_ref(), Some(&named));
+    host.accept(&named, Some(&repo.pack(&named, &[&first])));
+    assert_eq!(stone(&host, &later), None, "there is nothing new without it");
 }
 
 #[test]

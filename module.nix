@@ -63,7 +63,27 @@ let
     ]
   );
 
-  remoteOptions = {
+  # How an HTTPS server is reached and shown who asks, beside its address and the authorities.
+  httpsOptions = {
+    clientCertFile = mkNullable types.path ''
+      PEM file with a certificate that proves this host to the server, and those between it and the authority. It is no
+      secret. A certificate that is renewed counts from the next request on.
+    '';
+    clientKeyFile = mkNullable types.path ''
+      PEM file on the host with the private key of {option}`clientCertFile`. It is handed to the gateway as
+      {option}`tokenFile` is.
+    '';
+    proxy = mkNullable types.str ''
+      A proxy to go through: `http://host:port` (by `CONNECT`) or `socks5h://host:port`. It looks the server's name up, and
+      sees no more than where the connection leads. `null` means none: {option}`networking.proxy` is not used by itself, but
+      `config.networking.proxy.httpsProxy` may be given here.
+    '';
+    proxyCredentialsFile = mkNullable types.path ''
+      File on the host with `user:password` for the proxy. It is handed to the gateway as {option}`tokenFile` is.
+    '';
+  };
+
+  remoteOptions = httpsOptions // {
     name = mkOption {
       type = types.strMatching "[A-Za-z0-9._-]{1,64}";
       example = "origin";
@@ -117,25 +137,9 @@ let
       PEM file of certificate authorities that this remote may also use, besides the system's own. Like
       {option}`knownHostsFile`, it must be readable by everybody, and not lie in a home directory.
     '';
-    clientCertFile = mkNullable types.path ''
-      PEM file with a certificate that proves this host to this remote, and those between it and the authority. It is no
-      secret. A certificate that is renewed counts from the next request on.
-    '';
-    clientKeyFile = mkNullable types.path ''
-      PEM file on the host with the private key of {option}`clientCertFile`. It is handed to the gateway as
-      {option}`tokenFile` is.
-    '';
-    proxy = mkNullable types.str ''
-      A proxy to go through: `http://host:port` (by `CONNECT`) or `socks5h://host:port`. It looks the server's name up, and
-      sees no more than where the connection leads. `null` means none: {option}`networking.proxy` is not used by itself, but
-      `config.networking.proxy.httpsProxy` may be given here.
-    '';
-    proxyCredentialsFile = mkNullable types.path ''
-      File on the host with `user:password` for the proxy. It is handed to the gateway as {option}`tokenFile` is.
-    '';
   };
 
-  hint = record {
+  hint = record (httpsOptions // {
     name = mkOption {
       type = types.strMatching "[A-Za-z0-9._-]{1,64}";
       example = "nchan";
@@ -165,22 +169,6 @@ let
       PEM file of certificate authorities that this service may also use, besides the system's own. It must be readable by
       everybody.
     '';
-    clientCertFile = mkNullable types.path ''
-      PEM file with a certificate that proves this host to this service, and those between it and the authority. It is no
-      secret. A certificate that is renewed counts from the next request on.
-    '';
-    clientKeyFile = mkNullable types.path ''
-      PEM file on the host with the private key of {option}`clientCertFile`. It is handed to the gateway as
-      {option}`tokenFile` is.
-    '';
-    proxy = mkNullable types.str ''
-      A proxy to go through: `http://host:port` (by `CONNECT`) or `socks5h://host:port`. It looks the server's name up, and
-      sees no more than where the connection leads. `null` means none: {option}`networking.proxy` is not used by itself, but
-      `config.networking.proxy.httpsProxy` may be given here.
-    '';
-    proxyCredentialsFile = mkNullable types.path ''
-      File on the host with `user:password` for the proxy. It is handed to the gateway as {option}`tokenFile` is.
-    '';
     command = mkOption {
       type = types.listOf types.str;
       default = [ ];
@@ -205,7 +193,7 @@ let
       How long the service may be silent before its connection counts as dead. Most services say something every 45 s or
       less; nchan has to be told to. Not for `exec`.
     '';
-  };
+  });
 
   branch = record {
     pattern = mkOption {
@@ -580,6 +568,12 @@ in
             The host's name: it selects `nixosConfigurations.<name>` and fills `{hostname}` in branch names.
             The agent never asks the kernel for it.
           '';
+        };
+        copiedSecrets = mkOption {
+          type = types.listOf types.path;
+          default = [ ];
+          internal = true;
+          description = "Where the secrets come from that the gateway has copies of. Filled in by this module.";
         };
         stateDirectory = mkOption {
           type = types.path;

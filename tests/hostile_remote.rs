@@ -284,7 +284,7 @@ fn what_was_not_asked_for_is_not_understood() {
     expect(refs(&raw(login)), Class::Protocol, "content type 'text/html'");
     expect(refs(&raw("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")), Class::Server, "503");
     expect(refs(&raw("HTTP/1.1 429 Slow\r\nContent-Length: 0\r\n\r\n")), Class::Server, "429");
-    expect(refs(&raw("SSH-2.0-OpenSSH\r\n")), Class::Network, "the connection broke");
+    expect(refs(&raw("SSH-2.0-OpenSSH\r\n")), Class::Protocol, "not HTTP/1.1");
 }
 
 /// One server whose answers the property test below changes between runs.

@@ -55,26 +55,28 @@ fn answers_that_are_not_gits() {
     stage.tell("a page that says it is Git's", Expect::Trouble("protocol", "not understood"), |_, _| {
         says(page)
     });
-    stage.tell("another program", Expect::Trouble("network", "broke"), |_, _| says("SSH-2.0-OpenSSH\r\n"));
+    stage.tell("another program", Expect::Trouble("protocol", "not HTTP/1.1"), |_, _| {
+        says("SSH-2.0-OpenSSH\r\n")
+    });
     stage.tell("no answer", Expect::Trouble("network", "broke"), |_, _| says(""));
-    stage.tell("headers without an end", Expect::Trouble("network", "broke"), |_, _| {
+    stage.tell("headers without an end", Expect::Trouble("protocol", "too many headers"), |_, _| {
         on(Ask::Refs, |to| {
             send(to, OK.as_bytes());
             while send(to, b"X-More: and more and more and more\r\n") {}
             false
         })
     });
-    stage.tell("one header without an end", Expect::Trouble("network", "broke"), |_, _| {
+    stage.tell("one header without an end", Expect::Trouble("limit", "a head of more than"), |_, _| {
         on(Ask::Refs, |to| {
             send(to, format!("{OK}X-Long: ").as_bytes());
             while send(to, &[b'x'; 4096]) {}
             false
         })
     });
-    stage.tell("a length beyond all numbers", Expect::Trouble("network", "broke"), |_, _| {
+    stage.tell("a length beyond all numbers", Expect::Trouble("protocol", "no number"), |_, _| {
         says(format!("{OK}Content-Length: 99999999999999999999999999\r\n\r\n"))
     });
-    stage.tell("two lengths", Expect::Trouble("network", "broke"), |_, _| {
+    stage.tell("two lengths", Expect::Trouble("protocol", "no number"), |_, _| {
         says(format!("{OK}Content-Length: 4\r\nContent-Length: 9000\r\n\r\n0000"))
     });
     stage.tell("an answer that is shorter than it says", Expect::Trouble("network", "broke"), |_, _| {
@@ -83,16 +85,20 @@ fn answers_that_are_not_gits() {
     stage.tell("chunks that are cut", Expect::Trouble("network", "broke"), |_, _| {
         says(format!("{OK}Transfer-Encoding: chunked\r\n\r\nffff\r\n0032"))
     });
-    stage.tell("chunks that are no chunks", Expect::Trouble("network", "broke"), |_, _| {
+    stage.tell("chunks that are no chunks", Expect::Trouble("protocol", "no size"), |_, _| {
         says(format!("{OK}Transfer-Encoding: chunked\r\n\r\nzz\r\n0032\r\n"))
     });
-    stage.tell("chunk extensions without an end", Expect::Trouble("network", "broke"), |_, _| {
-        on(Ask::Refs, |to| {
-            send(to, format!("{OK}Transfer-Encoding: chunked\r\n\r\n4;x=").as_bytes());
-            while send(to, &[b'x'; 4096]) {}
-            false
-        })
-    });
+    stage.tell(
+        "chunk extensions without an end",
+        Expect::Trouble("limit", "a size of a chunk of more than"),
+        |_, _| {
+            on(Ask::Refs, |to| {
+                send(to, format!("{OK}Transfer-Encoding: chunked\r\n\r\n4;x=").as_bytes());
+                while send(to, &[b'x'; 4096]) {}
+                false
+            })
+        },
+    );
     stage.tell(
         "a packed answer that unpacks to a GiB",
         Expect::Trouble("protocol", "not understood"),
@@ -151,10 +157,18 @@ fn refs_and_capabilities_that_make_no_sense() {
     stage.tell("a section that nobody knows", Expect::Retry("protocol"), |_, _| {
         fetches(line("packfile-uris\n"))
     });
-    let old = Expect::Trouble("protocol", "version 2 is needed");
-    stage.tell("an old protocol", old, |_, tip| {
+    // Its list is believed as much as any. What it sends for a pack is none.
+    stage.tell("an old protocol and nothing behind", Expect::Retry("protocol"), |_, tip| {
         let first = line(format!("{tip} refs/heads/main\0 side-band-64k\n"));
-        greets([line("# service=git-upload-pack\n"), FLUSH.to_vec(), first, FLUSH.to_vec()].concat())
+        let list = [line("# service=git-upload-pack\n"), FLUSH.to_vec(), first, FLUSH.to_vec()].concat();
+        Box::new(move |request, to| {
+            match request.ask {
+                Ask::Refs => return Some(false),
+                Ask::Handshake => whole(request.ask, to, &list),
+                Ask::Pack => whole(request.ask, to, b"zzzz"),
+            }
+            Some(true)
+        })
     });
     stage.tell("ids of another kind than announced", Expect::Trouble("protocol", ""), |_, _| {
         let text = String::from_utf8(capabilities()).unwrap();

@@ -119,7 +119,8 @@ impl Shared {
         let ask = match first.split(' ').nth(1).unwrap_or_default() {
             "/infra.git/info/refs?service=git-upload-pack" => Ask::Handshake,
             "/infra.git/git-upload-pack" if has("command=ls-refs") => Ask::Refs,
-            "/infra.git/git-upload-pack" if has("command=fetch") => Ask::Pack,
+            // By an old version of the protocol, there are no commands.
+            "/infra.git/git-upload-pack" if has("want ") => Ask::Pack,
             _ => {
                 self.strange.fetch_add(1, Ordering::SeqCst);
                 return None;

@@ -16,18 +16,6 @@ fn says(bytes: impl Into<Vec<u8>>) -> Script {
     })
 }
 
-/// Breaks the kept connection off and answers the handshake that follows by `body`.
-fn greets(body: Vec<u8>) -> Script {
-    Box::new(move |request, to| match request.ask {
-        Ask::Refs => Some(false),
-        Ask::Handshake => {
-            whole(request.ask, to, &body);
-            Some(true)
-        }
-        Ask::Pack => None,
-    })
-}
-
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\n";
 
 #[test]

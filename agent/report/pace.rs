@@ -23,8 +23,6 @@ pub(super) fn pace(remote: &Remote, snapshot: &Snapshot, settings: &Settings) ->
     let facts = snapshot.facts.remotes.get(&remote.name);
     let failed_at = facts.and_then(|f| f.trouble.as_ref()).map(|trouble| trouble.at);
     let asked_at = facts.and_then(|f| f.answered_at).max(failed_at).unwrap_or(snapshot.facts.now);
-    // It is later than now where the clock was set back since.
-    let asked_at = asked_at.min(snapshot.facts.now);
     let zone = clock::zone_of(&calendar.zone).unwrap_or_else(clock::zone);
     Pace {
         interval: calendar::longest_gap_secs(calendar, asked_at, &zone),
